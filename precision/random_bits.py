@@ -1,0 +1,49 @@
+"""Counter-based random bits: Threefry-2x32 with 20 rounds, the same words in every chunking and on every back end.
+
+Word i of a stream depends on the key and on the 64-bit index i alone, so a shard draws its own part of the
+stream by passing global indices.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from precision import bits
+
+Key = tuple[int, int]
+_WORD = np.uint32(0xFFFFFFFF)
+
+
+def as_key(seed: int) -> Key:
+    """Key of a non-negative integer seed below 2^64: its high and its low word."""
+    if not 0 <= seed < 1 << 64:
+        raise ValueError(f"seed {seed} is outside 0 <= seed < 2^64; choose a seed in that range")
+    return seed >> 32, seed & 0xFFFFFFFF
+
+
+def fold_in(key: Key, data: int) -> Key:
+    """A new key from a key and a 64-bit integer: both Threefry words of that counter."""
+    if not 0 <= data < 1 << 64:
+        raise ValueError(f"data {data} to fold into a key is outside 0 <= data < 2^64")
+    word = 0xFFFFFFFF
+    return bits.threefry2x32(key[0], key[1], data >> 32, data & word, word)
+
+
+def fold_name(key: Key, name: str) -> Key:
+    """A new key from a key and a name (ASCII), folded eight bytes at a time, its length first."""
+    raw = name.encode("ascii")
+    key = fold_in(key, len(raw))
+    for start in range(0, len(raw), 8):
+        key = fold_in(key, int.from_bytes(raw[start : start + 8], "little"))
+    return key
+
+
+def random_bits(key: Key, counter: np.ndarray) -> np.ndarray:
+    """First Threefry word of each counter.
+
+    counter: uint64 array of any shape, the global index of each element.  Returns uint32, same shape.
+    """
+    index = np.atleast_1d(np.asarray(counter, dtype=np.uint64))
+    high, low = (index >> np.uint64(32)).astype(np.uint32), index.astype(np.uint32)
+    words, _ = bits.threefry2x32(np.uint32(key[0]), np.uint32(key[1]), high, low, _WORD)
+    return words.reshape(np.shape(counter))
