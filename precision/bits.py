@@ -48,7 +48,11 @@ def round_nearest_even(u, f):
     Subnormals kept; beyond the largest finite value: ``f.overflow``; every NaN becomes 0x7FC00000.
     """
     magnitude = u & 0x7FFFFFFF
-    sign = u >> 31
+    return finish(nearest_even_magnitude(magnitude, f), magnitude, u >> 31, f)
+
+
+def nearest_even_magnitude(magnitude, f):
+    """A float32 magnitude on the format's grid, continued without end above the largest finite value."""
     dropped = dropped_bits(magnitude, f)
     mask = (1 << dropped) - 1
     # 1kkkkklrttt + 01111 (+1 where l is 1): carries into l just where r.ttt is above the tie, or on it, l odd.
@@ -57,8 +61,7 @@ def round_nearest_even(u, f):
     rounded = (magnitude + (mask >> 1) + last) & ~mask
     # below the smallest value only 0 and the smallest are left; the tie goes to 0, which is even
     up = f.smallest & -less(f.half_smallest, magnitude)
-    rounded = select(less(magnitude, f.smallest), up, rounded)
-    return finish(rounded, magnitude, sign, f)
+    return select(less(magnitude, f.smallest), up, rounded)
 
 
 def finish(rounded, magnitude, sign, f):
@@ -108,7 +111,7 @@ def decode(code, f):
     normal = (low << f.drop) + ((f.smallest_normal_exponent - 1) << 23)
     below = less(low, 1 << (23 - f.drop)) & less(1 + 0 * code, f.smallest_normal_exponent)
     value = select(below, normalise(low << f.drop, f.smallest_normal_exponent), normal)
-    infinite = equal(low, f.infinity_code) & less(f.largest_code, f.infinity_code)
+    infinite = equal(low, f.infinity_code) & less(f.largest_code + 0 * code, f.infinity_code)
     special = select(infinite, 0x7F800000 + 0 * code, 0x7FC00000 + 0 * code)
     special_code = less(f.largest_code, low) & (1 - f.twos_complement)
     value = select(special_code, special, value)
@@ -127,6 +130,53 @@ def normalise(fraction, exponent):
         shift = shift + small * step
     pattern = ((exponent - shift) << 23) + (fraction & 0x7FFFFF)
     return pattern & -less(0 * fraction, fraction)
+
+
+def order_key(u):
+    """A word whose unsigned order is the numbers' order: -inf < ... < -0 < +0 < ... < inf < NaN (0x7FC00000).
+
+    Positive patterns get their top bit set, negative ones are inverted.
+    """
+    sign = u >> 31
+    return u ^ (-sign | ((1 + 0 * u) << 31))
+
+
+def from_order_key(key):
+    """The pattern that ``order_key`` made the word from."""
+    positive = key >> 31
+    return key ^ (-(1 - positive) | ((1 + 0 * key) << 31))
+
+
+def exponent_index(u):
+    """floor(log2 |x|) + 149 of a nonzero finite float32: 0 for 2^-149, 276 for 2^127."""
+    magnitude = u & 0x7FFFFFFF
+    rest = magnitude & 0x7FFFFF
+    top = 0 * rest
+    for step in (16, 8, 4, 2, 1):
+        large = less((1 << step) - 1 + 0 * rest, rest)
+        rest = rest >> (large * step)
+        top = top + large * step
+    return select(less(magnitude, 0x800000 + 0 * magnitude), top, (magnitude >> 23) + 22)
+
+
+def events(u, rounded, f):
+    """What rounding the float32 pattern u to the pattern ``rounded`` did, one bit an event.
+
+    bit 0 zero, 1 nan, 2 infinite (of u); 3 subnormal result, 4 nonzero became zero, 5 finite went beyond the
+    largest value, 6 inexact.
+    """
+    magnitude = u & 0x7FFFFFFF
+    result = rounded & 0x7FFFFFFF
+    zero = equal(magnitude, 0)
+    nan = less(0x7F800000 + 0 * magnitude, magnitude)
+    infinite = equal(magnitude, 0x7F800000 + 0 * magnitude)
+    finite = 1 - (nan | infinite)
+    vanished = equal(result, 0) & (1 - zero)
+    subnormal = less(result, f.smallest_normal) & (1 - equal(result, 0)) & (1 - f.twos_complement)
+    beyond = less(f.largest + f.asymmetry * (u >> 31), nearest_even_magnitude(magnitude, f)) & finite
+    inexact = (1 - equal(magnitude, result)) & (1 - nan)
+    word = zero | (nan << 1) | (infinite << 2) | (subnormal << 3) | (vanished << 4)
+    return word | (beyond << 5) | (inexact << 6)
 
 
 def threefry2x32(key0, key1, x0, x1, word):

@@ -1,0 +1,41 @@
+"""The executors: each a module with the same functions, imported on first use.
+
+``numpy_`` is the reference, ``numba_`` the fast CPU, ``jax_`` CPU, GPU and TPU under jit.  A back end supplies the
+bitcast, the loop and the jit; what is computed stands in ``bits``, ``ftz`` and ``elementary``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import numpy as np
+
+BACKENDS = ("numpy", "numba", "jax")
+SMALL = 1024  # NumPy arrays up to this size are not worth a Numba call
+
+
+def get_backend(name: str) -> Any:
+    """The module of that executor.  ValueError, naming the known ones, for any other name."""
+    if name not in BACKENDS:
+        raise ValueError(f"unknown backend {name!r}; choose one of {', '.join(BACKENDS)}")
+    return importlib.import_module(f"precision.backends.{name}_")
+
+
+def is_jax(x: Any) -> bool:
+    """Whether x is a JAX array or tracer, asked without importing JAX."""
+    jax = sys.modules.get("jax")
+    return jax is not None and isinstance(x, jax.Array)
+
+
+def choose_backend(*arrays: Any, backend: str | None = None) -> Any:
+    """The named back end, or the one these arrays live on: JAX; Numba; NumPy where they are small."""
+    traced = [x for x in arrays if is_jax(x)]
+    if backend is not None:
+        if traced and backend != "jax":
+            raise ValueError(f"backend {backend!r} cannot take JAX arrays; convert them with numpy.asarray first")
+        return get_backend(backend)
+    if traced:
+        return get_backend("jax")
+    return get_backend("numba" if sum(np.size(x) for x in arrays if x is not None) > SMALL else "numpy")

@@ -1,0 +1,190 @@
+"""NumPy arrays through Numba kernels: the fast CPU executor."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from precision.accumulators import Accumulator
+from precision.backends.numba_ import gemm, kernels
+from precision.backends.numpy_ import array_module, asarray, scan
+from precision.formats import FP32, Format
+from precision.random_bits import Key
+from precision.statistics import COUNTERS, EXPONENT_BINS
+
+name = "numba"
+Array = np.ndarray
+__all__ = ["array_module", "asarray", "name", "scan"]
+
+
+def _flat_bits(x: Array) -> Array:
+    return np.ascontiguousarray(x, dtype=np.float32).reshape(-1).view(np.uint32)
+
+
+def _map(kernel: Any, x: Array, *arguments: Any) -> Array:
+    """A kernel from patterns to patterns over a whole array."""
+    u = _flat_bits(x)
+    out = np.empty_like(u)
+    kernel(u, out, *arguments)
+    return out.view(np.float32).reshape(np.shape(x))
+
+
+def round_to(x: Array, fmt: Format, subnormals: str = "keep") -> Array:
+    rounded = _map(kernels.round_flat, x, fmt.constants)
+    return rounded if subnormals == "keep" else _map(kernels.flush_flat, rounded, fmt.constants)
+
+
+def flush(x: Array) -> Array:
+    return _map(kernels.flush_flat, x, FP32.constants)
+
+
+def encode(x: Array, fmt: Format) -> Array:
+    u = _flat_bits(x)
+    out = np.empty(u.size, f"u{fmt.code_dtype.itemsize}")
+    kernels.encode_flat(u, out, fmt.constants)
+    return out.view(fmt.code_dtype).reshape(np.shape(x))
+
+
+def decode(codes: Array, fmt: Format) -> Array:
+    flat = np.ascontiguousarray(codes).reshape(-1).view(f"u{fmt.code_dtype.itemsize}")
+    out = np.empty(flat.size, np.uint32)
+    kernels.decode_flat(flat, out, fmt.constants)
+    return out.view(np.float32).reshape(np.shape(codes))
+
+
+def _binary(kernel: Any, x: Array, y: Array) -> Array:
+    x, y = np.asarray(x, np.float32), np.asarray(y, np.float32)
+    shape = np.broadcast_shapes(x.shape, y.shape)
+    x = np.ascontiguousarray(np.broadcast_to(x, shape))
+    columns = shape[-1] if shape else 1
+    wide = x.reshape(-1, columns) if x.size else x.reshape(0, columns)
+    out = np.empty_like(wide)
+    kernel(wide, _rows(y, shape, columns), out)
+    return out.reshape(shape)
+
+
+def _rows(y: Array, shape: tuple[int, ...], columns: int) -> Array:
+    """y as (rows, columns), with 1 in place of an axis along which it is constant."""
+    if y.size == 1:
+        return y.reshape(1, 1)
+    width = y.shape[-1]
+    if y.size == width:
+        return np.ascontiguousarray(y).reshape(1, width)
+    rows = np.broadcast_to(y, (*shape[:-1], width))
+    return np.ascontiguousarray(rows).reshape(-1, width)
+
+
+def add(x: Array, y: Array) -> Array:
+    return _binary(kernels.add, x, y)
+
+
+def subtract(x: Array, y: Array) -> Array:
+    return _binary(kernels.subtract, x, y)
+
+
+def multiply(x: Array, y: Array) -> Array:
+    return _binary(kernels.multiply, x, y)
+
+
+def divide(x: Array, y: Array) -> Array:
+    return _binary(kernels.divide, x, y)
+
+
+def _unary(kernel: Any, x: Array) -> Array:
+    flat = np.ascontiguousarray(x, dtype=np.float32).reshape(-1)
+    out = np.empty_like(flat)
+    kernel(flat, out)
+    return out.reshape(np.shape(x))
+
+
+def square_root(x: Array) -> Array:
+    return _unary(kernels.square_root, x)
+
+
+def exp(x: Array) -> Array:
+    return _unary(kernels.exp, x)
+
+
+def log(x: Array) -> Array:
+    return _unary(kernels.log, x)
+
+
+def erf(x: Array) -> Array:
+    return _unary(kernels.erf, x)
+
+
+def tree_sum(x: Array, axis: int = -1) -> Array:
+    x = np.ascontiguousarray(x, dtype=np.float32)
+    axis %= x.ndim
+    width = x.shape[axis]
+    size = 1 << max(width - 1, 0).bit_length()
+    before, after = x.shape[:axis], x.shape[axis + 1 :]
+    if math.prod(after) == 1:
+        out = np.empty(math.prod(before), np.float32)
+        kernels.tree_sum_rows(x.reshape(-1, width) if x.size else x.reshape(out.size, width), size, out)
+    else:
+        out = np.empty((math.prod(before), math.prod(after)), np.float32)
+        kernels.tree_sum_columns(x.reshape(out.shape[0], width, out.shape[1]), size, out)
+    return out.reshape(before + after)
+
+
+def row_max(x: Array, mask: Array | None = None) -> Array:
+    columns = x.shape[-1]
+    if mask is None:
+        mask = np.ones((1, columns), np.bool_)
+    out = np.empty(math.prod(x.shape[:-1]), np.uint32)
+    kernels.row_max(_flat_bits(x).reshape(-1, columns), np.ascontiguousarray(mask).reshape(-1, columns), out)
+    return out.view(np.float32).reshape(*x.shape[:-1], 1)
+
+
+def absmax(x: Array, axis: int) -> Array:
+    moved = np.ascontiguousarray(np.moveaxis(x, axis, -1), dtype=np.float32)
+    out = np.empty(math.prod(moved.shape[:-1]), np.uint32)
+    kernels.absmax_rows(moved.view(np.uint32).reshape(out.size, moved.shape[-1]), out)
+    return np.expand_dims(out.view(np.float32).reshape(moved.shape[:-1]), axis)
+
+
+def lookup(table: Array, x: Array, fmt: Format) -> Array:
+    u = _flat_bits(x)
+    out = np.empty(u.size, np.float32)
+    kernels.lookup(table, u, out, fmt.constants)
+    return out.reshape(np.shape(x))
+
+
+def scatter_add_rows(indices: Array, rows: Array, size: int) -> Array:
+    out = np.zeros((rows.shape[0], size, rows.shape[2]), np.float32)
+    kernels.scatter_add_rows(np.ascontiguousarray(indices), np.ascontiguousarray(rows), out)
+    return out
+
+
+def random_words(key: Key, shape: tuple[int, ...]) -> Array:
+    out = np.empty(math.prod(shape), np.uint32)
+    kernels.random_words(np.uint32(key[0]), np.uint32(key[1]), out)
+    return out.reshape(shape)
+
+
+def statistics(x: Array, rounded: Array, fmt: Format) -> tuple[Array, Array]:
+    counts, exponents = np.zeros(len(COUNTERS), np.int64), np.zeros(EXPONENT_BINS, np.int64)
+    kernels.statistics(_flat_bits(x), _flat_bits(rounded), fmt.constants, counts, exponents)
+    return counts, exponents
+
+
+def matmul(a: Array, b: Array, c: Array, accumulator: Accumulator, products_fit: bool) -> Array:
+    del products_fit  # the processor's fused multiply-add is exact for every float32 product
+    a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
+    total = np.array(c, np.float32, order="C")
+    if accumulator.product == "exact":
+        gemm.fused(a, b, total)
+    elif accumulator.sum is FP32:
+        gemm.rounded_product(a, b, total)
+    else:
+        gemm.rounded_everywhere(a, b, total, accumulator.sum.constants)
+    return total
+
+
+def integer_matmul(a: Array, b: Array) -> Array:
+    total = np.zeros((a.shape[0], a.shape[1], b.shape[2]), np.int32)
+    gemm.integer(np.ascontiguousarray(a), np.ascontiguousarray(b), total)
+    return total

@@ -1,0 +1,78 @@
+"""How operator-only Python becomes Numba code: integer width, and a cache that knows every source it depends on."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numba
+import numpy as np
+
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+
+
+class _Words(ast.NodeTransformer):
+    """Casts every integer operation to uint32.
+
+    Numba types ``uint32 + 1`` as int64, which neither wraps like the other executors nor fills a vector
+    register with 32-bit lanes.
+    """
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        if isinstance(node.op, ast.LShift | ast.RShift) and not isinstance(node.right, ast.Constant):
+            # counts below 32, said so: LLVM then shifts 32-bit lanes, not 64-bit ones
+            node.right = ast.BinOp(left=node.right, op=ast.BitAnd(), right=ast.Constant(31))
+        return self._cast(node)
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
+        return self._cast(node)
+
+    def _cast(self, node: ast.expr) -> ast.AST:
+        self.generic_visit(node)
+        call = ast.Call(func=ast.Name(id="_word", ctx=ast.Load()), args=[node], keywords=[])
+        return ast.copy_location(call, node)
+
+
+def compile_words(module: ModuleType) -> dict[str, Callable]:
+    """Every function of an operator-only module, jitted with 32-bit words, by name."""
+    tree = ast.fix_missing_locations(_Words().visit(ast.parse(inspect.getsource(module))))
+    namespace: dict[str, Any] = {"_word": np.uint32}
+    exec(compile(tree, inspect.getfile(module), "exec"), namespace)
+    names = [n.name for n in tree.body if isinstance(n, ast.FunctionDef)]
+    for name in names:
+        namespace[name] = numba.njit(namespace[name], **_OPTIONS)
+    return {name: namespace[name] for name in names}
+
+
+@cache
+def source_stamp() -> str:
+    """SHA-256 over the sources of ``precision``: any edit there makes every cached kernel stale.
+
+    Numba's own stamp covers only the file a kernel stands in, not the kernels of ``bits`` compiled into it.
+    """
+    root = Path(__file__).resolve().parents[2]
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def kernel(function: Callable) -> Callable:
+    """A parallel kernel, cached on disk under ``source_stamp``."""
+    return _stamped(numba.njit(function, parallel=True, cache=True, **_OPTIONS))
+
+
+def serial_kernel(function: Callable) -> Callable:
+    """A kernel for work too small or too sequential to share among threads, cached likewise."""
+    return _stamped(numba.njit(function, cache=True, **_OPTIONS))
+
+
+def _stamped(dispatcher: Any) -> Any:
+    dispatcher._cache._cache_file._source_stamp = source_stamp()
+    return dispatcher

@@ -1,0 +1,71 @@
+"""Matrix products: each output walks k in order, vectorised over a row of outputs, threads share the rows."""
+
+# mypy: disable-error-code="no-untyped-def"
+from __future__ import annotations
+
+import numpy as np
+from numba import prange
+
+from precision.backends.numba_ import scalars
+from precision.backends.numba_.compilation import kernel
+
+_fma = scalars.fused_multiply_add
+_round = scalars.words["round_nearest_even"]
+_to_bits, _from_bits = scalars.to_bits, scalars.from_bits
+
+
+@kernel
+def fused(a, b, total):
+    """total (B, m, n) += a (B, m, k) b (B, k, n), products exact, one rounding an addition."""
+    rows = a.shape[1]
+    for i in prange(a.shape[0] * rows):
+        block, row = i // rows, i % rows
+        out = total[block, row]
+        for k in range(a.shape[2]):
+            x = a[block, row, k]
+            y = b[block, k]
+            for j in range(out.size):
+                out[j] = _fma(x, y[j], out[j])
+
+
+@kernel
+def rounded_product(a, b, total):
+    """As ``fused``, the product rounded to float32 before it is added."""
+    rows = a.shape[1]
+    for i in prange(a.shape[0] * rows):
+        block, row = i // rows, i % rows
+        out = total[block, row]
+        for k in range(a.shape[2]):
+            x = a[block, row, k]
+            y = b[block, k]
+            for j in range(out.size):
+                out[j] = out[j] + x * y[j]
+
+
+@kernel
+def rounded_everywhere(a, b, total, f):
+    """As ``fused``, product and sum each rounded to the format of the running sum."""
+    rows = a.shape[1]
+    for i in prange(a.shape[0] * rows):
+        block, row = i // rows, i % rows
+        out = total[block, row]
+        for k in range(a.shape[2]):
+            x = a[block, row, k]
+            y = b[block, k]
+            for j in range(out.size):
+                rounded = _from_bits(_round(_to_bits(np.float32(x * y[j])), f))
+                out[j] = _from_bits(_round(_to_bits(np.float32(out[j] + rounded)), f))
+
+
+@kernel
+def integer(a, b, total):
+    """int32 total += int8 a b, exact in any order."""
+    rows = a.shape[1]
+    for i in prange(a.shape[0] * rows):
+        block, row = i // rows, i % rows
+        out = total[block, row]
+        for k in range(a.shape[2]):
+            x = np.int32(a[block, row, k])
+            y = b[block, k]
+            for j in range(out.size):
+                out[j] += x * np.int32(y[j])

@@ -1,0 +1,209 @@
+"""Elementwise and row kernels.  Arrays arrive flat and contiguous; uint32 arrays hold float32 patterns."""
+
+# mypy: disable-error-code="no-untyped-def"
+from __future__ import annotations
+
+import numpy as np
+from numba import prange
+
+from precision.backends.numba_ import scalars
+from precision.backends.numba_.compilation import kernel, serial_kernel
+from precision.formats import FP32
+
+_FP32 = FP32.constants
+_round = scalars.words["round_nearest_even"]
+_flush = scalars.words["flush_subnormal"]
+_encode = scalars.words["encode"]
+_decode = scalars.words["decode"]
+_events = scalars.words["events"]
+_exponent_index = scalars.words["exponent_index"]
+_order_key = scalars.words["order_key"]
+_from_order_key = scalars.words["from_order_key"]
+_threefry = scalars.words["threefry2x32"]
+_add, _subtract, _multiply, _divide = scalars.add, scalars.subtract, scalars.multiply, scalars.divide
+_exp, _log, _erf, _flush_float = scalars.exp, scalars.log, scalars.erf, scalars.flush
+_to_bits, _from_bits = scalars.to_bits, scalars.from_bits
+_ALL = np.uint32(0xFFFFFFFF)
+
+
+@kernel
+def round_flat(u, out, f):
+    for i in prange(u.size):
+        out[i] = _round(u[i], f)
+
+
+@kernel
+def flush_flat(u, out, f):
+    for i in prange(u.size):
+        out[i] = _flush(u[i], f)
+
+
+@kernel
+def encode_flat(u, out, f):
+    for i in prange(u.size):
+        out[i] = _encode(_round(u[i], f), f)
+
+
+@kernel
+def decode_flat(codes, out, f):
+    for i in prange(codes.size):
+        out[i] = _decode(np.uint32(codes[i]), f)
+
+
+# Binary operations: x and out are (rows, columns); y is too, or has 1 in place of either (broadcast).
+
+
+@kernel
+def add(x, y, out):
+    for i in prange(x.shape[0]):
+        row = y[i] if y.shape[0] > 1 else y[0]
+        if y.shape[1] > 1:
+            for j in range(x.shape[1]):
+                out[i, j] = _add(x[i, j], row[j])
+        else:
+            for j in range(x.shape[1]):
+                out[i, j] = _add(x[i, j], row[0])
+
+
+@kernel
+def subtract(x, y, out):
+    for i in prange(x.shape[0]):
+        row = y[i] if y.shape[0] > 1 else y[0]
+        if y.shape[1] > 1:
+            for j in range(x.shape[1]):
+                out[i, j] = _subtract(x[i, j], row[j])
+        else:
+            for j in range(x.shape[1]):
+                out[i, j] = _subtract(x[i, j], row[0])
+
+
+@kernel
+def multiply(x, y, out):
+    for i in prange(x.shape[0]):
+        row = y[i] if y.shape[0] > 1 else y[0]
+        if y.shape[1] > 1:
+            for j in range(x.shape[1]):
+                out[i, j] = _multiply(x[i, j], row[j])
+        else:
+            for j in range(x.shape[1]):
+                out[i, j] = _multiply(x[i, j], row[0])
+
+
+@kernel
+def divide(x, y, out):
+    for i in prange(x.shape[0]):
+        row = y[i] if y.shape[0] > 1 else y[0]
+        if y.shape[1] > 1:
+            for j in range(x.shape[1]):
+                out[i, j] = _divide(x[i, j], row[j])
+        else:
+            for j in range(x.shape[1]):
+                out[i, j] = _divide(x[i, j], row[0])
+
+
+@kernel
+def square_root(x, out):
+    for i in prange(x.size):
+        out[i] = np.sqrt(_flush_float(x[i]))
+
+
+@kernel
+def exp(x, out):
+    for i in prange(x.size):
+        out[i] = _exp(x[i])
+
+
+@kernel
+def log(x, out):
+    for i in prange(x.size):
+        out[i] = _log(x[i])
+
+
+@kernel
+def erf(x, out):
+    for i in prange(x.size):
+        out[i] = _erf(x[i])
+
+
+@kernel
+def tree_sum_rows(x, size, out):
+    """Row sums of (rows, columns), neighbours first; size: the power of two that columns are padded to."""
+    for i in prange(x.shape[0]):
+        level = np.full(size, np.float32(-0.0), np.float32)
+        for j in range(x.shape[1]):
+            level[j] = _flush_float(x[i, j])
+        while size > 1:
+            size //= 2
+            for j in range(size):
+                level[j] = _add(level[2 * j], level[2 * j + 1])
+        out[i] = level[0]
+
+
+@kernel
+def tree_sum_columns(x, size, out):
+    """Sums over the middle axis of (blocks, rows, columns) by the same tree, vectorised over columns."""
+    for i in prange(x.shape[0]):
+        level = np.full((size, x.shape[2]), np.float32(-0.0), np.float32)
+        for r in range(x.shape[1]):
+            for j in range(x.shape[2]):
+                level[r, j] = _flush_float(x[i, r, j])
+        while size > 1:
+            size //= 2
+            for r in range(size):
+                for j in range(x.shape[2]):
+                    level[r, j] = _add(level[2 * r, j], level[2 * r + 1, j])
+        for j in range(x.shape[2]):
+            out[i, j] = level[0, j]
+
+
+@kernel
+def row_max(u, mask, out):
+    """Largest number of each row of patterns where mask holds; mask: (rows of the mask, columns), repeated."""
+    for i in prange(u.shape[0]):
+        allowed = mask[i % mask.shape[0]]
+        best = np.uint32(0)
+        for j in range(u.shape[1]):
+            key = _order_key(_flush(_round(u[i, j], _FP32), _FP32)) if allowed[j] else np.uint32(0)
+            best = max(best, key)
+        out[i] = _from_order_key(best)
+
+
+@kernel
+def absmax_rows(u, out):
+    for i in prange(u.shape[0]):
+        best = np.uint32(0)
+        for j in range(u.shape[1]):
+            best = max(best, np.uint32(_round(u[i, j], _FP32) & np.uint32(0x7FFFFFFF)))
+        out[i] = best
+
+
+@kernel
+def lookup(table, u, out, f):
+    for i in prange(u.size):
+        out[i] = table[_encode(_round(u[i], f), f)]
+
+
+@kernel
+def scatter_add_rows(indices, rows, out):
+    for c in prange(rows.shape[0]):
+        for r in range(rows.shape[1]):
+            target = indices[c, r]
+            for j in range(rows.shape[2]):
+                out[c, target, j] = _add(out[c, target, j], rows[c, r, j])
+
+
+@kernel
+def random_words(key0, key1, out):
+    for i in prange(out.size):
+        high, low = np.uint32(i >> 32), np.uint32(i & 0xFFFFFFFF)
+        out[i] = _threefry(key0, key1, high, low, _ALL)[0]
+
+
+@serial_kernel
+def statistics(u, rounded, f, counts, exponents):
+    for i in range(u.size):
+        event = _events(u[i], rounded[i], f)
+        for bit in range(counts.size):
+            counts[bit] += (event >> bit) & 1
+        if event & 7 == 0:
+            exponents[_exponent_index(u[i])] += 1

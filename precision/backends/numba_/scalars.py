@@ -1,0 +1,97 @@
+"""The scalar functions of the shared sources as Numba compiles them into the kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from precision import bits, elementary
+from precision.backends.numba_.compilation import compile_words
+from precision.formats import FP32
+from precision.ftz import make_ftz32
+
+words = compile_words(bits)
+_FP32 = FP32.constants
+
+
+@intrinsic
+def to_bits(_context: Any, x: Any) -> Any:  # noqa: ARG001
+    """float32 -> its uint32 pattern."""
+
+    def build(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], ir.IntType(32))
+
+    return types.uint32(types.float32), build
+
+
+@intrinsic
+def from_bits(_context: Any, u: Any) -> Any:  # noqa: ARG001
+    """uint32 pattern -> float32."""
+
+    def build(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], ir.FloatType())
+
+    return types.float32(types.uint32), build
+
+
+@intrinsic
+def fused_multiply_add(_context: Any, a: Any, b: Any, c: Any) -> Any:  # noqa: ARG001
+    """RN32(a b + c), the processor's instruction or libm's fmaf."""
+
+    def build(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        kind = ir.FloatType()
+        name = "llvm.fma.f32"
+        function = builder.module.globals.get(name) or ir.Function(
+            builder.module, ir.FunctionType(kind, [kind] * 3), name
+        )
+        return builder.call(function, args)
+
+    return types.float32(types.float32, types.float32, types.float32), build
+
+
+_jit = numba.njit(nogil=True, error_model="numpy")
+_flush_subnormal = words["flush_subnormal"]
+
+
+@_jit
+def product(x, y):  # type: ignore[no-untyped-def]
+    return np.float32(x * y)
+
+
+@_jit
+def select(condition, x, y):  # type: ignore[no-untyped-def]
+    return x if condition else y
+
+
+@_jit
+def word(x):  # type: ignore[no-untyped-def]
+    return np.uint32(x)
+
+
+@_jit
+def flush(x):  # type: ignore[no-untyped-def]
+    return from_bits(_flush_subnormal(to_bits(x), _FP32))
+
+
+@_jit
+def zero_of(x):  # type: ignore[no-untyped-def]
+    return from_bits(np.uint32(to_bits(x) & np.uint32(0x80000000)))
+
+
+_ftz32 = make_ftz32(product, flush, zero_of, select)
+add = _jit(_ftz32.add)
+subtract = _jit(_ftz32.subtract)
+multiply = _jit(_ftz32.multiply)
+divide = _jit(_ftz32.divide)
+
+_primitives = elementary.Primitives(
+    multiply=product, select=select, to_bits=to_bits, from_bits=from_bits, word=word
+)
+exp = _jit(elementary.make_exp(_primitives))
+log = _jit(elementary.make_log(_primitives))
+erf = _jit(elementary.make_erf(_primitives))

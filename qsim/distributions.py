@@ -1,0 +1,201 @@
+"""The pictures of what number formats do to values: exponents, losses by site, INT8 by layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from qsim.findings import Band, bands, count, power_of_two, share
+from qsim.recorded import KINDS, Run, Site
+from qsim.sheet import ALARM, HEAT, INK, MUTED, RULE, SERIES, WIDE, Sheet, key_height, series
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["draw_exponents", "draw_heat", "draw_quantization"]
+
+_TAIL = 1e-4  # the exponent axis ends where every panel has less than this share left
+_FAINTEST = 1e-6  # the share at which a cell begins to colour
+_WITHIN, _SUBNORMAL = SERIES[0], SERIES[4]
+
+
+# Exponents.
+
+
+def draw_exponents(run: Run, width: int) -> Sheet:
+    """Histograms of floor(log2 |x|) by kind of value over one axis, under the bands of the formats."""
+    found = {kind: run.exponents(kind) for kind in KINDS}
+    found = {kind: exponents for kind, exponents in found.items() if exponents}
+    wide, formats = width == WIDE, bands()
+    low, high = _exponent_limits(list(found.values()), formats[0])
+    left, right, height = (168.0, 200.0, 92.0) if wide else (8.0, 8.0, 84.0)
+    head = 12.0 if wide else 12 + 16 * (1 + len(formats))  # words above a panel
+    sheet = Sheet(width, 66 + len(found) * (head + height) + 40)
+    _draw_bands(sheet.axes(max(left, 42), 4, width - max(left, 42) - right, 58), formats, low, high)
+    top = 66.0
+    for kind, exponents in found.items():
+        axes = sheet.axes(max(left, 42), top + head, width - max(left, 42) - right, height)
+        _fill_exponents(axes, exponents, formats[0], low, high)
+        axes.tick_params(labelbottom=kind == list(found)[-1])
+        _write_shares(sheet, KINDS[kind], exponents, formats, top + (head + 16 if wide else 14))
+        top += head + height
+    axes.set_xlabel("size of the value, as a power of two", color=INK, labelpad=3)
+    return sheet
+
+
+def _exponent_limits(found: Sequence[Mapping[int, int]], narrowest: Band) -> tuple[int, int]:
+    """The narrowest format and all but a tail of every histogram."""
+    low, high = narrowest.smallest, narrowest.largest + 1
+    for exponents in found:
+        tail, ordered = _TAIL * sum(exponents.values()), sorted(exponents)
+        low = min(low, next(e for e in ordered if sum(exponents[x] for x in ordered if x <= e) > tail))
+        high = max(high, next(e for e in ordered[::-1] if sum(exponents[x] for x in ordered if x >= e) > tail) + 1)
+    return low - 3, high + 3
+
+
+def _draw_bands(axes: Axes, formats: Sequence[Band], low: int, high: int) -> None:
+    """One bar per format: normal range solid, subnormal range pale; cut where the axis ends."""
+    for row, band in enumerate(formats):
+        left, right = max(band.normal, low), min(band.largest + 1, high)
+        axes.barh(row, right - left, left=left, height=0.62, color=_WITHIN, linewidth=0)
+        if band.smallest < band.normal and band.normal > low:
+            start = max(band.smallest, low)
+            axes.barh(row, band.normal - start, left=start, height=0.62, color=_SUBNORMAL, linewidth=0)
+    axes.set(xlim=(low, high), ylim=(len(formats) - 0.5, -0.5))
+    axes.set_yticks(range(len(formats)), [band.name for band in formats], color=INK)
+    axes.grid(False)
+    axes.spines["bottom"].set_visible(False)
+    axes.tick_params(bottom=False, labelbottom=False)
+
+
+def _fill_exponents(axes: Axes, exponents: Mapping[int, int], band: Band, low: int, high: int) -> None:
+    """Share of values per power of two, coloured by where it lies in the narrowest format."""
+    total = sum(exponents.values())
+    for start, stop, colour in (
+        (low, band.smallest, ALARM),
+        (band.smallest, band.normal, _SUBNORMAL),
+        (band.normal, band.largest + 1, _WITHIN),
+        (band.largest + 1, high, ALARM),
+    ):
+        heights = [100 * exponents.get(e, 0) / total for e in range(start, stop)]
+        axes.stairs(heights, range(start, stop + 1), fill=True, color=colour, linewidth=0)
+    for edge in (band.smallest, band.normal, band.largest + 1):
+        axes.axvline(edge, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
+    axes.set_xlim(low, high)
+    axes.yaxis.get_major_locator().set_params(nbins=2)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
+    axes.xaxis.get_major_locator().set_params(nbins=9, integer=True)
+    axes.xaxis.set_major_formatter(lambda value, _: power_of_two(value))
+
+
+def _write_shares(sheet: Sheet, title: str, exponents: Mapping[int, int], formats: Sequence[Band], y: float) -> None:
+    """The kind of value, and what each format cannot hold of it: at the sides on a desk, above on a phone."""
+    total, wide = sum(exponents.values()), sheet.width == WIDE
+    sheet.text(4, y, title[0].upper() + title[1:], weight="bold")
+    values = f"{count(total)} values"
+    sheet.text(4 if wide else sheet.width - 6, y + (18 if wide else 0), values, color=MUTED, ha="left" if wide else "right")
+    for row, band in enumerate(formats):
+        words = f"{band.name}: {share(band.outside(exponents), total)} outside"
+        if subnormal := band.subnormal(exponents):
+            words += f", {share(subnormal, total)} subnormal"
+        sheet.text(sheet.width - 190 if wide else 4, y + 18 * row if wide else y + 17 + 16 * row, words, size=11.5)
+
+
+# Values lost, layer by site.
+
+
+def draw_heat(sites: Sequence[Site], width: int) -> Sheet:
+    """Share of nonzero values lost to underflow: a column per layer, a row per site, a panel per kind."""
+    lossy = [site for site in sites if site.lost()]
+    kinds = [kind for kind in (*KINDS, "") if any(site.kind == kind for site in lossy)]
+    rows = list(dict.fromkeys(site.site for site in lossy))
+    layers = sorted({site.layer for site in sites if site.layer is not None})
+    columns: list[int | None] = [*layers, *([None] if any(site.layer is None for site in lossy) else [])]
+    wide = width == WIDE
+    left = 12 + 7.0 * max(map(len, rows))
+    room = (width - left) / (len(kinds) if wide else 1) - 24
+    cell = min(56.0, room / len(columns))
+    panel = 26 + 24 * len(rows) + 34
+    sheet = Sheet(width, panel * (1 if wide else len(kinds)))
+    for i, kind in enumerate(kinds):
+        x, y = (left + i * (cell * len(columns) + 24), 26.0) if wide else (left, 26 + i * panel)
+        axes = sheet.axes(x, y, cell * len(columns), 24 * len(rows))
+        _fill_cells(axes, [site for site in sites if site.kind == kind], rows, columns, numbers=cell >= 30)
+        sheet.text(x if wide else 4, y - 13, KINDS.get(kind, "other").capitalize(), weight="bold")
+        if wide and i:
+            axes.tick_params(labelleft=False)
+    return sheet
+
+
+def _fill_cells(
+    axes: Axes, sites: Sequence[Site], rows: Sequence[str], columns: Sequence[int | None], *, numbers: bool
+) -> None:
+    """A square per site that was counted; a triangle where values overflowed."""
+    for site in sites:
+        if site.site in rows and site.layer in columns:
+            _fill_cell(axes, site, columns.index(site.layer), rows.index(site.site), numbers=numbers)
+    axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0))
+    axes.set_yticks([i + 0.5 for i in range(len(rows))], rows, color=INK)
+    every = math.ceil(len(columns) / 16)
+    shown = [i for i, layer in enumerate(columns) if layer is None or i % every == 0]
+    names = ["–" if columns[i] is None else str(columns[i]) for i in shown]
+    axes.set_xticks([i + 0.5 for i in shown], names)
+    axes.set_xlabel("layer", color=MUTED, labelpad=2, size=11)
+    axes.grid(False)
+    axes.spines["bottom"].set_visible(False)
+    axes.tick_params(length=0)
+
+
+def _fill_cell(axes: Axes, site: Site, column: int, row: int, *, numbers: bool) -> None:
+    from matplotlib.patches import Rectangle
+
+    lost, nonzero = site.counts["underflowed"], site.counts["nonzero"]
+    part = lost / nonzero if nonzero else 0.0
+    depth = 1 - math.log(max(part, _FAINTEST)) / math.log(_FAINTEST)  # 0 at the faintest, 1 where all is lost
+    box = {"xy": (column + 0.03, row + 0.06), "width": 0.94, "height": 0.88}
+    axes.add_patch(Rectangle(**box, facecolor=RULE, alpha=0.35, linewidth=0))
+    if lost:
+        axes.add_patch(Rectangle(**box, facecolor=HEAT, alpha=0.15 + 0.75 * depth, linewidth=0))
+    if numbers and lost:
+        words = share(lost, nonzero).removesuffix("\u00a0%").replace("<\u00a00.0001", "<10⁻⁴")
+        axes.text(column + 0.5, row + 0.52, words, ha="center", va="center", size=11)
+    if site.counts["overflowed"]:
+        axes.plot([column + 0.88], [row + 0.24], marker="^", color=INK, markersize=6, mew=0)
+
+
+# INT8 by layer.
+
+
+def draw_quantization(rows: Sequence[Mapping[str, Any]], width: int) -> Sheet:
+    """SQNR and RMSE of inputs, weights and outputs over layers, one line per site."""
+    sites = list(dict.fromkeys(str(row.get("site")) for row in rows))
+    styles = {site: {**series(i), "marker": "osD^v"[i % 5], "markersize": 4} for i, site in enumerate(sites)}
+    tensors, measures = ("input", "weight", "output"), ("sqnr_db", "rmse")
+    wide = width == WIDE
+    across, down = (3, 2) if wide else (2, 3)
+    step_x, step_y, head = width / across, 176.0 if wide else 158.0, 6 + key_height(sites, width - 8)
+    sheet = Sheet(width, head + down * step_y + 4)
+    sheet.key(4, 12, [(site, style) for site, style in styles.items()], room=width - 8)
+    for i, tensor in enumerate(tensors):
+        for j, measure in enumerate(measures):
+            column, row = (i, j) if wide else (j, i)
+            left, top = column * step_x, head + row * step_y
+            title = f"{tensor.capitalize()}, {'SQNR in dB' if measure == 'sqnr_db' else 'RMSE'}"
+            sheet.text(left + 4, top + 8, title, weight="bold")
+            axes = sheet.axes(left + 50, top + 24, step_x - 62, step_y - 64)
+            _fill_layers(axes, rows, f"{tensor}_{measure}", styles)
+    return sheet
+
+
+def _fill_layers(axes: Axes, rows: Sequence[Mapping[str, Any]], name: str, styles: Mapping[str, Any]) -> None:
+    for site, style in styles.items():
+        points = {row["layer"]: row.get(name) for row in rows if str(row.get("site")) == site and "layer" in row}
+        finite = {x: y for x, y in points.items() if isinstance(y, int | float) and math.isfinite(y)}
+        if finite:
+            axes.plot(list(finite), list(finite.values()), **{"linewidth": 1.4, **style})
+    axes.xaxis.get_major_locator().set_params(integer=True, nbins=6)
+    axes.yaxis.get_major_locator().set_params(nbins=4)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+    axes.margins(x=0.08, y=0.15)
+    axes.set_xlabel("layer", color=MUTED, labelpad=2, size=11)

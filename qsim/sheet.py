@@ -1,0 +1,212 @@
+"""A drawing surface measured in CSS pixels that becomes SVG fit to sit inside a page.
+
+Colours are drawn as sentinels and leave as CSS variables, so that one picture serves light and dark pages.
+Matplotlib is imported on first use; pyplot and its global state never are.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = [
+    "ALARM",
+    "HEAT",
+    "INK",
+    "MUTED",
+    "NARROW",
+    "RULE",
+    "SERIES",
+    "WIDE",
+    "End",
+    "Picture",
+    "Sheet",
+    "Style",
+    "draw",
+    "key_height",
+    "label_room",
+    "series",
+    "spread",
+]
+
+WIDE, NARROW = 940, 360  # CSS pixels: a desk, a phone
+INK, MUTED, RULE, HEAT, ALARM = "#000010", "#000020", "#000030", "#000040", "#000050"
+SERIES = ("#0000a1", "#0000a2", "#0000a3", "#0000a4", "#0000a5")
+_VARIABLES = {
+    INK: "currentColor",
+    MUTED: "var(--muted)",
+    RULE: "var(--rule)",
+    HEAT: "var(--heat)",
+    ALARM: "var(--alarm)",
+    **{colour: f"var(--series-{i})" for i, colour in enumerate(SERIES, start=1)},
+}
+Style = dict[str, Any]  # color and linestyle of a line
+End = tuple[str, Style, float, float]  # a line's name, its style, and its last point
+
+_LETTER = 6.7  # CSS pixels that a letter of 12 px text takes at most, on average
+_SETTINGS: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.size": 12,
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.linewidth": 0.8,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "xtick.labelsize": 11,
+    "ytick.labelsize": 11,
+    "xtick.major.size": 3,
+    "ytick.major.size": 0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture drawn for a desk and for a phone, as inline SVG."""
+
+    wide: str
+    narrow: str
+
+
+class Sheet:
+    """A figure whose coordinates are CSS pixels from the top left corner."""
+
+    def __init__(self, width: float, height: float) -> None:
+        from matplotlib.figure import Figure
+
+        self.width, self.height = width, height
+        self.figure = Figure(figsize=(width / 72, height / 72), dpi=72)
+
+    def axes(self, x: float, y: float, width: float, height: float, **options: Any) -> Axes:
+        box = (x / self.width, 1 - (y + height) / self.height, width / self.width, height / self.height)
+        axes = self.figure.add_axes(box, **options)
+        axes.patch.set_visible(False)
+        axes.grid(axis="y", color=RULE, linewidth=0.7)
+        axes.set_axisbelow(True)
+        return axes
+
+    def text(self, x: float, y: float, words: str, **options: Any) -> None:
+        """Words whose middle (or the line that ``va`` names) lies at y."""
+        options = {"va": "center", "ha": "left", **options}
+        self.figure.text(x / self.width, 1 - y / self.height, words, **options)
+
+    def line(self, xs: Sequence[float], ys: Sequence[float], **options: Any) -> None:
+        from matplotlib.lines import Line2D
+
+        across = [x / self.width for x in xs]
+        down = [1 - y / self.height for y in ys]
+        self.figure.add_artist(Line2D(across, down, **options))
+
+    def key(self, x: float, y: float, entries: Sequence[tuple[str, Style]], *, room: float) -> None:
+        """Names in their colours, wrapped to the room."""
+        for (name, style), (across, row) in zip(entries, key_places([n for n, _ in entries], room), strict=True):
+            self.line([x + across, x + across + 16], [y + 18 * row] * 2, linewidth=2.2, **style)
+            self.text(x + across + 21, y + 18 * row, name, color=style["color"])
+
+    def point(self, axes: Axes, x: float, y: float) -> tuple[float, float]:
+        """Where a data point of these axes lies on the sheet."""
+        across, up = axes.transData.transform((x, y))
+        return float(across), self.height - float(up)
+
+    def end_labels(self, axes: Axes, ends: Sequence[End]) -> None:
+        """Name each line beside the axes, moved apart where the names would collide."""
+        points = [self.point(axes, x, y) for _, _, x, y in ends]
+        box = axes.get_position()
+        edge, top, bottom = box.x1 * self.width, (1 - box.y1) * self.height, (1 - box.y0) * self.height
+        places = spread([y for _, y in points], gap=15, low=top + 4, high=bottom - 4)
+        for (name, style, *_), (x, y), place in zip(ends, points, places, strict=True):
+            self.line([min(x + 4, edge), edge, edge + 12], [y, y, place], color=style["color"], lw=0.8, ls=":")
+            self.text(edge + 15, place, name, color=style["color"])
+
+    def svg(self, name: str, label: str) -> str:
+        """Inline SVG; every id starts with the name."""
+        target = io.StringIO()
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has more fonts than this
+            self.figure.savefig(target, format="svg", transparent=True, metadata=nothing)
+        return _inline(target.getvalue(), name, label)
+
+
+def draw(name: str, label: str, drawing: Callable[[int], Sheet]) -> Picture:
+    """The picture at both widths; the name must be unique on the page."""
+    import matplotlib
+
+    drawn = []
+    for width in (WIDE, NARROW):
+        unique = f"{name}-{width}"
+        with matplotlib.rc_context({**_SETTINGS, "svg.hashsalt": unique}):
+            drawn.append(drawing(width).svg(unique, label))
+    return Picture(*drawn)
+
+
+def series(index: int) -> Style:
+    """How the replay of that index is drawn; beyond five the colours return dashed."""
+    return {"color": SERIES[index % len(SERIES)], "linestyle": "-" if index < len(SERIES) else "--"}
+
+
+def label_room(names: Sequence[str]) -> float:
+    """CSS pixels that labels beside the axes need."""
+    return 24 + _LETTER * max((len(name) for name in names), default=0)
+
+
+def key_places(names: Sequence[str], room: float) -> list[tuple[float, int]]:
+    """Offset and row of every entry of a key that wraps to the room."""
+    places, left, row = [], 0.0, 0
+    for name in names:
+        width = 21 + len(name) * _LETTER
+        if left and left + width > room:
+            left, row = 0.0, row + 1
+        places.append((left, row))
+        left += width + 14
+    return places
+
+
+def key_height(names: Sequence[str], room: float) -> float:
+    return 18.0 * (1 + max((row for _, row in key_places(names, room)), default=-1))
+
+
+def spread(wanted: Sequence[float], *, gap: float, low: float, high: float) -> list[float]:
+    """Positions near the wanted ones, in the same order, at least a gap apart and inside the limits.
+
+    Where the limits leave no room for all, the lower limit gives way.
+    """
+    order = sorted(range(len(wanted)), key=wanted.__getitem__)
+    placed = [0.0] * len(wanted)
+    floor = low
+    for i in order:
+        placed[i] = max(wanted[i], floor)
+        floor = placed[i] + gap
+    ceiling = high
+    for i in reversed(order):
+        placed[i] = min(placed[i], ceiling)
+        ceiling = placed[i] - gap
+    return placed
+
+
+def _inline(svg: str, name: str, label: str) -> str:
+    """Matplotlib's document as an element of a page: no prologue, fonts or colours of its own."""
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", body, flags=re.S)
+    box = re.search(r'viewBox="[^"]*"', body)
+    opening = f'<svg role="img" aria-label="{escape(label)}" {box.group() if box else ""}>'
+    body = opening + body[body.index(">") + 1 :]
+    body = body.replace("xlink:href", "href").replace('href="#', f'href="#{name}-')
+    body = body.replace("url(#", f"url(#{name}-").replace(' id="', f' id="{name}-')
+    body = re.sub(r"font-family: [^;\"]*;? ?", "", body)
+    for colour, variable in _VARIABLES.items():
+        body = body.replace(colour, variable)
+    return re.sub(r"\s*\n\s*", "\n", body)

@@ -1,0 +1,172 @@
+"""Regenerate the polynomial coefficients of `precision/elementary.py` and print them in hex, ready to paste.
+
+Each polynomial minimises max |weight(x) (target(x) - sum_j c_j x^j)| over an interval, with c_j in float32:
+
+1. interpolate the target at Chebyshev nodes with 50 digits (mpmath), which is within a small factor of the best;
+2. the corrections d_j to those coefficients solve a linear programme on a dense grid: minimise e subject to
+   -e <= weight (residual - sum_j d_j x^j) <= e, everything scaled to be of order one;
+3. round c_0 to float32, keep it, solve again for the others, round c_1, and so on: each later coefficient
+   makes good what the rounding of the earlier ones spoilt.
+
+Run `python tests/scripts/fit_elementary.py`; it takes some seconds and needs mpmath and scipy.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import mpmath
+import numpy as np
+from mpmath import mp, mpf
+from scipy.optimize import linprog
+
+DIGITS = 50
+GRID = 600
+
+Function = Callable[[mpf], mpf]
+
+
+class Fit(NamedTuple):
+    coefficients: list[np.float32]
+    error: float  # max |weight * (target - polynomial)|
+
+
+def chebyshev_points(low: mpf, high: mpf, count: int) -> list[mpf]:
+    """The `count` Chebyshev nodes of [low, high], never an end of it."""
+    return [
+        (low + high) / 2 + (high - low) / 2 * mpmath.cos((2 * i + 1) * mpmath.pi / (2 * count))
+        for i in range(count)
+    ]
+
+
+def interpolate(target: Function, points: list[mpf]) -> list[mpf]:
+    """Monomial coefficients of the polynomial through the target at `points`."""
+    vandermonde = mpmath.matrix([[x**j for j in range(len(points))] for x in points])
+    return list(mpmath.lu_solve(vandermonde, mpmath.matrix([target(x) for x in points])))
+
+
+def corrections(
+    residual: np.ndarray, basis: np.ndarray, weight: np.ndarray, lowest: list[float | None]
+) -> np.ndarray:
+    """d >= lowest that minimises max |weight * (residual - basis @ d)|, by a linear programme in (d, e)."""
+    scale = np.abs(weight * residual).max()
+    columns = basis * weight[:, None]
+    size = np.abs(columns).max(axis=0)
+    columns = columns / size
+    right = weight * residual / scale
+    bound = -np.ones((len(right), 1))
+    solution = linprog(
+        c=np.append(np.zeros(columns.shape[1]), 1.0),
+        A_ub=np.block([[-columns, bound], [columns, bound]]),
+        b_ub=np.concatenate([-right, right]),
+        bounds=[
+            (None if least is None else least * s / scale, None) for least, s in zip(lowest, size, strict=True)
+        ]
+        + [(0, None)],
+        method="highs",
+    )
+    return solution.x[:-1] * scale / size
+
+
+def fit(
+    target: Function, low: mpf, high: mpf, degree: int, weight: Function, positive: bool = False
+) -> Fit:
+    """Float32 coefficients, lowest power first, of the weighted minimax polynomial (module docstring).
+
+    `positive` keeps every coefficient >= 0: Horner's scheme in t >= 0 is then monotone, roundings included.
+    """
+    exact = interpolate(target, chebyshev_points(low, high, degree + 1))
+    if positive:
+        exact = [max(c, mpf(0)) for c in exact]
+    grid = chebyshev_points(low, high, GRID)
+    values = [target(x) for x in grid]
+    weights = np.array([float(weight(x)) for x in grid])
+    powers = np.array([[float(x) ** j for j in range(degree + 1)] for x in grid])
+    for j in range(degree + 1):
+        residual = np.array(
+            [float(v - mpmath.polyval(exact[::-1], x)) for v, x in zip(values, grid, strict=True)]
+        )
+        lowest = [-float(c) if positive else None for c in exact[j:]]
+        for k, correction in enumerate(corrections(residual, powers[:, j:], weights, lowest), start=j):
+            exact[k] += mpf(float(correction))
+            exact[k] = max(exact[k], mpf(0)) if positive else exact[k]
+        exact[j] = mpf(float(np.float32(float(exact[j]))))
+    return Fit([np.float32(float(c)) for c in exact], fit_error(exact, values, grid, weights))
+
+
+def fit_error(coefficients: list[mpf], values: list[mpf], grid: list[mpf], weights: np.ndarray) -> float:
+    """max |weight * (target - polynomial)| on the grid."""
+    differences = [v - mpmath.polyval(coefficients[::-1], x) for v, x in zip(values, grid, strict=True)]
+    return max(abs(float(d) * w) for d, w in zip(differences, weights, strict=True))
+
+
+def centre_near(start: float) -> np.float32:
+    """The float32 next to `start` at which erf is within 2^-38 of a float32, so that erf(c) needs no low part."""
+    centre = np.float32(start)
+    while True:
+        value = mpmath.erf(mpf(float(centre)))
+        if abs(value - mpf(float(np.float32(float(value))))) < mpf(2) ** -38:
+            return centre
+        centre = np.nextafter(centre, np.float32(4))
+
+
+def exp_tail(r: mpf) -> mpf:
+    return (mpmath.exp(r) - 1 - r) / r**2
+
+
+def log_tail(f: mpf) -> mpf:
+    return (mpmath.log1p(f) - f + f * f / 2) / f**3
+
+
+def erf_odd(z: mpf) -> mpf:
+    """erf(a) / a - 1 as a function of z = a^2."""
+    a = mpmath.sqrt(z)
+    return mpmath.erf(a) / a - 1
+
+
+def tanh_odd(z: mpf) -> mpf:
+    """(tanh(a) / a - 1) / a^2 as a function of z = a^2."""
+    a = mpmath.sqrt(z)
+    return (mpmath.tanh(a) / a - 1) / z
+
+
+def erf_slope(c: mpf, t: mpf) -> mpf:
+    """(erf(c) - erf(c - t)) / t."""
+    return (mpmath.erf(c) - mpmath.erf(c - t)) / t
+
+
+def hexadecimal(value: np.float32) -> str:
+    """A float32 has 6 digits behind the point: `float.hex` writes 13."""
+    digits, exponent = float(value).hex().split("p")
+    return f"{digits[: digits.index('.') + 7]}p{exponent}" if value else "0x0p+0"
+
+
+def show(name: str, result: Fit) -> None:
+    print(f"# {name}: max error 2^{np.log2(result.error):.1f}")
+    print(f'float32s("{" ".join(hexadecimal(c) for c in result.coefficients)}")')
+
+
+def main() -> None:
+    mp.dps = DIGITS
+    half_ln2 = mpmath.log(2) / 2 * (1 + mpf(2) ** -10)  # the reduction may miss the midpoint by some rounding
+    show("exp", fit(exp_tail, -half_ln2, half_ln2, 5, lambda r: r**2 / mpmath.exp(r)))
+    low, high = mpmath.sqrt(mpf(1) / 2) - 1, mpmath.sqrt(mpf(2)) - 1
+    show("log", fit(log_tail, low, high, 8, lambda f: abs(f**3 / mpmath.log1p(f))))
+    show("erf below 1", fit(erf_odd, mpf(0), mpf(1), 8, lambda z: 1 / (1 + erf_odd(z))))
+    show("tanh below 0.8", fit(tanh_odd, mpf(0), mpf(0.64), 6, lambda z: z / (1 + z * tanh_odd(z))))
+    show("tanh above 0.8", fit(lambda u: 1 / (1 + u), mpf(0), mpmath.exp(-1.6), 5, lambda u: 2 * u * u))
+    left = mpf(1)
+    last = np.float32(float(mpmath.erfinv(1 - mpf(2) ** -24)))
+    for centre in (centre_near(1.95), centre_near(2.8), last):
+        c = mpf(float(centre))
+        value = np.float32(float(mpmath.erf(c)))
+        show(
+            f"erf up to {hexadecimal(centre)}, erf there {hexadecimal(value)}",
+            fit(lambda t, c=c: erf_slope(c, t), mpf(0), c - left, 8, lambda t: t, positive=centre is last),
+        )
+        left = c
+    saturation = np.float32(float(mpmath.erfinv(1 - mpf(2) ** -25)))
+    print(f"erf rounds to 1 from about {hexadecimal(saturation)}")
+
+
+if __name__ == "__main__":
+    main()
