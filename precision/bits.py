@@ -98,7 +98,7 @@ def encode(u, f):
     code = select(equal(magnitude, 0x7F800000 + 0 * magnitude), f.infinity_code + 0 * code, code)
     code = select(less(0x7F800000 + 0 * magnitude, magnitude), f.nan_code + 0 * code, code)
     signed = code | (sign << f.magnitude_bits)
-    negated = ((1 << (f.magnitude_bits + 1)) - code) & ((1 << (f.magnitude_bits + 1)) - 1)
+    negated = -code & ((((1 << f.magnitude_bits) - 1) << 1) | 1)
     return select(f.twos_complement & sign, negated, signed)
 
 

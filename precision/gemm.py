@@ -8,6 +8,7 @@ import numpy as np
 
 from precision.accumulators import Accumulator, parse_accumulator
 from precision.backends import choose_backend
+from precision.backends.underflow import products_fit
 from precision.formats import FP16, FP32, Format, parse_format
 from precision.rounding import as_float32
 
@@ -44,13 +45,15 @@ def matmul(
     module = choose_backend(a, b, c, backend=backend)
     a = _operand(module, a, formats[0], "a", transpose_a, check)
     b = _operand(module, b, formats[1], "b", transpose_b, check)
-    batch, m, k, n = _shape(a, b)
-    c = module.array_module.zeros((*batch, m, n), np.float32) if c is None else as_float32(module, c)
-    if tuple(c.shape) != (*batch, m, n):
-        raise ValueError(f"c must have the shape of the product, {(*batch, m, n)}, not {tuple(c.shape)}")
-    fits = formats[0].precision + formats[1].precision <= 24
-    flat = (_flat(module, x, batch) for x in (a, b, c))
-    total = module.matmul(*flat, accumulator, fits).reshape((*batch, m, n))
+    batch, m, n = _shape(a, b)
+    if c is not None:
+        c = as_float32(module, c)
+        if tuple(c.shape) != (*batch, m, n):
+            raise ValueError(f"c must have the shape of the product, {(*batch, m, n)}, not {tuple(c.shape)}")
+        c = _flat(module, c, batch)
+    _refuse(accumulator, formats)
+    total = module.matmul(_flat(module, a, batch), _flat(module, b, batch), c, accumulator, formats)
+    total = total.reshape((*batch, m, n))
     return module.round_to(total, parse_format(output) if output else accumulator.sum)
 
 
@@ -61,6 +64,15 @@ def _pair(inputs: FormatLike | tuple[FormatLike, FormatLike]) -> tuple[Format, F
         if fmt.is_integer:
             raise ValueError(f"matmul takes floating-point inputs, not {fmt.name}; use quantized_matmul")
     return pair
+
+
+def _refuse(accumulator: Accumulator, formats: tuple[Format, Format]) -> None:
+    if accumulator.sum is not FP32 and not products_fit(*formats):
+        raise ValueError(
+            f"accumulator {accumulator.name} rounds products to {accumulator.sum.name} in one step, which needs "
+            f"products of at most 24 bits, and {formats[0].name} x {formats[1].name} has "
+            f"{formats[0].precision + formats[1].precision}; round the operands to fp16 or bf16"
+        )
 
 
 def _operand(module: Any, x: Any, fmt: Format, name: str, transpose: bool, check: bool) -> Any:
@@ -83,7 +95,7 @@ def _check_representable(module: Any, x: Any, fmt: Format, name: str) -> None:
         )
 
 
-def _shape(a: Any, b: Any) -> tuple[tuple[int, ...], int, int, int]:
+def _shape(a: Any, b: Any) -> tuple[tuple[int, ...], int, int]:
     if a.shape[-1] != b.shape[-2]:
         raise ValueError(
             f"inner axes differ: a is {tuple(a.shape)} and b is {tuple(b.shape)}, both after transposition; "
@@ -93,7 +105,7 @@ def _shape(a: Any, b: Any) -> tuple[tuple[int, ...], int, int, int]:
         batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     except ValueError:
         raise ValueError(f"leading axes {a.shape[:-2]} of a and {b.shape[:-2]} of b do not broadcast") from None
-    return batch, a.shape[-2], a.shape[-1], b.shape[-1]
+    return batch, a.shape[-2], b.shape[-1]
 
 
 def _flat(module: Any, x: Any, batch: tuple[int, ...]) -> Any:

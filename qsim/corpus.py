@@ -114,7 +114,8 @@ def build_corpus(
     _check_kinds(paths, tokenizer)
     if tokenizer == "none":
         tokens = _read_tokens(paths, vocabulary_size)
-        size, model = vocabulary_size or int(tokens.max()) + 1, None
+        size = int(tokens.max()) + 1 if vocabulary_size is None else vocabulary_size
+        model = None
     else:
         text = read_text(paths) if paths else embedded_text()
         chosen = _choose_tokenizer(text, tokenizer, vocabulary_size)

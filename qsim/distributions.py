@@ -25,20 +25,19 @@ _WITHIN, _SUBNORMAL = SERIES[0], SERIES[4]
 
 def draw_exponents(run: Run, width: int) -> Sheet:
     """Histograms of floor(log2 |x|) by kind of value over one axis, under the bands of the formats."""
-    found = {kind: run.exponents(kind) for kind in KINDS}
-    found = {kind: exponents for kind, exponents in found.items() if exponents}
+    found = {kind: exponents for kind in KINDS if (exponents := run.exponents(kind))}
     wide, formats = width == WIDE, bands()
-    low, high = _exponent_limits(list(found.values()), formats[0])
-    left, right, height = (168.0, 200.0, 92.0) if wide else (8.0, 8.0, 84.0)
-    head = 12.0 if wide else 12 + 16 * (1 + len(formats))  # words above a panel
-    sheet = Sheet(width, 66 + len(found) * (head + height) + 40)
-    _draw_bands(sheet.axes(max(left, 42), 4, width - max(left, 42) - right, 58), formats, low, high)
-    top = 66.0
-    for kind, exponents in found.items():
-        axes = sheet.axes(max(left, 42), top + head, width - max(left, 42) - right, height)
-        _fill_exponents(axes, exponents, formats[0], low, high)
+    left, right, height = (184.0, 256.0, 92.0) if wide else (44.0, 8.0, 84.0)
+    head = 20.0 if wide else 24.0 + 16 * (1 + len(formats))  # words above a panel
+    limits = _exponent_limits(list(found.values()), formats[0])
+    sheet = Sheet(width, 84 + len(found) * (head + height) + 40)
+    _draw_bands(sheet, sheet.axes(left, 20, width - left - right, 57), formats, limits)
+    top = 78.0
+    for exponents, kind in zip(found.values(), found, strict=True):
+        axes = sheet.axes(left, top + head, width - left - right, height)
+        _fill_exponents(axes, exponents, formats[0], limits)
         axes.tick_params(labelbottom=kind == list(found)[-1])
-        _write_shares(sheet, KINDS[kind], exponents, formats, top + (head + 16 if wide else 14))
+        _write_shares(sheet, KINDS[kind], exponents, top + (head + 12 if wide else 22))
         top += head + height
     axes.set_xlabel("size of the value, as a power of two", color=INK, labelpad=3)
     return sheet
@@ -46,32 +45,51 @@ def draw_exponents(run: Run, width: int) -> Sheet:
 
 def _exponent_limits(found: Sequence[Mapping[int, int]], narrowest: Band) -> tuple[int, int]:
     """The narrowest format and all but a tail of every histogram."""
-    low, high = narrowest.smallest, narrowest.largest + 1
-    for exponents in found:
-        tail, ordered = _TAIL * sum(exponents.values()), sorted(exponents)
-        low = min(low, next(e for e in ordered if sum(exponents[x] for x in ordered if x <= e) > tail))
-        high = max(high, next(e for e in ordered[::-1] if sum(exponents[x] for x in ordered if x >= e) > tail) + 1)
-    return low - 3, high + 3
+    low = min(narrowest.smallest, *(_reach(exponents, sorted(exponents)) for exponents in found))
+    high = max(narrowest.largest, *(_reach(exponents, sorted(exponents)[::-1]) for exponents in found))
+    return low - 3, high + 4
 
 
-def _draw_bands(axes: Axes, formats: Sequence[Band], low: int, high: int) -> None:
-    """One bar per format: normal range solid, subnormal range pale; cut where the axis ends."""
+def _reach(exponents: Mapping[int, int], order: Sequence[int]) -> int:
+    """The exponent at which more than a tail of the histogram has been passed."""
+    passed, tail = 0, _TAIL * sum(exponents.values())
+    for exponent in order:
+        passed += exponents[exponent]
+        if passed > tail:
+            break
+    return exponent
+
+
+def _draw_bands(sheet: Sheet, axes: Axes, formats: Sequence[Band], limits: tuple[int, int]) -> None:
+    """One bar per format, its normal and its subnormal range; cut where the axis ends."""
+    low, high = limits
     for row, band in enumerate(formats):
-        left, right = max(band.normal, low), min(band.largest + 1, high)
-        axes.barh(row, right - left, left=left, height=0.62, color=_WITHIN, linewidth=0)
-        if band.smallest < band.normal and band.normal > low:
-            start = max(band.smallest, low)
-            axes.barh(row, band.normal - start, left=start, height=0.62, color=_SUBNORMAL, linewidth=0)
-    axes.set(xlim=(low, high), ylim=(len(formats) - 0.5, -0.5))
+        for start, stop, colour in (
+            (band.smallest, band.normal, _SUBNORMAL),
+            (band.normal, band.largest + 1, _WITHIN),
+        ):
+            start, stop = max(start, low), min(stop, high)
+            if start < stop:
+                axes.barh(row, stop - start, left=start, height=0.62, color=colour, linewidth=0)
+        if sheet.width == WIDE:
+            reach = f"{power_of_two(band.smallest)} to {power_of_two(band.largest)}"
+            sheet.text(sheet.width - 240, 20 + 19 * (row + 0.5), reach, color=MUTED)
+    axes.set(xlim=limits, ylim=(len(formats) - 0.5, -0.5))
     axes.set_yticks(range(len(formats)), [band.name for band in formats], color=INK)
+    for middle, words, colour in (
+        ((formats[0].smallest + formats[0].normal) / 2, "subnormal", _SUBNORMAL),
+        ((formats[0].normal + formats[0].largest + 1) / 2, "normal", _WITHIN),
+    ):
+        x, _ = sheet.point(axes, middle, 0)
+        sheet.text(x, 11, words, color=colour, ha="center", size=11)
     axes.grid(False)
     axes.spines["bottom"].set_visible(False)
-    axes.tick_params(bottom=False, labelbottom=False)
+    axes.tick_params(bottom=False, labelbottom=False, left=False)
 
 
-def _fill_exponents(axes: Axes, exponents: Mapping[int, int], band: Band, low: int, high: int) -> None:
+def _fill_exponents(axes: Axes, exponents: Mapping[int, int], band: Band, limits: tuple[int, int]) -> None:
     """Share of values per power of two, coloured by where it lies in the narrowest format."""
-    total = sum(exponents.values())
+    total, (low, high) = sum(exponents.values()), limits
     for start, stop, colour in (
         (low, band.smallest, ALARM),
         (band.smallest, band.normal, _SUBNORMAL),
@@ -83,23 +101,26 @@ def _fill_exponents(axes: Axes, exponents: Mapping[int, int], band: Band, low: i
     for edge in (band.smallest, band.normal, band.largest + 1):
         axes.axvline(edge, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
     axes.set_xlim(low, high)
-    axes.yaxis.get_major_locator().set_params(nbins=2)
+    axes.locator_params(axis="y", nbins=2)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
-    axes.xaxis.get_major_locator().set_params(nbins=9, integer=True)
+    axes.locator_params(axis="x", nbins=9, integer=True)
     axes.xaxis.set_major_formatter(lambda value, _: power_of_two(value))
 
 
-def _write_shares(sheet: Sheet, title: str, exponents: Mapping[int, int], formats: Sequence[Band], y: float) -> None:
+def _write_shares(sheet: Sheet, title: str, exponents: Mapping[int, int], y: float) -> None:
     """The kind of value, and what each format cannot hold of it: at the sides on a desk, above on a phone."""
     total, wide = sum(exponents.values()), sheet.width == WIDE
-    sheet.text(4, y, title[0].upper() + title[1:], weight="bold")
-    values = f"{count(total)} values"
-    sheet.text(4 if wide else sheet.width - 6, y + (18 if wide else 0), values, color=MUTED, ha="left" if wide else "right")
-    for row, band in enumerate(formats):
+    sheet.text(4, y, title.capitalize(), weight="bold")
+    if wide:
+        sheet.text(4, y + 18, f"{count(total)} values", color=MUTED)
+    else:
+        sheet.text(sheet.width - 8, y, f"{count(total)} values", color=MUTED, ha="right")
+    for row, band in enumerate(bands()):
         words = f"{band.name}: {share(band.outside(exponents), total)} outside"
         if subnormal := band.subnormal(exponents):
             words += f", {share(subnormal, total)} subnormal"
-        sheet.text(sheet.width - 190 if wide else 4, y + 18 * row if wide else y + 17 + 16 * row, words, size=11.5)
+        left, down = (sheet.width - 240, 18 * row) if wide else (4, 17 + 16 * row)
+        sheet.text(left, y + down, words, size=11.5)
 
 
 # Values lost, layer by site.
@@ -109,7 +130,7 @@ def draw_heat(sites: Sequence[Site], width: int) -> Sheet:
     """Share of nonzero values lost to underflow: a column per layer, a row per site, a panel per kind."""
     lossy = [site for site in sites if site.lost()]
     kinds = [kind for kind in (*KINDS, "") if any(site.kind == kind for site in lossy)]
-    rows = list(dict.fromkeys(site.site for site in lossy))
+    rows = [name for name in dict.fromkeys(site.site for site in sites) if any(s.site == name for s in lossy)]
     layers = sorted({site.layer for site in sites if site.layer is not None})
     columns: list[int | None] = [*layers, *([None] if any(site.layer is None for site in lossy) else [])]
     wide = width == WIDE
@@ -174,9 +195,9 @@ def draw_quantization(rows: Sequence[Mapping[str, Any]], width: int) -> Sheet:
     tensors, measures = ("input", "weight", "output"), ("sqnr_db", "rmse")
     wide = width == WIDE
     across, down = (3, 2) if wide else (2, 3)
-    step_x, step_y, head = width / across, 176.0 if wide else 158.0, 6 + key_height(sites, width - 8)
+    step_x, step_y, head = width / across, 176.0 if wide else 158.0, 14 + key_height(sites, width - 8)
     sheet = Sheet(width, head + down * step_y + 4)
-    sheet.key(4, 12, [(site, style) for site, style in styles.items()], room=width - 8)
+    sheet.key(4, 12, list(styles.items()), room=width - 8)
     for i, tensor in enumerate(tensors):
         for j, measure in enumerate(measures):
             column, row = (i, j) if wide else (j, i)
@@ -190,12 +211,14 @@ def draw_quantization(rows: Sequence[Mapping[str, Any]], width: int) -> Sheet:
 
 def _fill_layers(axes: Axes, rows: Sequence[Mapping[str, Any]], name: str, styles: Mapping[str, Any]) -> None:
     for site, style in styles.items():
-        points = {row["layer"]: row.get(name) for row in rows if str(row.get("site")) == site and "layer" in row}
-        finite = {x: y for x, y in points.items() if isinstance(y, int | float) and math.isfinite(y)}
+        points = {
+            row["layer"]: row.get(name) for row in rows if str(row.get("site")) == site and "layer" in row
+        }
+        finite = {x: y for x, y in points.items() if x is not None and y is not None and math.isfinite(y)}
         if finite:
             axes.plot(list(finite), list(finite.values()), **{"linewidth": 1.4, **style})
-    axes.xaxis.get_major_locator().set_params(integer=True, nbins=6)
-    axes.yaxis.get_major_locator().set_params(nbins=4)
+    axes.locator_params(axis="x", integer=True, nbins=6)
+    axes.locator_params(axis="y", nbins=4)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
     axes.margins(x=0.08, y=0.15)
     axes.set_xlabel("layer", color=MUTED, labelpad=2, size=11)

@@ -39,11 +39,11 @@ def draw_scales(runs: Sequence[Run], styles: Sequence[Style], width: int) -> She
     """Loss scale of every run, as powers of two."""
     sheet, panels = _stack(width, ["Loss scale"], runs, styles)
     axes, ends = panels[0], []
-    for row, (run, style) in enumerate(zip(runs, styles, strict=True)):
+    for run, style in zip(runs, styles, strict=True):
         logs = {step: math.log2(scale) for step, scale in run.scales.items() if scale > 0}
         ends += _trace(axes, run.label, style, logs, drawstyle="steps-post")
-        _mark(axes, run, run.skipped, style, height=0.03 + 0.05 * row, marker="|")
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    _mark(axes, runs, styles, "skipped")
+    axes.locator_params(axis="y", integer=True)
     axes.yaxis.set_major_formatter(lambda value, _: power_of_two(value))
     axes.margins(y=0.15)
     return _finish(sheet, panels, [ends], runs)
@@ -52,7 +52,9 @@ def draw_scales(runs: Sequence[Run], styles: Sequence[Style], width: int) -> She
 # Panels over steps.
 
 
-def _stack(width: int, titles: Sequence[str], runs: Sequence[Run], styles: Sequence[Style]) -> tuple[Sheet, list[Axes]]:
+def _stack(
+    width: int, titles: Sequence[str], runs: Sequence[Run], styles: Sequence[Style]
+) -> tuple[Sheet, list[Axes]]:
     """A sheet of titled panels one under the other, with room for the names of the lines."""
     names, wide = [run.label for run in runs], width == WIDE
     left, right = (62.0, label_room(names)) if wide else (46.0, 8.0)
@@ -88,8 +90,8 @@ def _fill_losses(axes: Axes, runs: Sequence[Run], styles: Sequence[Style]) -> li
     ends = []
     for row, (run, style) in enumerate(zip(runs, styles, strict=True)):
         ends += _trace(axes, run.label, style, run.losses, linewidth=2.4 if row == 0 else 1.4)
-        _mark(axes, run, run.not_finite, style, height=0.97 - 0.05 * row, marker="x")
-        _mark(axes, run, run.skipped, style, height=0.03 + 0.05 * row, marker="|")
+    _mark(axes, runs, styles, "not finite")
+    _mark(axes, runs, styles, "skipped")
     finite = [x for run in runs for x in run.losses.values() if math.isfinite(x)]
     if finite and min(finite) > 0 and max(finite) > 20 * min(finite):
         axes.set_yscale("log")
@@ -101,12 +103,12 @@ def _fill_losses(axes: Axes, runs: Sequence[Run], styles: Sequence[Style]) -> li
 def _fill_differences(axes: Axes, base: Run, replays: Sequence[Run], styles: Sequence[Style]) -> list[End]:
     axes.axhline(0, color=INK, linewidth=1)
     ends, values = [], []
-    for row, (run, style) in enumerate(zip(replays, styles, strict=True)):
+    for run, style in zip(replays, styles, strict=True):
         points = differences(base, run)
         values += list(points.values())
         gaps = {step: points.get(step, math.nan) for step in run.losses}
         ends += _trace(axes, run.label, style, gaps)
-        _mark(axes, run, run.not_finite, style, height=0.97 - 0.08 * row, marker="x")
+    _mark(axes, replays, styles, "not finite")
     _scale_differences(axes, values)
     return ends
 
@@ -121,15 +123,15 @@ def _scale_differences(axes: Axes, values: Sequence[float]) -> None:
     small, large = sizes[len(sizes) // 10], sizes[-1]
     low, high = min(0.0, *values), max(0.0, *values)
     if large < 30 * small:
-        room = 0.12 * (high - low)
-        axes.set_ylim(low - room, high + room)
+        room = 0.15 * (high - low)
+        axes.set_ylim(low - room, high + 2 * room)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:+g}".replace("-", "−") if value else "0")
         return
     top = math.ceil(math.log10(large))
     bottom = max(math.floor(math.log10(small)), top - _DECADES)
     threshold = 10.0**bottom
     axes.set_yscale("symlog", linthresh=threshold, linscale=0.6)
-    axes.set_ylim(min(2 * low, -threshold), max(2 * high, threshold))
+    axes.set_ylim(min(2 * low, -threshold), max(8 * high, threshold))
     _label_decades(axes, range(bottom, top + 1), low, high)
 
 
@@ -144,7 +146,9 @@ def _label_decades(axes: Axes, exponents: Sequence[int], low: float, high: float
 
 
 def _decimal(exponent: int) -> str:
-    return f"{10.0**exponent:.{max(0, -exponent)}f}" if abs(exponent) < 5 else f"1e{exponent}".replace("-", "−")
+    return (
+        f"{10.0**exponent:.{max(0, -exponent)}f}" if abs(exponent) < 5 else f"1e{exponent}".replace("-", "−")
+    )
 
 
 # Lines and marks.
@@ -159,15 +163,29 @@ def _trace(axes: Axes, name: str, style: Style, points: Mapping[int, float], **o
     ys = [finite.get(step, math.nan) for step in points]
     axes.plot(list(points), ys, **{"linewidth": 1.4, **marker, **style, **options})
     last = max(finite)
+    axes.plot([last], [finite[last]], color=style["color"], marker="o", markersize=4, mew=0)
     return [(name, style, float(last), finite[last])]
 
 
-def _mark(axes: Axes, run: Run, steps: Sequence[int], style: Style, *, height: float, marker: str) -> None:
-    """A mark at the first step of every unbroken stretch, and a bar along the stretch; height in axes units."""
-    place = axes.get_xaxis_transform()
-    for first, last in _stretches(steps, run.rows):
-        axes.plot([first], [height], transform=place, color=style["color"], marker=marker, markersize=7, mew=1.8)
-        axes.plot([first, last], [height] * 2, transform=place, color=style["color"], linewidth=1.2)
+def _mark(axes: Axes, runs: Sequence[Run], styles: Sequence[Style], event: str) -> None:
+    """Losses that are not finite in rows from the top, skipped steps in rows from the foot; each row named once."""
+    found = [
+        (run.not_finite if event == "not finite" else run.skipped, run, style)
+        for run, style in zip(runs, styles, strict=True)
+    ]
+    for row, (steps, run, style) in enumerate(item for item in found if item[0]):
+        height, marker = (0.95 - 0.08 * row, "x") if event == "not finite" else (0.05 + 0.08 * row, "|")
+        stretches = _stretches(steps, run.rows)
+        place = {"transform": axes.get_xaxis_transform(), "color": style["color"]}
+        for first, last in stretches:
+            axes.plot([first], [height], marker=marker, markersize=6, mew=1.6, **place)
+            axes.plot([first, last], [height] * 2, linewidth=1, **place)
+        _name_mark(axes, stretches[-1][0], height, event, style)
+
+
+def _name_mark(axes: Axes, step: int, height: float, event: str, style: Style) -> None:
+    place = {"xycoords": axes.get_xaxis_transform(), "textcoords": "offset points"}
+    axes.annotate(event, (step, height), xytext=(7, 7), color=style["color"], size=11, va="center", **place)
 
 
 def _stretches(steps: Sequence[int], recorded: Iterable[int]) -> list[tuple[int, int]]:

@@ -20,6 +20,7 @@ __all__ = [
     "loss",
     "power_of_two",
     "reservations",
+    "scheme_name",
     "share",
     "signed",
     "worst_sites",
@@ -30,7 +31,7 @@ _MINUS = "\u2212"
 _SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 _GRADIENTS = ("dgrad", "wgrad")
 _WORTH_SAYING = 0.001  # a share of underflow below this stays out of the headline
-_CLAUSES = 4  # replays named in the headline
+_CLAUSES = 3  # replays named in the headline
 
 
 # Numbers as a reader wants them.
@@ -132,13 +133,14 @@ def compare_losses(base: Run, replay: Run) -> str:
 
 
 def compare_hashes(base: Run, replay: Run) -> str:
-    """The first step whose hashes differ and what differs there."""
+    """The first step whose hashes differ, and what differs there where not everything does."""
     shared = [step for step in base.hashes if _shared_parts(base.hashes[step], replay.hashes.get(step, {}))]
     if not shared:
         return "not recorded"
     for step in shared:
         if parts := _parts_that_differ(base.hashes[step], replay.hashes[step]):
-            return f"step{_NBSP}{step}: {', '.join(parts)}"
+            whole = len(parts) == len(_shared_parts(base.hashes[step], replay.hashes[step]))
+            return f"step{_NBSP}{step}" + ("" if whole else f" ({', '.join(parts)})")
     whole = len(shared) == len(base.hashes)
     return "equal at every step" if whole else f"equal at all {count(len(shared))} shared steps"
 
@@ -180,18 +182,20 @@ def reservations(base: Run, replays: Sequence[Run]) -> list[str]:
 
 def headline(base: Run, replays: Sequence[Run]) -> str:
     """One sentence, every part of it read off the runs."""
-    clauses = [_about_base(base, alone=not replays)]
     named = _most_telling(base, replays)
-    clauses += [_about_replay(base, replay) for replay in named]
-    if len(replays) > len(named):
-        clauses.append(f"{len(replays) - len(named)} more replays are in the table")
+    clauses = [_about_base(base, alone=not replays), *(_about_replay(base, replay) for replay in named)]
+    if left := len(replays) - len(named):
+        clauses.append(f"{_plural(left, 'other replay')} {'is' if left == 1 else 'are'} in the table")
     clauses.append(_about_quantization(base))
-    sentence = "; ".join(clause for clause in clauses if clause)
-    return sentence + "."
+    sentence = (
+        "; ".join(clause for clause in clauses if clause)
+        or f"{base.label} recorded {_plural(base.last_step, 'step')}"
+    )
+    return ("T" + sentence[1:] if sentence.startswith("the ") else sentence) + "."
 
 
 def _most_telling(base: Run, replays: Sequence[Run]) -> list[Run]:
-    """At most four: those that broke, then those farthest from the base; in the order given."""
+    """At most three: those that broke, then those farthest from the base; in the order given."""
 
     def distance(replay: Run) -> float:
         last = _last_shared(base, replay)
@@ -204,15 +208,17 @@ def _most_telling(base: Run, replays: Sequence[Run]) -> list[Run]:
 def _about_base(base: Run, *, alone: bool) -> str:
     if not base.losses:
         return f"{base.label} has recorded no step yet"
-    last, planned = base.last_step, base.planned
+    first, last = min(base.losses), base.last_step
+    ended = loss(base.losses[last])
     if not math.isfinite(base.losses[last]):
-        return f"the loss of {base.label} stopped being finite at step {_broke_at(base)}"
+        return f"{base.label} had no finite loss from step {_broke_at(base)} on"
     if base.interrupted:
-        return f"{base.label} stopped at step {last} of {planned} with a loss of {loss(base.losses[last])}"
-    first = min(base.losses)
-    if alone and last > first:
-        return f"{base.label} took the loss from {loss(base.losses[first])} to {loss(base.losses[last])} in {last} steps"
-    return f"{base.label} ended at a loss of {loss(base.losses[last])} after {_plural(last, 'step')}"
+        return f"{base.label} stopped at step {last} of {base.planned} with a loss of {ended}"
+    if not alone:
+        return ""  # the replays are told by their distance to it
+    if last == first:
+        return f"{base.label} had a loss of {ended} at step {last}, its only one"
+    return f"{base.label} took the loss from {loss(base.losses[first])} to {ended} in {last} steps"
 
 
 def _about_replay(base: Run, replay: Run) -> str:
@@ -231,12 +237,12 @@ def _where_equal(base: Run, replay: Run) -> str:
 
 def _where_it_ended(base: Run, replay: Run, last: int) -> str:
     if not math.isfinite(replay.losses[last]):
-        return f"the loss of {replay.label} stopped being finite at step {_broke_at(replay)}"
+        return f"{replay.label} had no finite loss from step {_broke_at(replay)} on"
     difference = differences(base, replay).get(last)
     if difference is None:
         return f"{replay.label} was at {loss(replay.losses[last])} at step {last}"
     side = "above" if difference > 0 else "below"
-    place = f"{signed(abs(difference)).lstrip('+')} {side}" if difference else "level with"
+    place = f"{_rounded(abs(difference))} {side}" if difference else "level with"
     where = "" if last == base.last_step else f" at step {last}"
     return f"{replay.label} {'was' if where else 'ended'} {place} {base.label}{where}"
 
@@ -256,9 +262,20 @@ def _about_quantization(base: Run) -> str:
     before, after = losses.get("before"), losses.get("after")
     if before is None or after is None:
         return ""
-    if not math.isfinite(after - before):
-        return f"INT8 took its held-out loss from {loss(before)} to {loss(after)}"
-    return f"INT8 after training moved the held-out loss of {base.label} by {signed(after - before)}"
+    change = after - before
+    if not math.isfinite(change):
+        return (
+            f"{scheme_name(base)} took the held-out loss of {base.label} from {loss(before)} to {loss(after)}"
+        )
+    if not change:
+        return f"{scheme_name(base)} after training left the held-out loss of {base.label} as it was"
+    moved = "raised" if change > 0 else "lowered"
+    return f"{scheme_name(base)} after training {moved} the held-out loss of {base.label} by {_rounded(abs(change))}"
+
+
+def scheme_name(base: Run) -> str:
+    """int8_vectorwise -> INT8."""
+    return str((base.quantization or {}).get("scheme") or "int8").split("_")[0].upper()
 
 
 def _broke_at(run: Run) -> int:
@@ -267,6 +284,12 @@ def _broke_at(run: Run) -> int:
     return min(step for step in run.not_finite if step > max(finite, default=-1))
 
 
+def _rounded(value: float) -> str:
+    """A positive number to two significant digits."""
+    if 0.0001 <= value < 1000:
+        return f"{value:.2g}" if value < 10 else f"{value:.0f}"
+    return signed(value).lstrip("+")
+
+
 def _plural(number: int, noun: str) -> str:
     return f"{count(number)} {noun}{'' if number == 1 else 's'}"
-

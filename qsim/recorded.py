@@ -109,12 +109,12 @@ class Run:
         return sum(site.counts[counter] for site in self.sites if wanted is None or site.kind in wanted)
 
     def exponents(self, kind: str) -> Counter[int]:
-        """Histogram of floor(log2 |x|) over all sites of a kind."""
+        """Histogram of floor(log2 |x|) over all sites of a kind, without empty bins."""
         total: Counter[int] = Counter()
         for site in self.sites:
             if site.kind == kind:
                 total.update(site.exponents)
-        return total
+        return +total
 
 
 def read_run(folder: Path) -> Run:

@@ -4,6 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from precision.formats import Format
+
+
+def products_fit(a: Format, b: Format) -> bool:
+    """Whether every product of two values has at most float32's 24 significand bits."""
+    return a.precision + b.precision <= 24
+
+
+def always_normal(a: Format, b: Format) -> bool:
+    """Whether sums of products, from zero, are multiples of 2^-126 whatever the values are (fp16: of 2^-48)."""
+    return products_fit(a, b) and a.min_subnormal_exponent + b.min_subnormal_exponent >= -126
+
 
 def floats_suffice(array_module: Any, a: Any, b: Any, c: Any) -> Any:
     """True where no step of  c + sum a_k b_k  can produce or read a float32 subnormal.  a, b, c: uint32 patterns.

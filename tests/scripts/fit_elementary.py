@@ -21,6 +21,7 @@ from scipy.optimize import linprog
 
 DIGITS = 50
 GRID = 600
+ERF_ENDS = (0.8125, 1.75, 2.75)  # below the first: odd polynomial; the others end intervals
 
 Function = Callable[[mpf], mpf]
 
@@ -151,19 +152,20 @@ def main() -> None:
     show("exp", fit(exp_tail, -half_ln2, half_ln2, 5, lambda r: r**2 / mpmath.exp(r)))
     low, high = mpmath.sqrt(mpf(1) / 2) - 1, mpmath.sqrt(mpf(2)) - 1
     show("log", fit(log_tail, low, high, 8, lambda f: abs(f**3 / mpmath.log1p(f))))
-    show("erf below 1", fit(erf_odd, mpf(0), mpf(1), 8, lambda z: 1 / (1 + erf_odd(z))))
     show("tanh below 0.8", fit(tanh_odd, mpf(0), mpf(0.64), 6, lambda z: z / (1 + z * tanh_odd(z))))
     show("tanh above 0.8", fit(lambda u: 1 / (1 + u), mpf(0), mpmath.exp(-1.6), 5, lambda u: 2 * u * u))
-    left = mpf(1)
+    ends = [mpf(e) for e in ERF_ENDS]
+    show(f"erf below {ERF_ENDS[0]}", fit(erf_odd, mpf(0), ends[0] ** 2, 7, lambda z: 1 / (1 + erf_odd(z))))
     last = np.float32(float(mpmath.erfinv(1 - mpf(2) ** -24)))
-    for centre in (centre_near(1.95), centre_near(2.8), last):
+    centres = [centre_near(1.3), centre_near(ERF_ENDS[2]), last]
+    for low, high, centre in zip(ends, [*ends[1:], mpf(float(last))], centres, strict=True):
         c = mpf(float(centre))
         value = np.float32(float(mpmath.erf(c)))
+        fitted = fit(lambda t, c=c: erf_slope(c, t), c - high, c - low, 8, abs, positive=centre is last)
         show(
-            f"erf up to {hexadecimal(centre)}, erf there {hexadecimal(value)}",
-            fit(lambda t, c=c: erf_slope(c, t), mpf(0), c - left, 8, lambda t: t, positive=centre is last),
+            f"erf from {float(low)} to {float(high)} around {hexadecimal(centre)}, erf there {hexadecimal(value)}",
+            fitted,
         )
-        left = c
     saturation = np.float32(float(mpmath.erfinv(1 - mpf(2) ** -25)))
     print(f"erf rounds to 1 from about {hexadecimal(saturation)}")
 

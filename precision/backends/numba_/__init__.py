@@ -57,7 +57,7 @@ def decode(codes: Array, fmt: Format) -> Array:
 def _binary(kernel: Any, x: Array, y: Array) -> Array:
     x, y = np.asarray(x, np.float32), np.asarray(y, np.float32)
     shape = np.broadcast_shapes(x.shape, y.shape)
-    x = np.ascontiguousarray(np.broadcast_to(x, shape))
+    x = np.ascontiguousarray(x) if x.shape == shape else np.array(np.broadcast_to(x, shape))
     columns = shape[-1] if shape else 1
     wide = x.reshape(-1, columns) if x.size else x.reshape(0, columns)
     out = np.empty_like(wide)
@@ -72,8 +72,9 @@ def _rows(y: Array, shape: tuple[int, ...], columns: int) -> Array:
     width = y.shape[-1]
     if y.size == width:
         return np.ascontiguousarray(y).reshape(1, width)
-    rows = np.broadcast_to(y, (*shape[:-1], width))
-    return np.ascontiguousarray(rows).reshape(-1, width)
+    whole = (*shape[:-1], width)
+    rows = np.ascontiguousarray(y) if y.shape == whole else np.array(np.broadcast_to(y, whole))
+    return rows.reshape(-1, width)
 
 
 def add(x: Array, y: Array) -> Array:
@@ -171,10 +172,14 @@ def statistics(x: Array, rounded: Array, fmt: Format) -> tuple[Array, Array]:
     return counts, exponents
 
 
-def matmul(a: Array, b: Array, c: Array, accumulator: Accumulator, products_fit: bool) -> Array:
-    del products_fit  # the processor's fused multiply-add is exact for every float32 product
+def matmul(
+    a: Array, b: Array, c: Array | None, accumulator: Accumulator, inputs: tuple[Format, Format]
+) -> Array:
+    """(B, m, k) x (B, k, n) added to c (B, m, n), or to +0; operands are values of the formats ``inputs``."""
+    del inputs  # the processor's fused multiply-add is exact for every float32 product
     a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
-    total = np.array(c, np.float32, order="C")
+    shape = (*a.shape[:2], b.shape[2])
+    total = np.zeros(shape, np.float32) if c is None else np.array(c, np.float32, order="C")
     if accumulator.product == "exact":
         gemm.fused(a, b, total)
     elif accumulator.sum is FP32:

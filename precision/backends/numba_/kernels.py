@@ -132,10 +132,11 @@ def tree_sum_rows(x, size, out):
         level = np.full(size, np.float32(-0.0), np.float32)
         for j in range(x.shape[1]):
             level[j] = _flush_float(x[i, j])
-        while size > 1:
-            size //= 2
-            for j in range(size):
+        half = size >> 1
+        while half > 0:
+            for j in range(half):
                 level[j] = _add(level[2 * j], level[2 * j + 1])
+            half >>= 1
         out[i] = level[0]
 
 
@@ -147,11 +148,12 @@ def tree_sum_columns(x, size, out):
         for r in range(x.shape[1]):
             for j in range(x.shape[2]):
                 level[r, j] = _flush_float(x[i, r, j])
-        while size > 1:
-            size //= 2
-            for r in range(size):
+        half = size >> 1
+        while half > 0:
+            for r in range(half):
                 for j in range(x.shape[2]):
                     level[r, j] = _add(level[2 * r, j], level[2 * r + 1, j])
+            half >>= 1
         for j in range(x.shape[2]):
             out[i, j] = level[0, j]
 

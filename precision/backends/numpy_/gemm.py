@@ -8,29 +8,31 @@ import numpy as np
 
 from precision.accumulators import Accumulator
 from precision.backends.numpy_.arithmetic import round_to, to_bits
-from precision.backends.underflow import floats_suffice
-from precision.formats import FP32
+from precision.backends.underflow import floats_suffice, products_fit
+from precision.formats import FP32, Format
 
 Array = np.ndarray
 _QUIET: Any = {"over": "ignore", "under": "ignore", "invalid": "ignore"}
 
 
-def matmul(a: Array, b: Array, c: Array, accumulator: Accumulator, products_fit: bool) -> Array:
-    """(B, m, k) x (B, k, n) added to c (B, m, n).  ``products_fit``: products are exact in float32's 24 bits."""
-    step = _step(a, b, c, accumulator, products_fit)
-    total = c
+def matmul(
+    a: Array, b: Array, c: Array | None, accumulator: Accumulator, inputs: tuple[Format, Format]
+) -> Array:
+    """(B, m, k) x (B, k, n) added to c (B, m, n), or to +0; operands are values of the formats ``inputs``."""
+    total = np.zeros((*a.shape[:2], b.shape[2]), np.float32) if c is None else c
+    step = _step(a, b, total, accumulator, inputs)
     with np.errstate(**_QUIET):
         for k in range(a.shape[2]):
             total = step(a[:, :, k, None], b[:, None, k, :], total)
     return total
 
 
-def _step(a: Array, b: Array, c: Array, accumulator: Accumulator, products_fit: bool) -> Any:
+def _step(a: Array, b: Array, c: Array, accumulator: Accumulator, inputs: tuple[Format, Format]) -> Any:
     if accumulator.product == "rounded" and accumulator.sum is FP32:
         return lambda x, y, s: s + x * y
     if accumulator.product == "rounded":
         return lambda x, y, s: round_to(s + round_to(x * y, accumulator.sum), accumulator.sum)
-    if products_fit and floats_suffice(np, to_bits(a), to_bits(b), to_bits(c)):
+    if products_fit(*inputs) and floats_suffice(np, to_bits(a), to_bits(b), to_bits(c)):
         return lambda x, y, s: s + x * y
     return fused_multiply_add
 

@@ -1,0 +1,170 @@
+"""Rounding, float32 arithmetic, sums and counters on JAX arrays.
+
+XLA contracts ``a * b + c`` into a fused multiply-add, rewrites divisions and, on a CPU, flushes subnormals.  The
+guard ``where(x == x, x, nan)`` around a result is the identity to the reader and opaque to those rewrites.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from precision import bits, elementary
+from precision.formats import FP32, Format
+from precision.ftz import Ftz32, make_ftz32
+from precision.random_bits import Key
+from precision.statistics import COUNTERS, EXPONENT_BINS
+
+Array = jax.Array
+_NAN = np.float32(np.nan)
+
+
+def to_bits(x: Array) -> Array:
+    return lax.bitcast_convert_type(jnp.asarray(x, jnp.float32), jnp.uint32)
+
+
+def from_bits(u: Array) -> Array:
+    return lax.bitcast_convert_type(u, jnp.float32)
+
+
+def guard(x: Array) -> Array:
+    """x, out of reach of contraction and algebraic rewriting; infinities stay."""
+    return jnp.where(x == x, x, _NAN)
+
+
+def product(x: Array, y: Array) -> Array:
+    """RN32(x y), never contracted into what follows."""
+    return guard(x * y)
+
+
+def quotient(x: Array, y: Array) -> Array:
+    """RN32(x / y): equal shapes behind a barrier, because XLA divides by a broadcast value by its reciprocal."""
+    x, y = jnp.broadcast_arrays(x, y)
+    return guard(x / lax.optimization_barrier(y))
+
+
+def round_to(x: Array, fmt: Format, subnormals: str = "keep") -> Array:
+    u = bits.round_nearest_even(to_bits(x), fmt.constants)
+    if subnormals == "flush":
+        u = bits.flush_subnormal(u, fmt.constants)
+    return from_bits(u)
+
+
+def encode(x: Array, fmt: Format) -> Array:
+    u = bits.round_nearest_even(to_bits(x), fmt.constants)
+    codes = bits.encode(u, fmt.constants).astype(f"uint{8 * fmt.code_dtype.itemsize}")
+    return lax.bitcast_convert_type(codes, fmt.code_dtype) if fmt.is_integer else codes
+
+
+def decode(codes: Array, fmt: Format) -> Array:
+    unsigned = lax.bitcast_convert_type(codes, f"uint{8 * fmt.code_dtype.itemsize}")
+    return from_bits(bits.decode(unsigned.astype(jnp.uint32), fmt.constants))
+
+
+def flush(x: Array) -> Array:
+    return from_bits(bits.flush_subnormal(to_bits(x), FP32.constants))
+
+
+def _zero_of(x: Array) -> Array:
+    return from_bits((to_bits(x) >> 31) << 31)
+
+
+_in_hardware = Ftz32(lambda x, y: x + y, lambda x, y: x - y, product, quotient)
+_spelled_out = make_ftz32(product, flush, _zero_of, jnp.where)
+
+
+def _ftz32() -> Ftz32:
+    """XLA's CPU code runs with FTZ and DAZ set; elsewhere the flushes are spelled out."""
+    return _in_hardware if jax.default_backend() == "cpu" else _spelled_out
+
+
+def add(x: Array, y: Array) -> Array:
+    return _ftz32().add(x, y)
+
+
+def subtract(x: Array, y: Array) -> Array:
+    return _ftz32().subtract(x, y)
+
+
+def multiply(x: Array, y: Array) -> Array:
+    return _ftz32().multiply(x, y)
+
+
+def divide(x: Array, y: Array) -> Array:
+    return _ftz32().divide(x, y)
+
+
+def square_root(x: Array) -> Array:
+    return guard(jnp.sqrt(flush(x)))
+
+
+_primitives = elementary.Primitives(
+    multiply=product, select=jnp.where, to_bits=to_bits, from_bits=from_bits, word=lambda x: x.astype(jnp.uint32)
+)
+exp = elementary.make_exp(_primitives)
+log = elementary.make_log(_primitives)
+erf = elementary.make_erf(_primitives)
+
+
+def tree_sum(x: Array, axis: int = -1) -> Array:
+    """Neighbours (2i, 2i + 1) added until one is left; padded with -0, which changes no sum."""
+    x = flush(jnp.moveaxis(x, axis, -1))
+    width = x.shape[-1]
+    size = 1 << max(width - 1, 0).bit_length()
+    x = jnp.concatenate([x, jnp.full((*x.shape[:-1], size - width), -0.0, jnp.float32)], axis=-1)
+    while x.shape[-1] > 1:
+        pairs = x.reshape(*x.shape[:-1], x.shape[-1] // 2, 2)
+        x = add(pairs[..., 0], pairs[..., 1])
+    return x[..., 0]
+
+
+def row_max(x: Array, mask: Array | None = None) -> Array:
+    """Largest value along the last axis, kept as an axis of 1, where mask holds; NaN if there is one."""
+    keys = bits.order_key(to_bits(round_to(flush(x), FP32)))
+    if mask is not None:
+        keys = jnp.where(mask, keys, jnp.uint32(0))
+    return from_bits(bits.from_order_key(keys.max(axis=-1, keepdims=True)))
+
+
+def absmax(x: Array, axis: int) -> Array:
+    """Largest magnitude along an axis, kept as an axis of 1, by integer maximum; 0 where it is empty."""
+    magnitude = to_bits(round_to(x, FP32)) & 0x7FFFFFFF
+    return from_bits(magnitude.max(axis=axis, keepdims=True, initial=0))
+
+
+def lookup(table: Any, x: Array, fmt: Format) -> Array:
+    """table[code of x]."""
+    return jnp.asarray(table).at[encode(x, fmt).astype(jnp.int32)].get(mode="promise_in_bounds")
+
+
+def scatter_add_rows(indices: Array, rows: Array, size: int) -> Array:
+    """out[c, i] = sum of rows[c, r] over r with indices[c, r] = i, r ascending from +0.  -> (C, size, h)."""
+    chunks = jnp.arange(rows.shape[0])
+
+    def body(out: Array, row: tuple[Array, Array]) -> tuple[Array, None]:
+        target = (chunks, row[0])
+        return out.at[target].set(add(out[target], row[1])), None
+
+    start = jnp.zeros((rows.shape[0], size, rows.shape[2]), jnp.float32)
+    return lax.scan(body, start, (indices.T, jnp.moveaxis(rows, 1, 0)))[0]
+
+
+def random_words(key: Key, shape: tuple[int, ...]) -> Array:
+    """One uint32 an element, its counter the row-major index, below 2^32."""
+    index = lax.iota(jnp.uint32, int(np.prod(shape)))
+    k0, k1 = (jnp.asarray(word, jnp.uint32) for word in key)
+    words, _ = bits.threefry2x32(k0, k1, jnp.zeros_like(index), index, np.uint32(0xFFFFFFFF))
+    return words.reshape(shape)
+
+
+def statistics(x: Array, rounded: Array, fmt: Format) -> tuple[Array, Array]:
+    """Event counts in the order of ``COUNTERS`` and the exponent histogram of x; int32, below 2^31 an array."""
+    u = to_bits(x).reshape(-1)
+    events = bits.events(u, to_bits(rounded).reshape(-1), fmt.constants)
+    counts = jnp.stack([((events >> i) & 1).astype(jnp.int32).sum() for i in range(len(COUNTERS))])
+    index = jnp.where((events & 7) == 0, bits.exponent_index(u).astype(jnp.int32), EXPONENT_BINS)
+    return counts, jnp.zeros(EXPONENT_BINS, jnp.int32).at[index].add(1, mode="drop")

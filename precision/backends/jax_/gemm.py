@@ -1,0 +1,76 @@
+"""Matrix products in a stated order: a scan over k of rank-1 updates, exact on any XLA platform."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from precision import soft_float
+from precision.accumulators import Accumulator
+from precision.backends.jax_.arithmetic import from_bits, product, round_to, to_bits
+from precision.backends.underflow import always_normal, floats_suffice, products_fit
+from precision.formats import FP32, Format
+
+Array = jax.Array
+Step = Callable[[Array, Array, Array], Array]
+
+
+def matmul(
+    a: Array, b: Array, c: Array | None, accumulator: Accumulator, inputs: tuple[Format, Format]
+) -> Array:
+    """(B, m, k) x (B, k, n) added to c (B, m, n), or to +0; operands are values of the formats ``inputs``.
+
+    Float operations serve where ``floats_suffice`` proves that nothing reaches the subnormals XLA would flush;
+    elsewhere, and for products wider than 24 bits, the same sums are formed in integers.
+    """
+    from_zero = c is None
+    c = jnp.zeros((*a.shape[:2], b.shape[2]), jnp.float32) if c is None else c
+    if accumulator.sum is not FP32:
+        return _walk(_rounded_step(accumulator), a, b, c)
+    if from_zero and always_normal(*inputs):
+        return _walk(_float_step, a, b, c)
+    in_integers = _integer_step(accumulator)
+    if accumulator.product == "exact" and not products_fit(*inputs):
+        return _walk(in_integers, a, b, c)
+    suffices = floats_suffice(jnp, to_bits(a), to_bits(b), to_bits(c))
+    floats, integers = (lambda *x, step=step: _walk(step, *x) for step in (_float_step, in_integers))
+    return lax.cond(suffices, floats, integers, a, b, c)
+
+
+def _walk(step: Step, a: Array, b: Array, c: Array) -> Array:
+    """step(a_k, b_k, sum) for k ascending."""
+    columns, rows = jnp.moveaxis(a, 2, 0), jnp.moveaxis(b, 1, 0)
+
+    def body(total: Array, pair: tuple[Array, Array]) -> tuple[Array, None]:
+        return step(pair[0][:, :, None], pair[1][:, None, :], total), None
+
+    return lax.scan(body, c, (columns, rows), unroll=1 if step is not _float_step else 8)[0]
+
+
+def _float_step(x: Array, y: Array, total: Array) -> Array:
+    return total + product(x, y)
+
+
+def _rounded_step(accumulator: Accumulator) -> Step:
+    def step(x: Array, y: Array, total: Array) -> Array:
+        return round_to(total + round_to(product(x, y), accumulator.sum), accumulator.sum)
+
+    return step
+
+
+def _integer_step(accumulator: Accumulator) -> Step:
+    def step(x: Array, y: Array, total: Array) -> Array:
+        u, v, w = to_bits(x), to_bits(y), to_bits(total)
+        if accumulator.product == "exact":
+            return from_bits(soft_float.fused_multiply_add(u, v, w))
+        return from_bits(soft_float.add(soft_float.multiply(u, v), w))
+
+    return step
+
+
+def integer_matmul(a: Array, b: Array) -> Array:
+    """int8 (B, m, k) x (B, k, n) -> int32, exact in any order."""
+    return lax.dot_general(a, b, (((2,), (1,)), ((0,), (0,))), preferred_element_type=jnp.int32)

@@ -1,0 +1,216 @@
+"""What a run is: frozen, checked, keyword-only records, and the named presets."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+Gelu = Literal["erf"]
+Positions = Literal["learned"]
+Schedule = Literal["cosine", "constant"]
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run, in one sentence."""
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A pre-LayerNorm decoder with untied embeddings.
+
+    Parameters: L (12 h^2 + 13 h) + 2 V h + T h + 2 h.
+    """
+
+    layers: int = 2
+    hidden: int = 64
+    heads: int = 2
+    length: int = 64
+    vocabulary: int = 256
+    dropout: float = 0.0
+    gelu: Gelu = "erf"
+    positions: Positions = "learned"
+    layernorm_epsilon: float = 1e-5
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "hidden", "heads", "length", "vocabulary"):
+            _require(getattr(self, name) >= 1, f"model.{name} is {getattr(self, name)}; it must be at least 1")
+        _require(
+            self.hidden % self.heads == 0,
+            f"model.hidden {self.hidden} is not divisible by model.heads {self.heads}; choose heads that divide it",
+        )
+        _require(0 <= self.dropout < 1, f"model.dropout is {self.dropout}; it must lie in 0 <= p < 1")
+
+    @property
+    def parameters(self) -> int:
+        h = self.hidden
+        return self.layers * (12 * h * h + 13 * h) + 2 * self.vocabulary * h + self.length * h + 2 * h
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW with warm-up and decay.
+
+    learning_rate(t) = learning_rate t / warmup_steps up to warmup_steps, then half a cosine to final_fraction
+    of it at the last step (or constant).  clip: global norm limit, None for none.
+    """
+
+    learning_rate: float = 3e-3
+    warmup_steps: int = 20
+    schedule: Schedule = "cosine"
+    final_fraction: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    weight_decay: float = 0.1
+    decay_gains_and_biases: bool = False
+    clip: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        _require(self.learning_rate > 0, f"optimizer.learning_rate is {self.learning_rate}; it must be positive")
+        _require(self.warmup_steps >= 0, f"optimizer.warmup_steps is {self.warmup_steps}; it must not be negative")
+        _require(self.clip is None or self.clip > 0, f"optimizer.clip is {self.clip}; use a positive norm or null")
+        for name in ("beta1", "beta2"):
+            value = getattr(self, name)
+            _require(0 <= value < 1, f"optimizer.{name} is {value}; it must lie in 0 <= beta < 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Tokenizer and batches.  ``reduction_chunks``: contiguous parts of the batch that gradients are summed in."""
+
+    tokenizer: Literal["bytes", "sentencepiece"] = "bytes"
+    batch_size: int = 8
+    reduction_chunks: int = 8
+    held_out: float = 0.1
+    validation_batches: int = 8
+
+    def __post_init__(self) -> None:
+        _require(self.batch_size >= 1, f"data.batch_size is {self.batch_size}; it must be at least 1")
+        _require(
+            self.reduction_chunks >= 1 and self.batch_size % self.reduction_chunks == 0,
+            f"data.reduction_chunks {self.reduction_chunks} does not divide data.batch_size {self.batch_size}; "
+            "choose a divisor",
+        )
+        _require(0 < self.held_out < 1, f"data.held_out is {self.held_out}; it must lie between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordConfig:
+    """How often what is written: statistics and checkpoints every so many steps (0: never), hashes likewise."""
+
+    statistics_every: int = 25
+    checkpoint_every: int = 100
+    hash_every: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("statistics_every", "checkpoint_every", "hash_every"):
+            _require(getattr(self, name) >= 0, f"record.{name} is {getattr(self, name)}; it must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that a run depends on, apart from the data and the arithmetic."""
+
+    preset: str = "tiny"
+    seed: int = 0
+    steps: int = 200
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    record: RecordConfig = field(default_factory=RecordConfig)
+
+    def __post_init__(self) -> None:
+        _require(self.steps >= 1, f"steps is {self.steps}; a run has at least 1")
+        _require(0 <= self.seed < 1 << 64, f"seed {self.seed} is outside 0 <= seed < 2^64")
+
+
+def _preset(name: str, lr: float, batch: int, tokenizer: str, steps: int, **model: Any) -> RunConfig:
+    return RunConfig(
+        preset=name,
+        steps=steps,
+        model=ModelConfig(**model),
+        optimizer=OptimizerConfig(learning_rate=lr, warmup_steps=max(1, steps // 10)),
+        data=DataConfig(batch_size=batch, tokenizer=tokenizer),  # type: ignore[arg-type]
+    )
+
+
+PRESETS: dict[str, RunConfig] = {
+    "tiny": _preset("tiny", 3e-3, 8, "bytes", 200, layers=2, hidden=64, heads=2, length=64, vocabulary=256),
+    "small": _preset(
+        "small", 1e-3, 16, "sentencepiece", 2000, layers=4, hidden=128, heads=4, length=128, vocabulary=2048
+    ),
+    "medium": _preset(
+        "medium", 6e-4, 64, "sentencepiece", 20000, layers=12, hidden=512, heads=8, length=512, vocabulary=8192
+    ),
+}
+
+
+def preset(name: str) -> RunConfig:
+    """The preset of that name.  ConfigError, naming the known ones, otherwise."""
+    if name not in PRESETS:
+        raise ConfigError(f"unknown preset {name!r}; known presets: {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def override(config: Any, dotted: str, value: Any) -> Any:
+    """The record with one field replaced, named by its dotted path: ``override(c, "model.dropout", 0.1)``.
+
+    Errors: ConfigError for an unknown key or a value of the wrong type.
+    """
+    return _override(config, dotted.split("."), value, dotted)
+
+
+def _override(config: Any, path: list[str], value: Any, dotted: str) -> Any:
+    known = [f.name for f in dataclasses.fields(config)]
+    if path[0] not in known:
+        raise ConfigError(f"unknown configuration key {dotted!r}; known here: {', '.join(known)}")
+    current = getattr(config, path[0])
+    if dataclasses.is_dataclass(current):
+        if len(path) == 1:
+            return dataclasses.replace(config, **{path[0]: _override_all(current, value, dotted)})
+        return dataclasses.replace(config, **{path[0]: _override(current, path[1:], value, dotted)})
+    if len(path) > 1:
+        raise ConfigError(f"configuration key {dotted!r} goes below {path[0]!r}, which is a value")
+    return dataclasses.replace(config, **{path[0]: _checked(config, path[0], value, dotted)})
+
+
+def _override_all(config: Any, values: Any, dotted: str) -> Any:
+    if not isinstance(values, dict):
+        raise ConfigError(f"configuration key {dotted!r} holds several keys; give a mapping, not {values!r}")
+    for key, value in values.items():
+        config = _override(config, [key], value, f"{dotted}.{key}")
+    return config
+
+
+def _checked(config: Any, name: str, value: Any, dotted: str) -> Any:
+    """value as the field's type; whole numbers serve as floats, nothing else is converted."""
+    hint = get_type_hints(type(config))[name]
+    if get_origin(hint) is Literal:
+        allowed = get_args(hint)
+        _require(value in allowed, f"{dotted} is {value!r}; choose one of {', '.join(map(str, allowed))}")
+        return value
+    types = get_args(hint) or (hint,)
+    if float in types and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    fits = any(type(value) is t for t in types)
+    names = " or ".join("null" if t is type(None) else t.__name__ for t in types)
+    _require(fits, f"{dotted} is {value!r}; it must be of type {names}")
+    return value
+
+
+def as_json(config: Any) -> dict[str, Any]:
+    return dataclasses.asdict(config)
+
+
+def from_json(values: dict[str, Any]) -> RunConfig:
+    """The run configuration that ``as_json`` wrote; unknown keys are an error."""
+    config = RunConfig()
+    for key, value in values.items():
+        config = override(config, key, value)
+    return config
