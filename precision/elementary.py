@@ -43,9 +43,12 @@ class Primitives(NamedTuple):
 
 def float32s(text: str) -> tuple[np.float32, ...]:
     """Float32 constants from C99 hexadecimal, each of which must be exact."""
-    values = tuple(np.float32(float.fromhex(item)) for item in text.split())
-    assert all(float(v) == float.fromhex(item) for v, item in zip(values, text.split(), strict=True))
-    return values
+    exact = [float.fromhex(item) for item in text.split()]
+    rounded = tuple(np.float32(value) for value in exact)
+    for item, value, float32 in zip(text.split(), exact, rounded, strict=True):
+        if value != float(float32):
+            raise ValueError(f"{item} is not a float32; the nearest is {float(float32).hex()}")
+    return rounded
 
 
 # s eeeeeeee mmm...

@@ -1,4 +1,4 @@
-"""Synthetic run folders: what training, replay and quantization leave behind, with numbers chosen by a test."""
+"""Synthetic run folders: what training, replay and quantization leave, with numbers a test chooses."""
 
 from __future__ import annotations
 

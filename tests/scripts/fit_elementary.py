@@ -11,7 +11,8 @@ Each polynomial minimises max |weight(x) (target(x) - sum_j c_j x^j)| over an in
 Run `python tests/scripts/fit_elementary.py`; it takes some seconds and needs mpmath and scipy.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import mpmath
@@ -19,9 +20,11 @@ import numpy as np
 from mpmath import mp, mpf
 from scipy.optimize import linprog
 
-DIGITS = 50
+mp.dps = 50
+
 GRID = 600
 ERF_ENDS = (0.8125, 1.75, 2.75)  # below the first: odd polynomial; the others end intervals
+TANH_END = 0.8  # of the odd polynomial
 
 Function = Callable[[mpf], mpf]
 
@@ -141,33 +144,39 @@ def hexadecimal(value: np.float32) -> str:
     return f"{digits[: digits.index('.') + 7]}p{exponent}" if value else "0x0p+0"
 
 
-def show(name: str, result: Fit) -> None:
-    print(f"# {name}: max error 2^{np.log2(result.error):.1f}")
-    print(f'float32s("{" ".join(hexadecimal(c) for c in result.coefficients)}")')
-
-
-def main() -> None:
-    mp.dps = DIGITS
+def fits() -> Iterator[tuple[str, Fit]]:
+    """Every polynomial of the source, in its order."""
     half_ln2 = mpmath.log(2) / 2 * (1 + mpf(2) ** -10)  # the reduction may miss the midpoint by some rounding
-    show("exp", fit(exp_tail, -half_ln2, half_ln2, 5, lambda r: r**2 / mpmath.exp(r)))
+    yield "exp", fit(exp_tail, -half_ln2, half_ln2, 5, lambda r: r**2 / mpmath.exp(r))
     low, high = mpmath.sqrt(mpf(1) / 2) - 1, mpmath.sqrt(mpf(2)) - 1
-    show("log", fit(log_tail, low, high, 8, lambda f: abs(f**3 / mpmath.log1p(f))))
-    show("tanh below 0.8", fit(tanh_odd, mpf(0), mpf(0.64), 6, lambda z: z / (1 + z * tanh_odd(z))))
-    show("tanh above 0.8", fit(lambda u: 1 / (1 + u), mpf(0), mpmath.exp(-1.6), 5, lambda u: 2 * u * u))
-    ends = [mpf(e) for e in ERF_ENDS]
-    show(f"erf below {ERF_ENDS[0]}", fit(erf_odd, mpf(0), ends[0] ** 2, 7, lambda z: 1 / (1 + erf_odd(z))))
+    yield "log", fit(log_tail, low, high, 8, lambda f: abs(f**3 / mpmath.log1p(f)))
+    ends = [mpf(end) for end in ERF_ENDS]
+    yield "erf, odd", fit(erf_odd, mpf(0), ends[0] ** 2, 7, lambda z: 1 / (1 + erf_odd(z)))
     last = np.float32(float(mpmath.erfinv(1 - mpf(2) ** -24)))
     centres = [centre_near(1.3), centre_near(ERF_ENDS[2]), last]
     for low, high, centre in zip(ends, [*ends[1:], mpf(float(last))], centres, strict=True):
         c = mpf(float(centre))
-        value = np.float32(float(mpmath.erf(c)))
-        fitted = fit(lambda t, c=c: erf_slope(c, t), c - high, c - low, 8, abs, positive=centre is last)
-        show(
-            f"erf from {float(low)} to {float(high)} around {hexadecimal(centre)}, erf there {hexadecimal(value)}",
-            fitted,
-        )
-    saturation = np.float32(float(mpmath.erfinv(1 - mpf(2) ** -25)))
-    print(f"erf rounds to 1 from about {hexadecimal(saturation)}")
+        name = f"erf around {hexadecimal(centre)}, where it is {hexadecimal(np.float32(float(mpmath.erf(c))))}"
+        target = partial(erf_slope, c)
+        yield name, fit(target, c - high, c - low, 8, abs, positive=centre is last)
+    end = mpf(TANH_END)
+    yield "tanh, odd", fit(tanh_odd, mpf(0), end**2, 6, lambda z: z / (1 + z * tanh_odd(z)))
+    yield "tanh, 1 / (1 + v)", fit(lambda v: 1 / (1 + v), mpf(0), mpmath.exp(-2 * end), 5, lambda v: 2 * v * v)
+
+
+def hexadecimal(value: np.float32) -> str:
+    """A float32 has 6 digits behind the point: `float.hex` writes 13."""
+    if not value:
+        return "0x0p+0"
+    digits, exponent = float(value).hex().split("p")
+    return f"{digits[: digits.index('.') + 7]}p{exponent}"
+
+
+def main() -> None:
+    for name, fitted in fits():
+        print(f"# {name}: max error 2^{np.log2(fitted.error):.1f}")
+        print(" ".join(hexadecimal(c) for c in fitted.coefficients))
+    print("# erf rounds to 1 from about", hexadecimal(np.float32(float(mpmath.erfinv(1 - mpf(2) ** -25)))))
 
 
 if __name__ == "__main__":

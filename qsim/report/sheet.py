@@ -152,7 +152,8 @@ def draw(name: str, label: str, drawing: Callable[[int], Sheet]) -> Picture:
     drawn = []
     for width in (WIDE, NARROW):
         unique = f"{name}-{width}"
-        with matplotlib.rc_context({**_SETTINGS, "svg.hashsalt": unique}):
+        settings: Any = _SETTINGS | {"svg.hashsalt": unique}
+        with matplotlib.rc_context(settings):
             drawn.append(drawing(width).svg(unique, label))
     return Picture(*drawn)
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from qsim.findings import differences, power_of_two
-from qsim.recorded import Run
-from qsim.sheet import INK, WIDE, End, Sheet, Style, key_height, label_room, series
+from qsim.report.findings import differences, power_of_two
+from qsim.report.recorded import Run
+from qsim.report.sheet import INK, WIDE, End, Sheet, Style, key_height, label_room, series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,6 +92,7 @@ def _fill_losses(axes: Axes, runs: Sequence[Run], styles: Sequence[Style]) -> li
         ends += _trace(axes, run.label, style, run.losses, linewidth=2.4 if row == 0 else 1.4)
     _mark(axes, runs, styles, "not finite")
     _mark(axes, runs, styles, "skipped")
+    axes.margins(y=0.12)
     finite = [x for run in runs for x in run.losses.values() if math.isfinite(x)]
     if finite and min(finite) > 0 and max(finite) > 20 * min(finite):
         axes.set_yscale("log")
@@ -168,7 +169,7 @@ def _trace(axes: Axes, name: str, style: Style, points: Mapping[int, float], **o
 
 
 def _mark(axes: Axes, runs: Sequence[Run], styles: Sequence[Style], event: str) -> None:
-    """Losses that are not finite in rows from the top, skipped steps in rows from the foot; each row named once."""
+    """Losses that are not finite in rows from the top, skipped steps in rows from the foot."""
     found = [
         (run.not_finite if event == "not finite" else run.skipped, run, style)
         for run, style in zip(runs, styles, strict=True)
@@ -180,12 +181,16 @@ def _mark(axes: Axes, runs: Sequence[Run], styles: Sequence[Style], event: str) 
         for first, last in stretches:
             axes.plot([first], [height], marker=marker, markersize=6, mew=1.6, **place)
             axes.plot([first, last], [height] * 2, linewidth=1, **place)
-        _name_mark(axes, stretches[-1][0], height, event, style)
+        late = stretches[-1][0] > 0.75 * max(run.last_step for run in runs)
+        _name_mark(
+            axes, stretches[-1][0], height, event, color=style["color"], ha="right" if late else "left"
+        )
 
 
-def _name_mark(axes: Axes, step: int, height: float, event: str, style: Style) -> None:
-    place = {"xycoords": axes.get_xaxis_transform(), "textcoords": "offset points"}
-    axes.annotate(event, (step, height), xytext=(7, 7), color=style["color"], size=11, va="center", **place)
+def _name_mark(axes: Axes, step: int, height: float, event: str, *, color: str, ha: Any) -> None:
+    place: dict[str, Any] = {"xycoords": axes.get_xaxis_transform(), "textcoords": "offset points"}
+    offset = (-6 if ha == "right" else 6, 7)
+    axes.annotate(event, (step, height), xytext=offset, color=color, ha=ha, va="center", size=11, **place)
 
 
 def _stretches(steps: Sequence[int], recorded: Iterable[int]) -> list[tuple[int, int]]:

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from qsim.findings import Band, bands, count, power_of_two, share
-from qsim.recorded import KINDS, Run, Site
-from qsim.sheet import ALARM, HEAT, INK, MUTED, RULE, SERIES, WIDE, Sheet, key_height, series
+from qsim.report.findings import Band, bands, count, power_of_two, share
+from qsim.report.recorded import KINDS, Run, Site
+from qsim.report.sheet import ALARM, HEAT, INK, MUTED, RULE, SERIES, WIDE, Sheet, key_height, series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -127,26 +127,44 @@ def _write_shares(sheet: Sheet, title: str, exponents: Mapping[int, int], y: flo
 
 
 def draw_heat(sites: Sequence[Site], width: int) -> Sheet:
-    """Share of nonzero values lost to underflow: a column per layer, a row per site, a panel per kind."""
+    """Share of nonzero values lost to underflow: a column per layer, a row per site, a panel per kind.
+
+    On a desk the panels stand side by side and share their rows; on a phone each has its own.
+    """
     lossy = [site for site in sites if site.lost()]
-    kinds = [kind for kind in (*KINDS, "") if any(site.kind == kind for site in lossy)]
-    rows = [name for name in dict.fromkeys(site.site for site in sites) if any(s.site == name for s in lossy)]
+    panels = {kind: [s for s in sites if s.kind == kind] for kind in dict.fromkeys(s.kind for s in lossy)}
+    rows = {kind: _row_names(sites if width == WIDE else panel, sites) for kind, panel in panels.items()}
     layers = sorted({site.layer for site in sites if site.layer is not None})
-    columns: list[int | None] = [*layers, *([None] if any(site.layer is None for site in lossy) else [])]
-    wide = width == WIDE
-    left = 12 + 7.0 * max(map(len, rows))
-    room = (width - left) / (len(kinds) if wide else 1) - 24
+    columns = [*layers, *([None] if any(site.layer is None for site in lossy) else [])]
+    left = 12 + 7.0 * max(len(name) for names in rows.values() for name in names)
+    room = (width - left) / (len(panels) if width == WIDE else 1) - 24
     cell = min(56.0, room / len(columns))
-    panel = 26 + 24 * len(rows) + 34
-    sheet = Sheet(width, panel * (1 if wide else len(kinds)))
-    for i, kind in enumerate(kinds):
-        x, y = (left + i * (cell * len(columns) + 24), 26.0) if wide else (left, 26 + i * panel)
-        axes = sheet.axes(x, y, cell * len(columns), 24 * len(rows))
-        _fill_cells(axes, [site for site in sites if site.kind == kind], rows, columns, numbers=cell >= 30)
-        sheet.text(x if wide else 4, y - 13, KINDS.get(kind, "other").capitalize(), weight="bold")
-        if wide and i:
-            axes.tick_params(labelleft=False)
+    places, height = _place_panels(rows, across=cell * len(columns) + 24 if width == WIDE else 0)
+    sheet = Sheet(width, height)
+    for kind, (x, y) in places.items():
+        axes = sheet.axes(left + x, y + 26, cell * len(columns), 24 * len(rows[kind]))
+        _fill_cells(axes, panels[kind], rows[kind], columns, numbers=cell >= 30)
+        title = KINDS.get(kind, "other").capitalize()
+        sheet.text(left + x if width == WIDE else 4, y + 13, title, weight="bold")
+        axes.tick_params(labelleft=x == 0)
     return sheet
+
+
+def _row_names(sites: Sequence[Site], order: Sequence[Site]) -> list[str]:
+    """Names of the sites that lost anything, in the order of the run."""
+    lossy = {site.site for site in sites if site.lost()}
+    return [name for name in dict.fromkeys(site.site for site in order) if name in lossy]
+
+
+def _place_panels(
+    rows: Mapping[str, Sequence[str]], across: float
+) -> tuple[dict[str, tuple[float, float]], float]:
+    """Corners of the panels (``across`` apart; one under the other where that is 0) and the height of all."""
+    places, y, heights = {}, 0.0, [60.0 + 24 * len(names) for names in rows.values()]
+    for i, (kind, height) in enumerate(zip(rows, heights, strict=True)):
+        places[kind] = (i * across, y)
+        y += 0 if across else height
+    return places, y or max(heights)
 
 
 def _fill_cells(
@@ -174,10 +192,9 @@ def _fill_cell(axes: Axes, site: Site, column: int, row: int, *, numbers: bool) 
     lost, nonzero = site.counts["underflowed"], site.counts["nonzero"]
     part = lost / nonzero if nonzero else 0.0
     depth = 1 - math.log(max(part, _FAINTEST)) / math.log(_FAINTEST)  # 0 at the faintest, 1 where all is lost
-    box = {"xy": (column + 0.03, row + 0.06), "width": 0.94, "height": 0.88}
-    axes.add_patch(Rectangle(**box, facecolor=RULE, alpha=0.35, linewidth=0))
-    if lost:
-        axes.add_patch(Rectangle(**box, facecolor=HEAT, alpha=0.15 + 0.75 * depth, linewidth=0))
+    box: dict[str, Any] = {"xy": (column + 0.03, row + 0.06), "width": 0.94, "height": 0.88}
+    colour, alpha = (HEAT, 0.15 + 0.75 * depth) if lost else (RULE, 0.35)
+    axes.add_patch(Rectangle(**box, facecolor=colour, alpha=alpha, linewidth=0))
     if numbers and lost:
         words = share(lost, nonzero).removesuffix("\u00a0%").replace("<\u00a00.0001", "<10⁻⁴")
         axes.text(column + 0.5, row + 0.52, words, ha="center", va="center", size=11)

@@ -9,14 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from qsim import distributions, figures, findings
 from qsim.atomic import write_atomically
-from qsim.recorded import HASHED, KINDS, ReportError, Run, Site, read_run
-from qsim.sheet import SERIES, Picture, draw
+from qsim.report import distributions, figures, findings
+from qsim.report.headline import headline, scheme_name
+from qsim.report.recorded import HASHED, KINDS, Run, Site, read_run
+from qsim.report.sheet import SERIES, Picture, draw
 
-__all__ = ["ReportError", "write_report"]
+__all__ = ["render", "write_report"]
 
-_TEMPLATES = Path(__file__).parent / "templates"
+_TEMPLATES = Path(__file__).parents[1] / "templates"
 _WORST = 12  # sites shown before the table is unfolded
 _UNKNOWN = "not recorded"
 
@@ -60,7 +61,7 @@ def _context(base: Run, replays: Sequence[Run]) -> dict[str, Any]:
         "base": base,
         "replays": replays,
         "runs": runs,
-        "headline": findings.headline(base, replays),
+        "headline": headline(base, replays),
         "reservations": findings.reservations(base, replays),
         "marked": {
             "skipped": any(run.skipped for run in runs),
@@ -166,7 +167,7 @@ def _quantization(run: Run) -> dict[str, Any] | None:
     )
     losses = run.quantization.get("validation_loss") or {}
     return {
-        "name": findings.scheme_name(run),
+        "name": scheme_name(run),
         "scheme": run.quantization.get("scheme", "int8"),
         "tokens": run.quantization.get("tokens"),
         "before": losses.get("before"),
