@@ -1,22 +1,24 @@
 """Float32 exp, log, erf and tanh with the same bits on every executor, written once.
 
-A factory takes the ``Primitives`` of an executor and returns a plain function of one float32 argument (scalar,
-array or tracer).  Besides the primitives the functions use ``+``, ``-`` and comparisons of floats, and operators
+A factory takes the ``Primitives`` of an executor and returns a plain function of one float32 argument, a
+scalar, array or tracer.  Besides the primitives it uses ``+``, ``-`` and comparisons of floats, and operators
 on uint32 words: no libm, no division, no fused multiply-add, no conversion between floats and integers.
 
-Three rules make the bits equal where a compiler contracts a b + c and flushes subnormals:
+Four rules make the bits equal where a compiler contracts a b + c and flushes subnormals:
 
 * every product goes through ``multiply``, which rounds it before anything is added;
+* a sum with a constant that meets a second constant goes through ``multiply(..., 1)``:
+  XLA reads (x + c) - c as x;
 * no float below 2^-126 matters: it would be added to something at least 2^24 times as large;
-* zeros, infinities, NaNs and the edges of the range are decided on integer patterns, or by comparing floats of
-  ordinary size.
+* zeros, infinities, NaNs and the edges of the range are decided on integer patterns or by comparing floats
+  of ordinary size.
 
 Semantics are ``ftz32``: an argument below 2^-126 in magnitude reads as the zero of its sign, a result that is
 below 2^-126 after rounding with unbounded exponent becomes zero.  Every NaN gives 0x7FC00000.
 
 Largest error over all 2^32 arguments, in units in the last place of the correctly rounded result:
 
-    exp MAXEXP    log MAXLOG    erf MAXERF    tanh MAXTANH
+    exp 0.681    log 0.637    erf 0.872    tanh 0.812
 
 and all four are monotone.  ``tests/scripts/fit_elementary.py`` derives the coefficients.
 """
@@ -34,7 +36,9 @@ Unary = Callable[[Any], Any]
 class Primitives(NamedTuple):
     """What an executor supplies.  Constants reach these functions as ``np.float32`` and ``np.uint32``."""
 
-    multiply: Callable[[Any, Any], Any]  # float32 product, rounded once, never contracted into a later addition
+    # float32 product, rounded once; no compiler may see through it: neither to contract it into an addition,
+    # nor, where a factor is 1, to join the additions before and behind it
+    multiply: Callable[[Any, Any], Any]
     select: Callable[[Any, Any, Any], Any]  # select(condition, x, y): x where true, else y; float32 or uint32
     to_bits: Callable[[Any], Any]  # float32 -> its uint32 pattern, not flushed
     from_bits: Callable[[Any], Any]  # uint32 pattern -> float32
@@ -68,7 +72,9 @@ _ZERO, _HALF, _ONE, _TWO = float32s("0x0p+0 0x1p-1 0x1p+0 0x1p+1")
 
 _LOG2_E, _LN2_HIGH, _LN2_LOW = float32s("0x1.715476p+0 0x1.62e4p-1 0x1.7f7d1cp-20")
 _ROUNDER = np.float32(3 << 22)  # floats near 1.5 * 2^23 are the integers
-_EXP_LOWEST, _EXP_HIGHEST = float32s("-0x1.5d589ep+6 0x1.62e42ep+6")  # of the arguments with a finite, normal result
+_EXP_LOWEST, _EXP_HIGHEST = float32s(
+    "-0x1.5d589ep+6 0x1.62e42ep+6"
+)  # of the arguments with a finite, normal result
 _EXP = float32s("0x1.000000p-1 0x1.555554p-3 0x1.5554e8p-5 0x1.111310p-7 0x1.6d4cd8p-10 0x1.9df7fap-13")
 
 _SQRT_HALF_BITS = np.uint32(0x3F3504F3)
@@ -102,13 +108,13 @@ _ERF_3 = float32s(
 )
 _ERF_ONE_FROM = np.uint32(0x407AD445)  # 0x1.f5a88ap+1, the first float32 whose erf rounds to 1
 
-_TANH_ODD_BELOW = np.float32(0.8)
+_TANH_ODD_BELOW = np.float32(89 / 128)  # above, e^(-2a) < 1/4
 _TANH_ONE_FROM = np.float32(10.0)
 _TANH_ODD = float32s(
-    "-0x1.555554p-2 0x1.111096p-3 -0x1.b9ff4ep-5 0x1.64c8f8p-6 -0x1.1719b2p-7 0x1.77075ap-9 -0x1.2daf34p-11"
+    "-0x1.555556p-2 0x1.111138p-3 -0x1.ba205ep-5 0x1.665126p-6 -0x1.203d3ap-7 0x1.ac9034p-9 -0x1.a84cd0p-11"
 )
 _TANH_RECIPROCAL = float32s(
-    "0x1.ffffe4p-1 -0x1.fff87cp-1 0x1.ff3ddap-1 -0x1.f63dd4p-1 0x1.bbc26cp-1 -0x1.f747acp-2"
+    "0x1.ffffaep-1 -0x1.ffedf8p-1 0x1.fe81c6p-1 -0x1.f02e7cp-1 0x1.a4477ap-1 -0x1.b20426p-2"
 )
 
 
@@ -118,11 +124,11 @@ def make_exp(primitives: Primitives) -> Unary:
     Equation: with k the integer nearest x / ln 2 and r = x - k ln 2, |r| <= 0.347,
     e^x = 2^k (1 + r + r^2 P(r)), P of degree 5 (minimax, 2^-33.2 of the result).
     Domain: every float32.
-    Exactness: at most MAXEXP ulp; monotone.
+    Exactness: at most 0.681 ulp; monotone.
     Special values: NaN -> 0x7FC00000; above 0x1.62e42ep+6 -> +inf; below -0x1.5d589ep+6, where e^x < 2^-126,
     -> +0; zeros and subnormals -> 1.
-    Derivation: Cody and Waite's reduction; ln 2 is split so that k times its upper 15 bits is exact, and so is
-    the difference from x.  What 1 + r loses is recovered exactly (Dekker's fast two-sum) and added with the tail.
+    Derivation: Cody and Waite's reduction; ln 2 is split so that k times its upper 15 bits is exact, and so
+    is the difference from x.  What 1 + r loses is recovered exactly (fast two-sum) and joins the tail.
     """
     multiply, select, to_bits, from_bits, word = primitives
 
@@ -130,7 +136,7 @@ def make_exp(primitives: Primitives) -> Unary:
         # a NaN passes both selects
         inside = select(x > _EXP_HIGHEST, _EXP_HIGHEST, x)
         inside = select(inside < _EXP_LOWEST, _EXP_LOWEST, inside)
-        shifted = multiply(inside, _LOG2_E) + _ROUNDER
+        shifted = multiply(multiply(inside, _LOG2_E) + _ROUNDER, _ONE)
         k = shifted - _ROUNDER
         high = inside - multiply(k, _LN2_HIGH)
         low = multiply(k, _LN2_LOW)
@@ -141,7 +147,7 @@ def make_exp(primitives: Primitives) -> Unary:
         p = multiply(r, p) + _EXP[1]
         p = multiply(r, p) + _EXP[0]
         tail = multiply(multiply(r, r), p)
-        total = _ONE + high
+        total = multiply(_ONE + high, _ONE)
         lost = high - (total - _ONE)
         y = total + ((tail - low) + lost)
         # shifted is  0 10010110 1 kkk...k  with k in two's complement, so its low 9 bits are those of k:
@@ -162,19 +168,20 @@ def make_log(primitives: Primitives) -> Unary:
     Equation: x = 2^e (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)),
     log x = e ln 2 + f - f^2 / 2 + f^3 P(f), P of degree 8 (minimax, 2^-30.3 of the result at e = 0).
     Domain: every float32.
-    Exactness: at most MAXLOG ulp; monotone.
-    Special values: NaN and negative -> 0x7FC00000; zeros and subnormals of either sign -> -inf; +inf -> +inf;
-    log 1 = +0.
-    Derivation: e times the upper 15 bits of ln 2 is exact, and so is the square of the upper 12 bits of f; what
-    their sums with f lose is recovered exactly (fast two-sum) and added with the tail.
+    Exactness: at most 0.637 ulp; monotone.
+    Special values: NaN and negative -> 0x7FC00000; zeros and subnormals of either sign -> -inf; +inf ->
+    +inf; log 1 = +0.
+    Derivation: e times the upper 15 bits of ln 2 is exact, and so is the square of the upper 12 bits of f;
+    what their sums with f lose is recovered exactly (fast two-sum) and joins the tail.
     """
     multiply, select, to_bits, from_bits, word = primitives
 
     def log(x: Any) -> Any:
         u = to_bits(x)
         magnitude = word(u & _MAGNITUDE)
-        #    0 eeeeeeee mmm...m                     adding 1 - sqrt(1/2) as patterns carries into the exponent
-        #  + 0 00000000 (pattern of 1 - of sqrt(1/2))   just where the significand is at least sqrt(2)
+        #     0 eeeeeeee mmmmmmmmmmmmmmmmmmmmmmm
+        #   + 0 00000000 10010101111101100001101   pattern of 1 less that of sqrt(1/2)
+        # carries into the exponent just where the significand 1.mmm is at least sqrt(2)
         sum_bits = word(magnitude + word(_ONE_BITS - _SQRT_HALF_BITS))
         exponent = word(sum_bits >> _WIDTH)  # e + 127
         f = from_bits(word(word(sum_bits & _SIGNIFICAND) + _SQRT_HALF_BITS)) - _ONE
@@ -208,14 +215,14 @@ def make_log(primitives: Primitives) -> Unary:
 def make_erf(primitives: Primitives) -> Unary:
     """Error function, 2 / sqrt(pi) times the integral of e^(-t^2) from 0 to x.
 
-    Equation: with a = |x|, erf a = a + a Q(a^2) below 1; on three intervals above, c being the right end,
-    erf a = erf c - t P(t) with t = c - a; Q and P of degree 8 (minimax, 2^-29.9 or less).
+    Equation: with a = |x|, erf a = a + a Q(a^2) below 13/16, Q of degree 7; on the intervals from there to
+    7/4, 11/4 and beyond, erf a = erf c - t P(t) with t = c - a, P of degree 8 (minimax, 2^-30.1 or less).
     Domain: every float32.
-    Exactness: at most MAXERF ulp; odd; monotone.
+    Exactness: at most 0.872 ulp; odd; monotone.
     Special values: NaN -> 0x7FC00000; from 0x1.f5a88ap+1 -> 1; zeros and subnormals -> zero of their sign.
-    Derivation: the ends c are float32 values whose erf is a float32 to 14 bits more than it has, so that it needs
-    no low part.  In the last interval, where thousands of arguments share a result, the coefficients are kept
-    positive: Horner's scheme in t >= 0 is then monotone with all its roundings.
+    Derivation: each c is a float32 whose erf lies within 2^-38 of a float32 (the last: erf c = 1 - 2^-24), so
+    that erf c needs no low part.  In the last interval, where thousands of arguments share a result, c is the
+    right end and no coefficient is negative: Horner's scheme in t >= 0 is then monotone, roundings included.
     """
     multiply, select, to_bits, from_bits, word = primitives
 
@@ -259,13 +266,13 @@ def make_erf(primitives: Primitives) -> Unary:
 def make_tanh(primitives: Primitives, exp: Unary) -> Unary:
     """Hyperbolic tangent; ``exp`` is the executor's own, as ``make_exp`` built it.
 
-    Equation: with a = |x|, tanh a = a + a a^2 Q(a^2) below 0.8, Q of degree 6 (minimax, 2^-32);
+    Equation: with a = |x|, tanh a = a + a a^2 Q(a^2) below 89/128, Q of degree 6 (minimax, 2^-33.2);
     above, with v = e^(-2a), tanh a = (1 - v) / (1 + v) = 1 - 2 v + 2 v^2 H(v), where H(v), of degree 5, is
-    1 / (1 + v) (minimax, 2^-33).
+    1 / (1 + v) (minimax, 2^-30.7).
     Domain: every float32.
-    Exactness: at most MAXTANH ulp; odd; monotone.
-    Special values: NaN -> 0x7FC00000; infinities -> 1 with their sign; zeros and subnormals -> zero of their sign.
-    Derivation: what 1 - 2 v loses is recovered exactly (fast two-sum) and added with the tail.
+    Exactness: at most 0.812 ulp; odd; monotone.
+    Special values: NaN -> 0x7FC00000; infinities -> 1, zeros and subnormals -> 0, of their sign.
+    Derivation: what 1 - 2 v loses is recovered exactly (fast two-sum) and joins the tail.
     """
     multiply, select, to_bits, from_bits, word = primitives
 
@@ -290,7 +297,7 @@ def make_tanh(primitives: Primitives, exp: Unary) -> Unary:
         h = multiply(v, h) + _TANH_RECIPROCAL[1]
         h = multiply(v, h) + _TANH_RECIPROCAL[0]
         twice = v + v
-        total = _ONE - twice
+        total = multiply(_ONE - twice, _ONE)
         lost = (_ONE - total) - twice
         y = total + (multiply(multiply(twice, v), h) + lost)
         bits = to_bits(select(odd, near, y))

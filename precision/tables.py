@@ -81,13 +81,12 @@ def _tabulate(function: str, arguments: np.ndarray, fmt: Format) -> np.ndarray:
 
 
 def _round_exact(function: Callable, x: float, fmt: Format) -> float:
-    """The function's value with 400 bits, rounded once to ``fmt.precision`` bits: its neighbourhood is normal."""
+    """The function's value with 400 bits, rounded to the nearest multiple of the format's quantum there."""
     with mpmath.workprec(400):
         y = function(mpmath.mpf(x))
-    if not fmt.min_normal <= abs(y) <= fmt.maximum:
-        raise ArithmeticError(f"the value at {x} needs more than float64, and it is not a normal {fmt.name} value")
-    with mpmath.workprec(fmt.precision):
-        return float(+y)
+        exponent = max(mpmath.frexp(y)[1] - 1, fmt.min_normal_exponent)
+        quantum = exponent - fmt.significand_bits
+        return float(mpmath.ldexp(mpmath.nint(mpmath.ldexp(y, -quantum)), quantum))
 
 
 def round_once(y: np.ndarray, fmt: Format) -> np.ndarray:

@@ -61,41 +61,38 @@ def _reach(exponents: Mapping[int, int], order: Sequence[int]) -> int:
 
 
 def _draw_bands(sheet: Sheet, axes: Axes, formats: Sequence[Band], limits: tuple[int, int]) -> None:
-    """One bar per format, its normal and its subnormal range; cut where the axis ends."""
+    """One bar per format, its subnormal and its normal range; cut where the axis ends."""
     low, high = limits
-    for row, band in enumerate(formats):
-        for start, stop, colour in (
-            (band.smallest, band.normal, _SUBNORMAL),
-            (band.normal, band.largest + 1, _WITHIN),
-        ):
-            start, stop = max(start, low), min(stop, high)
-            if start < stop:
-                axes.barh(row, stop - start, left=start, height=0.62, color=colour, linewidth=0)
-        if sheet.width == WIDE:
-            reach = f"{power_of_two(band.smallest)} to {power_of_two(band.largest)}"
-            sheet.text(sheet.width - 240, 20 + 19 * (row + 0.5), reach, color=MUTED)
     axes.set(xlim=limits, ylim=(len(formats) - 0.5, -0.5))
     axes.set_yticks(range(len(formats)), [band.name for band in formats], color=INK)
-    for middle, words, colour in (
-        ((formats[0].smallest + formats[0].normal) / 2, "subnormal", _SUBNORMAL),
-        ((formats[0].normal + formats[0].largest + 1) / 2, "normal", _WITHIN),
-    ):
-        x, _ = sheet.point(axes, middle, 0)
-        sheet.text(x, 11, words, color=colour, ha="center", size=11)
+    for row, band in enumerate(formats):
+        for _, colour, start, stop in _ranges(band):
+            left, right = max(start, low), min(stop, high)
+            if left < right:
+                axes.barh(row, right - left, left=left, height=0.62, color=colour, linewidth=0)
+        if sheet.width == WIDE:
+            reach = f"{power_of_two(band.smallest)} to {power_of_two(band.largest)}"
+            sheet.text(sheet.width - 240, sheet.point(axes, low, row)[1], reach, color=MUTED)
+    for name, colour, start, stop in _ranges(formats[0]):
+        sheet.text(sheet.point(axes, (start + stop) / 2, 0)[0], 11, name, color=colour, ha="center", size=11)
     axes.grid(False)
     axes.spines["bottom"].set_visible(False)
     axes.tick_params(bottom=False, labelbottom=False, left=False)
 
 
+def _ranges(band: Band) -> list[tuple[str, str, int, int]]:
+    """Name, colour and edges of what a format holds."""
+    return [
+        ("subnormal", _SUBNORMAL, band.smallest, band.normal),
+        ("normal", _WITHIN, band.normal, band.largest + 1),
+    ]
+
+
 def _fill_exponents(axes: Axes, exponents: Mapping[int, int], band: Band, limits: tuple[int, int]) -> None:
     """Share of values per power of two, coloured by where it lies in the narrowest format."""
     total, (low, high) = sum(exponents.values()), limits
-    for start, stop, colour in (
-        (low, band.smallest, ALARM),
-        (band.smallest, band.normal, _SUBNORMAL),
-        (band.normal, band.largest + 1, _WITHIN),
-        (band.largest + 1, high, ALARM),
-    ):
+    beyond = [("", ALARM, low, band.smallest), ("", ALARM, band.largest + 1, high)]
+    for _, colour, start, stop in [*_ranges(band), *beyond]:
         heights = [100 * exponents.get(e, 0) / total for e in range(start, stop)]
         axes.stairs(heights, range(start, stop + 1), fill=True, color=colour, linewidth=0)
     for edge in (band.smallest, band.normal, band.largest + 1):
@@ -105,6 +102,7 @@ def _fill_exponents(axes: Axes, exponents: Mapping[int, int], band: Band, limits
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
     axes.locator_params(axis="x", nbins=9, integer=True)
     axes.xaxis.set_major_formatter(lambda value, _: power_of_two(value))
+    axes.tick_params(axis="x", labelsize=13)
 
 
 def _write_shares(sheet: Sheet, title: str, exponents: Mapping[int, int], y: float) -> None:
@@ -132,7 +130,8 @@ def draw_heat(sites: Sequence[Site], width: int) -> Sheet:
     On a desk the panels stand side by side and share their rows; on a phone each has its own.
     """
     lossy = [site for site in sites if site.lost()]
-    panels = {kind: [s for s in sites if s.kind == kind] for kind in dict.fromkeys(s.kind for s in lossy)}
+    kinds = [kind for kind in (*KINDS, "") if any(site.kind == kind for site in lossy)]
+    panels = {kind: [site for site in sites if site.kind == kind] for kind in kinds}
     rows = {kind: _row_names(sites if width == WIDE else panel, sites) for kind, panel in panels.items()}
     layers = sorted({site.layer for site in sites if site.layer is not None})
     columns = [*layers, *([None] if any(site.layer is None for site in lossy) else [])]

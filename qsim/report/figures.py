@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_losses", "draw_scales", "run_styles"]
 
+_HIGHEST = 1e38  # losses beyond are drawn here: axes in float64 need room above
 _DECADES = 6  # a symlog axis shows at most so many on either side of zero
 
 
@@ -45,7 +46,9 @@ def draw_scales(runs: Sequence[Run], styles: Sequence[Style], width: int) -> She
     _mark(axes, runs, styles, "skipped")
     axes.locator_params(axis="y", integer=True)
     axes.yaxis.set_major_formatter(lambda value, _: power_of_two(value))
-    axes.margins(y=0.15)
+    axes.tick_params(axis="y", labelsize=13)
+    low, high = axes.get_ylim()
+    axes.set_ylim(math.floor(low) - 0.5, math.ceil(high) + 0.5)
     return _finish(sheet, panels, [ends], runs)
 
 
@@ -79,7 +82,9 @@ def _finish(sheet: Sheet, panels: Sequence[Axes], ends: Sequence[list[End]], run
     first, last = min(steps, default=0), max(steps, default=1)
     for axes, named in zip(panels, ends, strict=True):
         axes.set_xlim(first - 0.5, last + 0.5)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=8 if sheet.width == WIDE else 4, integer=True))
+        axes.xaxis.set_major_locator(
+            MaxNLocator(nbins=8 if sheet.width == WIDE else 4, integer=True, min_n_ticks=1)
+        )
         if sheet.width == WIDE:
             sheet.end_labels(axes, named)
     panels[-1].set_xlabel("step", color=INK, labelpad=2)
@@ -93,7 +98,7 @@ def _fill_losses(axes: Axes, runs: Sequence[Run], styles: Sequence[Style]) -> li
     _mark(axes, runs, styles, "not finite")
     _mark(axes, runs, styles, "skipped")
     axes.margins(y=0.12)
-    finite = [x for run in runs for x in run.losses.values() if math.isfinite(x)]
+    finite = [_clamp(x) for run in runs for x in run.losses.values() if math.isfinite(x)]
     if finite and min(finite) > 0 and max(finite) > 20 * min(finite):
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -103,10 +108,11 @@ def _fill_losses(axes: Axes, runs: Sequence[Run], styles: Sequence[Style]) -> li
 
 def _fill_differences(axes: Axes, base: Run, replays: Sequence[Run], styles: Sequence[Style]) -> list[End]:
     axes.axhline(0, color=INK, linewidth=1)
-    ends, values = [], []
+    ends: list[End] = []
+    values: list[float] = []
     for run, style in zip(replays, styles, strict=True):
         points = differences(base, run)
-        values += list(points.values())
+        values += map(_clamp, points.values())
         gaps = {step: points.get(step, math.nan) for step in run.losses}
         ends += _trace(axes, run.label, style, gaps)
     _mark(axes, replays, styles, "not finite")
@@ -157,7 +163,7 @@ def _decimal(exponent: int) -> str:
 
 def _trace(axes: Axes, name: str, style: Style, points: Mapping[int, float], **options: Any) -> list[End]:
     """Draw a line with gaps where a value is not finite; gives its end, or nothing where it has no point."""
-    finite = {step: value for step, value in points.items() if math.isfinite(value)}
+    finite = {step: _clamp(value) for step, value in points.items() if math.isfinite(value)}
     if not finite:
         return []
     marker = {"marker": "o", "markersize": 3} if len(points) <= 30 else {}
@@ -166,6 +172,10 @@ def _trace(axes: Axes, name: str, style: Style, points: Mapping[int, float], **o
     last = max(finite)
     axes.plot([last], [finite[last]], color=style["color"], marker="o", markersize=4, mew=0)
     return [(name, style, float(last), finite[last])]
+
+
+def _clamp(value: float) -> float:
+    return max(-_HIGHEST, min(value, _HIGHEST))
 
 
 def _mark(axes: Axes, runs: Sequence[Run], styles: Sequence[Style], event: str) -> None:

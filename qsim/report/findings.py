@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from precision.formats import BF16, FP16, FP32
@@ -161,14 +161,14 @@ def worst_sites(sites: Iterable[Site]) -> list[Site]:
 
 def reservations(base: Run, replays: Sequence[Run]) -> list[str]:
     """What makes a comparison unfair: other data, another seed, another model."""
-    facts = {
-        "data": lambda run: run.data.get("sha256"),
-        "seed": lambda run: run.config.get("seed"),
-        "model": lambda run: run.config.get("model"),
+    facts: dict[str, Callable[[Run], object]] = {
+        "on other data than": lambda run: run.data.get("sha256"),
+        "with another seed than": lambda run: run.config.get("seed"),
+        "with another model than": lambda run: run.config.get("model"),
     }
     return [
-        f"{replay.label} has another {name} than {base.label}: their difference is not rounding alone."
+        f"{replay.label} was run {words} {base.label}, so their difference is not rounding alone."
         for replay in replays
-        for name, fact in facts.items()
+        for words, fact in facts.items()
         if fact(replay) != fact(base)
     ]

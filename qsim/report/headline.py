@@ -68,7 +68,8 @@ def _where_equal(base: Run, replay: Run) -> str:
 
 def _where_it_ended(base: Run, replay: Run, last: int) -> str:
     if not math.isfinite(replay.losses[last]):
-        return f"{replay.label} had no finite loss from step {_broke_at(replay)} on"
+        since = f"from step {_broke_at(replay)} on" if last == replay.last_step else f"at step {last}"
+        return f"{replay.label} had no finite loss {since}"
     difference = differences(base, replay).get(last)
     if difference is None:
         return f"{replay.label} was at {loss(replay.losses[last])} at step {last}"

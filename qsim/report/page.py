@@ -18,7 +18,7 @@ from qsim.report.sheet import SERIES, Picture, draw
 __all__ = ["render", "write_report"]
 
 _TEMPLATES = Path(__file__).parents[1] / "templates"
-_WORST = 12  # sites shown before the table is unfolded
+_WORST = 10  # sites shown before the table is unfolded
 _UNKNOWN = "not recorded"
 
 
@@ -154,7 +154,7 @@ def _lossy(run: Run, index: int) -> dict[str, Any]:
 
 def _site_row(site: Site) -> dict[str, Any]:
     where = site.site if site.layer is None else f"{site.site} {site.layer}"
-    return {"where": where, "kind": KINDS.get(site.kind, "–"), "format": site.format, **site.counts}
+    return {"where": where, "kind": site.kind or "–", "format": site.format, **site.counts}
 
 
 def _quantization(run: Run) -> dict[str, Any] | None:

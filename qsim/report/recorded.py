@@ -119,12 +119,12 @@ class Run:
 
 def read_run(folder: Path) -> Run:
     """Read a run folder; ReportError where it is none or where a file in it is damaged."""
-    config = _read_object(folder / "config.json")
-    if not config:
+    if not (folder / "config.json").is_file():
         raise ReportError(
             f"{folder} has no config.json, so it is no run folder; name the folder that "
             "`qsim train` or `qsim replay` wrote"
         )
+    config = _read_object(folder / "config.json")
     sampled, sites = _read_statistics(folder / "statistics")
     return Run(
         folder=folder,

@@ -1,4 +1,4 @@
-"""exp, log, erf and tanh: the same bits on NumPy, Numba and JAX, and at most one unit in the last place off."""
+"""exp, log, erf and tanh: the same bits on NumPy, Numba and JAX, at most one unit in the last place off."""
 
 import os
 import runpy
@@ -23,7 +23,7 @@ from precision.elementary import Primitives
 Array = np.ndarray
 NAMES = ("exp", "log", "erf", "tanh")
 ORACLES = {"exp": np.exp, "log": np.log, "erf": scipy.special.erf, "tanh": np.tanh}
-LARGEST_ERROR = {"exp": 0.682, "log": 0.57, "erf": 0.88, "tanh": 0.82}
+LARGEST_ERROR = {"exp": 0.681, "log": 0.637, "erf": 0.872, "tanh": 0.812}  # over all 2^32 arguments
 PATTERNS = 2**32
 STRIDE = 1021  # prime, so that the sample meets every remainder of the low bits
 CHUNK = 2**22
@@ -33,7 +33,7 @@ EDGES = {
     "exp": [0.0, 2.0**-126, 2.0**-24, 0.34657359, 1.0, 88.722835, 103.97208, 3e38, np.inf],
     "log": [0.0, 2.0**-126, 2.0**-125, 0.5, 0.70710677, 1.0, 1.41421354, 2.0, 3e38, np.inf],
     "erf": [0.0, 2.0**-126, 2.0**-60, 2.0**-12, 0.47693628, 0.8125, 1.75, 2.75, 3.8325069, 3.9192059, np.inf],
-    "tanh": [0.0, 2.0**-126, 2.0**-12, 0.54930615, 0.8, 1.0, 2.0, 9.010913, 10.0, np.inf],
+    "tanh": [0.0, 2.0**-126, 2.0**-12, 0.54930615, 0.6953125, 1.0, 2.0, 9.010913, 10.0, np.inf],
 }
 EDGES["exp"] += [87.33654]
 NEIGHBOURS = 3000
@@ -124,7 +124,15 @@ def jax_primitives(multiply: Callable) -> Primitives:
     )
 
 
-def guarded_multiply(x, y):
+def opaque_multiply(x, y):
+    """The product behind an exclusive or with a zero that no compiler recognises: u^2 mod 8 is 0, 1 or 4."""
+    u = jax.lax.bitcast_convert_type(x * y, jnp.uint32)
+    square = u * u
+    zero = square & (square >> 2) & 1
+    return jax.lax.bitcast_convert_type(u ^ (np.uint32(0) - zero), jnp.float32)
+
+
+def selecting_multiply(x, y):
     product = x * y
     return jnp.where(product == product, product, np.float32(np.nan))
 
@@ -135,7 +143,7 @@ def jax_functions() -> dict[str, Callable]:
         compiled = jax.jit(function)
         return lambda x: np.asarray(compiled(x))
 
-    functions = make_all(jax_primitives(guarded_multiply), lambda function: function)
+    functions = make_all(jax_primitives(opaque_multiply), lambda function: function)
     return {name: to_numpy(function) for name, function in functions.items()}
 
 
@@ -173,10 +181,10 @@ def hexadecimal(value: np.float32) -> str:
 
 
 def errors(name: str, x: Array, y: Array) -> Array:
-    """|y - exact| in units in the last place of the exact result; zeros, infinities and NaNs must be exact."""
-    flushed = x.astype(np.float64)
-    flushed[np.abs(flushed) < 2.0**-126] *= 0.0
-    with np.errstate(all="ignore"):
+    """|y - exact| in units in the last place of the exact result; zeros, infinities, NaNs must be exact."""
+    with np.errstate(all="ignore"):  # signalling NaNs, overflow, log of zero
+        flushed = x.astype(np.float64)
+        flushed[np.abs(flushed) < 2.0**-126] *= 0.0
         exact = ORACLES[name](flushed)
         rounded = exact.astype(np.float32)
     # 24 bits and an unbounded exponent: from (1 - 2^-25) 2^-126 on, 2^-126 is reached
@@ -268,12 +276,22 @@ def test_numba_stays_in_float32(name: str) -> None:
     assert types.float64 not in compiled.type_annotation.typemap.values()
 
 
-def test_the_guard_is_needed() -> None:
-    """XLA contracts unguarded products: were it not so, this comparison could not tell."""
-    unguarded = jax.jit(elementary.make_log(jax_primitives(jnp.multiply)))
-    x = sample()
-    differing = np.asarray(unguarded(x)).view(np.uint32) != numpy_functions()["log"](x).view(np.uint32)
+@pytest.mark.parametrize("multiply", [jnp.multiply, selecting_multiply])
+def test_a_weaker_product_is_noticed(multiply: Callable) -> None:
+    """XLA contracts plain products; LLVM drops ``p == p`` where it can prove p a number, and contracts."""
+    weaker = jax.jit(elementary.make_log(jax_primitives(multiply)))
+    x = floats(np.arange(0x1000, 2**31, 173, dtype=np.int64))
+    differing = np.asarray(weaker(x)).view(np.uint32) != numpy_functions()["log"](x).view(np.uint32)
     assert differing.any()
+
+
+def test_xla_joins_constants() -> None:
+    """(x + c) - c is compiled as x: hence ``multiply(..., 1)``."""
+    c = elementary._ROUNDER
+    x = np.array([1.44, 2.6], dtype=np.float32)
+    assert_same_bits(np.asarray(jax.jit(lambda x: (x + c) - c)(x)), x, x)
+    rounded = np.array([1.0, 3.0], dtype=np.float32)
+    assert_same_bits(np.asarray(jax.jit(lambda x: opaque_multiply(x + c, np.float32(1)) - c)(x)), rounded, x)
 
 
 def test_constants_must_be_exact() -> None:

@@ -191,7 +191,7 @@ def write_study(folder: Path, *, steps: int = 300, layers: int = 4) -> tuple[Pat
         quantized=quantization(layers),
     )
     lossy, clean = statistics(layers, loses=True), statistics(layers)
-    dynamic = {"scales": scales, "skipped": (2, 3, 140)}
+    dynamic: dict[str, Any] = {"scales": scales, "skipped": (2, 3, 140)}
     runs = folder / "replays"
     return base, [
         write_run(runs / "bf16", "bf16", tiny, differs_from=1, held_out=2.3191, sites=clean),

@@ -2,7 +2,7 @@
 
 Each polynomial minimises max |weight(x) (target(x) - sum_j c_j x^j)| over an interval, with c_j in float32:
 
-1. interpolate the target at Chebyshev nodes with 50 digits (mpmath), which is within a small factor of the best;
+1. interpolate the target at Chebyshev nodes with 50 digits (mpmath): within a small factor of the best;
 2. the corrections d_j to those coefficients solve a linear programme on a dense grid: minimise e subject to
    -e <= weight (residual - sum_j d_j x^j) <= e, everything scaled to be of order one;
 3. round c_0 to float32, keep it, solve again for the others, round c_1, and so on: each later coefficient
@@ -24,7 +24,7 @@ mp.dps = 50
 
 GRID = 600
 ERF_ENDS = (0.8125, 1.75, 2.75)  # below the first: odd polynomial; the others end intervals
-TANH_END = 0.8  # of the odd polynomial
+TANH_END = 89 / 128  # of the odd polynomial: above, v = e^(-2a) is below 1/4 and known to 2^-26
 
 Function = Callable[[mpf], mpf]
 
@@ -63,7 +63,8 @@ def corrections(
         A_ub=np.block([[-columns, bound], [columns, bound]]),
         b_ub=np.concatenate([-right, right]),
         bounds=[
-            (None if least is None else least * s / scale, None) for least, s in zip(lowest, size, strict=True)
+            (None if least is None else least * s / scale, None)
+            for least, s in zip(lowest, size, strict=True)
         ]
         + [(0, None)],
         method="highs",
@@ -71,9 +72,7 @@ def corrections(
     return solution.x[:-1] * scale / size
 
 
-def fit(
-    target: Function, low: mpf, high: mpf, degree: int, weight: Function, positive: bool = False
-) -> Fit:
+def fit(target: Function, low: mpf, high: mpf, degree: int, weight: Function, positive: bool = False) -> Fit:
     """Float32 coefficients, lowest power first, of the weighted minimax polynomial (module docstring).
 
     `positive` keeps every coefficient >= 0: Horner's scheme in t >= 0 is then monotone, roundings included.
@@ -104,7 +103,7 @@ def fit_error(coefficients: list[mpf], values: list[mpf], grid: list[mpf], weigh
 
 
 def centre_near(start: float) -> np.float32:
-    """The float32 next to `start` at which erf is within 2^-38 of a float32, so that erf(c) needs no low part."""
+    """The float32 next to `start` whose erf is within 2^-38 of a float32, so that erf needs no low part."""
     centre = np.float32(start)
     while True:
         value = mpmath.erf(mpf(float(centre)))
@@ -138,12 +137,6 @@ def erf_slope(c: mpf, t: mpf) -> mpf:
     return (mpmath.erf(c) - mpmath.erf(c - t)) / t
 
 
-def hexadecimal(value: np.float32) -> str:
-    """A float32 has 6 digits behind the point: `float.hex` writes 13."""
-    digits, exponent = float(value).hex().split("p")
-    return f"{digits[: digits.index('.') + 7]}p{exponent}" if value else "0x0p+0"
-
-
 def fits() -> Iterator[tuple[str, Fit]]:
     """Every polynomial of the source, in its order."""
     half_ln2 = mpmath.log(2) / 2 * (1 + mpf(2) ** -10)  # the reduction may miss the midpoint by some rounding
@@ -156,12 +149,17 @@ def fits() -> Iterator[tuple[str, Fit]]:
     centres = [centre_near(1.3), centre_near(ERF_ENDS[2]), last]
     for low, high, centre in zip(ends, [*ends[1:], mpf(float(last))], centres, strict=True):
         c = mpf(float(centre))
-        name = f"erf around {hexadecimal(centre)}, where it is {hexadecimal(np.float32(float(mpmath.erf(c))))}"
+        name = (
+            f"erf around {hexadecimal(centre)}, where it is {hexadecimal(np.float32(float(mpmath.erf(c))))}"
+        )
         target = partial(erf_slope, c)
         yield name, fit(target, c - high, c - low, 8, abs, positive=centre is last)
     end = mpf(TANH_END)
     yield "tanh, odd", fit(tanh_odd, mpf(0), end**2, 6, lambda z: z / (1 + z * tanh_odd(z)))
-    yield "tanh, 1 / (1 + v)", fit(lambda v: 1 / (1 + v), mpf(0), mpmath.exp(-2 * end), 5, lambda v: 2 * v * v)
+    yield (
+        "tanh, 1 / (1 + v)",
+        fit(lambda v: 1 / (1 + v), mpf(0), mpmath.exp(-2 * end), 5, lambda v: 2 * v * v),
+    )
 
 
 def hexadecimal(value: np.float32) -> str:

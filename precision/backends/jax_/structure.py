@@ -16,6 +16,11 @@ def asarray(x: Any) -> jax.Array:
     return jnp.asarray(x, jnp.float32)
 
 
+def jit(function: Callable) -> Callable:
+    """``jax.jit``."""
+    return jax.jit(function)
+
+
 def scan(body: Callable, carry: Any, xs: Any, *, reverse: bool = False) -> tuple[Any, Any]:
     """``lax.scan``: the body is compiled once, however many layers there are."""
     return jax.lax.scan(body, carry, xs, reverse=reverse)

@@ -22,7 +22,7 @@ from precision.backends.numpy_.arithmetic import (
     tree_sum,
 )
 from precision.backends.numpy_.gemm import integer_matmul, matmul
-from precision.backends.numpy_.structure import array_module, asarray, scan
+from precision.backends.numpy_.structure import array_module, asarray, jit, scan
 
 name = "numpy"
 
@@ -38,6 +38,7 @@ __all__ = [
     "exp",
     "flush",
     "integer_matmul",
+    "jit",
     "log",
     "lookup",
     "matmul",

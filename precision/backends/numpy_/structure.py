@@ -15,17 +15,32 @@ def asarray(x: Any) -> np.ndarray:
     return np.asarray(x, dtype=np.float32)
 
 
-def scan(body: Callable, carry: Any, xs: Any, *, reverse: bool = False) -> tuple[Any, Any]:
-    """``lax.scan`` as a loop: carry, y = body(carry, x) over the leading axis of every leaf of the dict xs.
+def jit(function: Callable) -> Callable:
+    """The function itself: nothing is compiled ahead."""
+    return function
 
-    Returns the last carry and the dict of stacked y.
+
+def scan(body: Callable, carry: Any, xs: Any, *, reverse: bool = False) -> tuple[Any, Any]:
+    """``lax.scan`` as a loop: carry, y = body(carry, x) over the leading axis of every leaf of the nested dict xs.
+
+    Returns the last carry and the y, stacked leaf by leaf.
     """
-    length = next(iter(xs.values())).shape[0]
+    length = _first_leaf(xs).shape[0]
     order = range(length - 1, -1, -1) if reverse else range(length)
     results: list[Any] = [None] * length
     for i in order:
-        carry, results[i] = body(carry, {name: leaf[i] for name, leaf in xs.items()})
+        carry, results[i] = body(carry, _slice(xs, i))
     return carry, _stack(results)
+
+
+def _first_leaf(tree: Any) -> Any:
+    while isinstance(tree, dict):
+        tree = next(iter(tree.values()))
+    return tree
+
+
+def _slice(tree: Any, i: int) -> Any:
+    return {key: _slice(leaf, i) for key, leaf in tree.items()} if isinstance(tree, dict) else tree[i]
 
 
 def _stack(results: list[Any]) -> Any:

@@ -1,0 +1,244 @@
+"""Layers, forward and backward, written once as array code over the arithmetic of their sites.
+
+Shapes: N = B T rows of a batch, h hidden, H heads, d = h / H, C reduction chunks.  A backward function returns the
+gradient of its input (rounded by the site's ``dgrad``) and the gradients of its parameters, which are sums over
+tokens: each of C contiguous chunks of the batch is summed and rounded by ``wgrad``, and the chunks are added in
+float32 by a fixed tree, so that the sum does not depend on how chunks are spread over devices.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from qsim.sites import Calculator, Site
+
+Array = Any
+Cache = dict[str, Any]
+Gradients = dict[str, Array]
+
+
+def in_chunks(x: Array, chunks: int) -> Array:
+    """(N, ...) -> (C, N / C, ...), contiguous."""
+    return x.reshape(chunks, x.shape[0] // chunks, *x.shape[1:])
+
+
+def reduce_chunks(ar: Calculator, partial: Array) -> Array:
+    """(C, ...) -> (...): the tree over chunks, float32."""
+    return ar.float32.sum(partial, axis=0)
+
+
+def sum_over_rows(ar: Calculator, wgrad: Site, rows: Array, chunks: int) -> Array:
+    """(N, n) -> (n,)."""
+    return reduce_chunks(ar, wgrad.output(wgrad.sum(in_chunks(rows, chunks), axis=1)))
+
+
+def linear_forward(ar: Calculator, site: str, x: Array, weight: Array, bias: Array | None) -> Array:
+    """y = round(round(x W) + b).  (N, i) x (i, o) -> (N, o)"""
+    fprop = ar.at(site, "fprop")
+    y = fprop.output(fprop.matmul(x, weight))
+    return y if bias is None else fprop.output(fprop.add(y, bias))
+
+
+def linear_backward(
+    ar: Calculator, site: str, x: Array, weight: Array, dy: Array, chunks: int
+) -> tuple[Array, Array]:
+    """(dx, dW) of ``linear_forward``; the gradient of its bias is ``bias_gradient``."""
+    xp, dgrad, wgrad = ar.xp, ar.at(site, "dgrad"), ar.at(site, "wgrad")
+    dx = dgrad.output(dgrad.matmul(dy, xp.swapaxes(weight, 0, 1)))
+    rows = xp.swapaxes(in_chunks(x, chunks), 1, 2)  # (C, i, N / C)
+    dw = reduce_chunks(ar, wgrad.output(wgrad.matmul(rows, in_chunks(dy, chunks))))
+    return dx, dw
+
+
+def bias_gradient(ar: Calculator, site: str, dy: Array, chunks: int) -> Array:
+    """(N, n) -> (n,)."""
+    return sum_over_rows(ar, ar.at(site, "wgrad"), dy, chunks)
+
+
+def layernorm_forward(
+    ar: Calculator, site: str, x: Array, gain: Array, bias: Array, epsilon: float
+) -> tuple[Array, Cache]:
+    """y = (x - mean) / sqrt(var + eps) * gain + bias over the last axis.  (N, h)
+
+    mean = sum / h by a product with RN(1/h); 1 / sqrt as a correctly rounded root, then a quotient of one column.
+    """
+    s = ar.at(site, "fprop")
+    per_feature = s.scalar(1 / x.shape[-1])
+    mean = s.multiply(s.sum(x), per_feature)[:, None]
+    centred = s.subtract(x, mean)
+    variance = s.multiply(s.sum(s.multiply(centred, centred)), per_feature)[:, None]
+    deviation = s.square_root(s.add(variance, s.scalar(epsilon)))
+    inverse = s.divide(ar.xp.ones_like(deviation), deviation)
+    normal = s.multiply(centred, inverse)
+    return s.output(s.add(s.multiply(normal, gain), bias)), {"normal": normal, "inverse": inverse}
+
+
+def layernorm_backward(
+    ar: Calculator, site: str, cache: Cache, gain: Array, dy: Array, chunks: int
+) -> tuple[Array, Array, Array]:
+    """(dx, dgain, dbias):  g = dy gain,  dx = (g - mean(g) - normal mean(g normal)) inverse."""
+    normal = cache["normal"]
+    s = ar.at(site, "dgrad")
+    per_feature = s.scalar(1 / dy.shape[-1])
+    g = s.multiply(dy, gain)
+    mean = s.multiply(s.sum(g), per_feature)[:, None]
+    slope = s.multiply(s.sum(s.multiply(g, normal)), per_feature)[:, None]
+    inner = s.subtract(s.subtract(g, mean), s.multiply(normal, slope))
+    dx = s.output(s.multiply(inner, cache["inverse"]))
+    wgrad = ar.at(site, "wgrad")
+    dgain = sum_over_rows(ar, wgrad, wgrad.multiply(dy, normal), chunks)
+    return dx, dgain, bias_gradient(ar, site, dy, chunks)
+
+
+def split_heads(ar: Calculator, x: Array, batch: int, heads: int, parts: int) -> list[Array]:
+    """(N, parts h) -> ``parts`` arrays (B H, T, d)."""
+    rows, width = x.shape
+    x = x.reshape(batch, rows // batch, parts, heads, width // (parts * heads))
+    x = ar.xp.transpose(x, (2, 0, 3, 1, 4))  # (parts, B, H, T, d)
+    return [x[i].reshape(batch * heads, *x.shape[3:]) for i in range(parts)]
+
+
+def merge_heads(ar: Calculator, arrays: list[Array], batch: int) -> Array:
+    """The inverse of ``split_heads``."""
+    parts, (blocks, length, width) = len(arrays), arrays[0].shape
+    x = ar.xp.stack(arrays).reshape(parts, batch, blocks // batch, length, width)
+    x = ar.xp.transpose(x, (1, 3, 0, 2, 4))  # (B, T, parts, H, d)
+    return x.reshape(batch * length, parts * (blocks // batch) * width)
+
+
+def causal_mask(ar: Calculator, length: int) -> Array:
+    """(T, T), true where a position may attend."""
+    return ar.xp.asarray(np.tril(np.ones((length, length), np.bool_)))
+
+
+def attention_forward(ar: Calculator, qkv: Array, batch: int, heads: int) -> tuple[Array, Cache]:
+    """softmax(q k^T / sqrt d) v by head, causal; 1 / sqrt d is applied to q.  (N, 3 h) -> (N, h)"""
+    q, k, v = split_heads(ar, qkv, batch, heads, 3)
+    mask = causal_mask(ar, q.shape[1])
+    s = ar.at("scores", "fprop")
+    q = s.output(s.multiply(q, s.scalar(q.shape[-1] ** -0.5)))
+    scores = s.output(_masked(ar, mask, s.matmul(q, ar.xp.swapaxes(k, 1, 2))))
+    weights = softmax_forward(ar, scores, mask)
+    s = ar.at("values", "fprop")
+    mixed = s.output(s.matmul(weights, v))
+    return merge_heads(ar, [mixed], batch), {"q": q, "k": k, "v": v, "weights": weights}
+
+
+def _masked(ar: Calculator, mask: Array, x: Array) -> Array:
+    """x with +0 where the mask excludes it, so that nothing unused is rounded or counted."""
+    return ar.xp.where(mask, x, ar.float32.scalar(0))
+
+
+def softmax_forward(ar: Calculator, scores: Array, mask: Array) -> Array:
+    """exp(x - max) / sum over the allowed positions; 0 at the others."""
+    s = ar.at("softmax", "fprop")
+    powers = _masked(ar, mask, s.exp(s.subtract(scores, s.max(scores, mask))))
+    total = s.sum(powers)[..., None]
+    return s.output(s.multiply(powers, s.divide(ar.xp.ones_like(total), total)))
+
+
+def softmax_backward(ar: Calculator, weights: Array, dweights: Array) -> Array:
+    """dx = p (dp - sum(p dp))."""
+    s = ar.at("softmax", "dgrad")
+    dot = s.sum(s.multiply(weights, dweights))[..., None]
+    return s.output(s.multiply(weights, s.subtract(dweights, dot)))
+
+
+def attention_backward(ar: Calculator, cache: Cache, dy: Array, batch: int, heads: int) -> Array:
+    """dqkv (N, 3 h) from dy (N, h)."""
+    xp = ar.xp
+    (dmixed,) = split_heads(ar, dy, batch, heads, 1)
+    weights, mask = cache["weights"], causal_mask(ar, dmixed.shape[1])
+    s = ar.at("values", "dgrad")
+    dweights = s.output(_masked(ar, mask, s.matmul(dmixed, xp.swapaxes(cache["v"], 1, 2))))
+    dv = s.output(s.matmul(xp.swapaxes(weights, 1, 2), dmixed))
+    dscores = softmax_backward(ar, weights, dweights)
+    s = ar.at("scores", "dgrad")
+    dq = s.output(s.matmul(dscores, cache["k"]))
+    dq = s.output(s.multiply(dq, s.scalar(dq.shape[-1] ** -0.5)))
+    dk = s.output(s.matmul(xp.swapaxes(dscores, 1, 2), cache["q"]))
+    return merge_heads(ar, [dq, dk, dv], batch)
+
+
+def gelu_forward(ar: Calculator, x: Array) -> Array:
+    return ar.at("gelu", "fprop").gelu(x)
+
+
+def gelu_backward(ar: Calculator, x: Array, dy: Array) -> Array:
+    s = ar.at("gelu", "dgrad")
+    return s.output(s.multiply(dy, s.gelu_gradient(x)))
+
+
+def dropout_kept(ar: Calculator, key: Array, shape: tuple[int, ...], probability: float) -> Array | None:
+    """Which elements stay: those whose 32 random bits are at least round(p 2^32).  None where p is 0."""
+    if probability == 0:
+        return None
+    return ar.random_words(key, shape) >= np.uint32(round(probability * 2**32))
+
+
+def dropout(ar: Calculator, site: Site, x: Array, kept: Array | None, probability: float) -> Array:
+    """Kept values times RN(1 / (1 - p)), rounded; its own derivative."""
+    if kept is None:
+        return x
+    scaled = site.multiply(x, site.scalar(1 / (1 - probability)))
+    return site.output(_masked(ar, kept, scaled))
+
+
+def residual_forward(ar: Calculator, x: Array, branch: Array) -> Array:
+    s = ar.at("residual", "fprop")
+    return s.output(s.add(x, branch))
+
+
+def residual_backward(ar: Calculator, dx: Array, dbranch: Array) -> Array:
+    """Sum of the gradients that reach the stream along it and through the branch."""
+    s = ar.at("residual", "dgrad")
+    return s.output(s.add(dx, dbranch))
+
+
+def embedding_forward(ar: Calculator, tokens: Array, table: Array, positions: Array) -> Array:
+    """Token row plus position row.  (B, T) -> (N, h)"""
+    s = ar.at("embedding", "fprop")
+    batch, length = tokens.shape
+    rows = table[tokens]  # (B, T, h)
+    where = ar.xp.broadcast_to(positions[:length][None], (batch, length, positions.shape[1]))
+    return s.output(s.add(rows, where)).reshape(batch * length, -1)
+
+
+def embedding_backward(
+    ar: Calculator, tokens: Array, dx: Array, vocabulary: int, length: int, chunks: int
+) -> tuple[Array, Array]:
+    """(dtable, dpositions): rows added in order within a chunk; positions by a tree over the chunk's sequences."""
+    s = ar.at("embedding", "wgrad")
+    batch, used = tokens.shape
+    rows = in_chunks(dx, chunks)  # (C, N / C, h)
+    scattered = s.scatter_add_rows(tokens.reshape(chunks, -1), rows, vocabulary)
+    dtable = reduce_chunks(ar, s.output(scattered))
+    sequences = dx.reshape(chunks, batch // chunks, used, -1)
+    dpositions = reduce_chunks(ar, s.output(s.sum(sequences, axis=1)))  # (T used, h)
+    rest = ar.xp.zeros((length - used, dx.shape[1]), dtype=dpositions.dtype)
+    return dtable, ar.xp.concatenate([dpositions, rest])
+
+
+def cross_entropy_forward(ar: Calculator, logits: Array, targets: Array, chunks: int) -> tuple[Array, Cache]:
+    """Mean of log(sum exp(z)) - z[target] with z = logits - max.  (N, V), (N,) -> ()"""
+    s = ar.at("loss", "fprop")
+    shifted = s.subtract(logits, s.max(logits))
+    powers = s.exp(shifted)
+    total = s.sum(powers)[:, None]
+    picked = ar.xp.take_along_axis(shifted, targets[:, None], axis=1)
+    losses = s.subtract(s.log(total), picked)[:, 0]
+    summed = s.sum(s.sum(in_chunks(losses, chunks), axis=1), axis=0)
+    return s.output(s.multiply(summed, s.scalar(1 / len(losses)))), {"powers": powers, "total": total}
+
+
+def cross_entropy_backward(ar: Calculator, cache: Cache, targets: Array, loss_scale: Array) -> Array:
+    """dlogits = (softmax - onehot) (loss_scale / N), rounded once."""
+    s = ar.at("loss", "dgrad")
+    total = cache["total"]
+    chances = s.multiply(cache["powers"], s.divide(ar.xp.ones_like(total), total))
+    hit = ar.xp.arange(chances.shape[1])[None, :] == targets[:, None]
+    difference = ar.xp.where(hit, s.subtract(chances, s.scalar(1)), chances)
+    factor = s.multiply(loss_scale, s.scalar(1 / len(targets)))
+    return s.output(s.multiply(difference, factor))

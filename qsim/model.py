@@ -1,0 +1,230 @@
+"""The GPT of the study: pre-LayerNorm decoder, untied embeddings, learned positions; forward and backward.
+
+Parameters are a dict of arrays; those of the blocks are stacked along a leading axis of layers, so that the layers
+are one scan:
+
+    embedding.tokens (V, h)  embedding.positions (T, h)
+    blocks.layernorm_1.gain, .bias (L, h)     blocks.qkv.weight (L, h, 3 h), .bias          blocks.attention_out
+    blocks.layernorm_2.gain, .bias            blocks.mlp_up.weight (L, h, 4 h), .bias       blocks.mlp_down
+    layernorm_final.gain, .bias (h)           logits.weight (h, V)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy.special import ndtri
+
+from precision.random_bits import Key, as_key, fold_in, fold_name, random_bits
+from qsim import layers
+from qsim.config import ModelConfig
+from qsim.sites import Calculator
+
+Array = Any
+Parameters = dict[str, Array]
+LINEAR = ("qkv", "attention_out", "mlp_up", "mlp_down")
+
+
+def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Shape of every parameter by name, blocks stacked."""
+    h, depth = config.hidden, config.layers
+    shapes: dict[str, tuple[int, ...]] = {
+        "embedding.tokens": (config.vocabulary, h),
+        "embedding.positions": (config.length, h),
+        "layernorm_final.gain": (h,),
+        "layernorm_final.bias": (h,),
+        "logits.weight": (h, config.vocabulary),
+    }
+    widths = {"qkv": (h, 3 * h), "attention_out": (h, h), "mlp_up": (h, 4 * h), "mlp_down": (4 * h, h)}
+    for name in ("layernorm_1", "layernorm_2"):
+        shapes |= {f"blocks.{name}.gain": (depth, h), f"blocks.{name}.bias": (depth, h)}
+    for name, (rows, columns) in widths.items():
+        shapes |= {f"blocks.{name}.weight": (depth, rows, columns), f"blocks.{name}.bias": (depth, columns)}
+    return shapes
+
+
+def initial_parameters(config: ModelConfig, seed: int) -> dict[str, np.ndarray]:
+    """Float32 start: weights normal with deviation 0.02, the two that write to the residual stream 0.02 / sqrt(2 L).
+
+    The normal variate of an element is the inverse normal distribution of its 32 random bits, whose counter is the
+    element's index.
+    """
+    key = fold_name(as_key(seed), "parameters")
+    return {name: _initial(config, fold_name(key, name), name, shape) for name, shape in _named(config)}
+
+
+def _named(config: ModelConfig) -> list[tuple[str, tuple[int, ...]]]:
+    return sorted(parameter_shapes(config).items())
+
+
+def _initial(config: ModelConfig, key: Key, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    if name.endswith(".gain"):
+        return np.ones(shape, np.float32)
+    if name.endswith(".bias"):
+        return np.zeros(shape, np.float32)
+    words = random_bits(key, np.arange(np.prod(shape), dtype=np.uint64)).reshape(shape)
+    normal = ndtri((words.astype(np.float64) + 0.5) * 2.0**-32)
+    writes = ("attention_out" in name) or ("mlp_down" in name)
+    deviation = 0.02 / (2 * config.layers) ** 0.5 if writes else 0.02
+    return (normal * deviation).astype(np.float32)
+
+
+def dropout_keys(config: ModelConfig, seed: int, step: int) -> dict[str, np.ndarray] | None:
+    """Keys of the two dropouts of every layer, (L, 2) uint32 each; None without dropout."""
+    if config.dropout == 0:
+        return None
+    keys = {}
+    for site in ("attention_out", "mlp_down"):
+        base = fold_in(fold_name(as_key(seed), f"dropout.{site}"), step)
+        keys[site] = np.array([fold_in(base, layer) for layer in range(config.layers)], np.uint32)
+    return keys
+
+
+def _split(parameters: Parameters) -> tuple[Parameters, Parameters]:
+    """(blocks with their prefix removed, the rest)."""
+    blocks = {k.removeprefix("blocks."): v for k, v in parameters.items() if k.startswith("blocks.")}
+    return blocks, {k: v for k, v in parameters.items() if not k.startswith("blocks.")}
+
+
+def forward(
+    ar: Calculator,
+    config: ModelConfig,
+    parameters: Parameters,
+    tokens: Array,
+    keys: dict[str, Array] | None = None,
+) -> tuple[Array, dict[str, Any]]:
+    """Logits (N, V) of tokens (B, T), and what the backward pass needs.  ``parameters``: the working copy."""
+    blocks, rest = _split(parameters)
+    x = layers.embedding_forward(ar, tokens, rest["embedding.tokens"], rest["embedding.positions"])
+
+    def body(x: Array, layer: dict[str, Array]) -> tuple[Array, layers.Cache]:
+        return block_forward(ar, config, layer, x, tokens.shape[0])
+
+    x, caches = ar.scan(body, x, _with_keys(blocks, keys))
+    x, norm = layers.layernorm_forward(
+        ar,
+        "layernorm_final",
+        x,
+        rest["layernorm_final.gain"],
+        rest["layernorm_final.bias"],
+        config.layernorm_epsilon,
+    )
+    logits = layers.linear_forward(ar, "logits", x, rest["logits.weight"], None)
+    return logits, {"blocks": caches, "layernorm_final": norm, "head_input": x}
+
+
+def _with_keys(blocks: Parameters, keys: dict[str, Array] | None) -> Parameters:
+    return blocks if keys is None else blocks | {f"{site}.key": key for site, key in keys.items()}
+
+
+def block_forward(
+    ar: Calculator, config: ModelConfig, p: Parameters, x: Array, batch: int
+) -> tuple[Array, layers.Cache]:
+    """x + attention(LN(x)), then x + MLP(LN(x)); dropout before each addition."""
+    epsilon = config.layernorm_epsilon
+    a, norm_1 = layers.layernorm_forward(
+        ar, "layernorm_1", x, p["layernorm_1.gain"], p["layernorm_1.bias"], epsilon
+    )
+    qkv = layers.linear_forward(ar, "qkv", a, p["qkv.weight"], p["qkv.bias"])
+    mixed, attention = layers.attention_forward(ar, qkv, batch, config.heads)
+    branch, kept_1 = _write(ar, config, "attention_out", p, mixed)
+    x = layers.residual_forward(ar, x, branch)
+    m, norm_2 = layers.layernorm_forward(
+        ar, "layernorm_2", x, p["layernorm_2.gain"], p["layernorm_2.bias"], epsilon
+    )
+    up = layers.linear_forward(ar, "mlp_up", m, p["mlp_up.weight"], p["mlp_up.bias"])
+    active = layers.gelu_forward(ar, up)
+    branch, kept_2 = _write(ar, config, "mlp_down", p, active)
+    cache = {"layernorm_1": norm_1, "qkv": a, "attention": attention, "attention_out": mixed}
+    cache |= {"layernorm_2": norm_2, "mlp_up": m, "gelu": up, "mlp_down": active}
+    if kept_1 is not None:
+        cache |= {"kept.attention_out": kept_1, "kept.mlp_down": kept_2}
+    return layers.residual_forward(ar, x, branch), cache
+
+
+def _write(ar: Calculator, config: ModelConfig, site: str, p: Parameters, x: Array) -> tuple[Array, Array | None]:
+    """The projection that writes to the residual stream, with its dropout."""
+    y = layers.linear_forward(ar, site, x, p[f"{site}.weight"], p[f"{site}.bias"])
+    kept = layers.dropout_kept(ar, p.get(f"{site}.key"), y.shape, config.dropout)
+    return layers.dropout(ar, ar.at(site, "fprop"), y, kept, config.dropout), kept
+
+
+def loss_and_gradients(
+    ar: Calculator,
+    config: ModelConfig,
+    parameters: Parameters,
+    tokens: Array,
+    targets: Array,
+    *,
+    loss_scale: Array,
+    chunks: int,
+    keys: dict[str, Array] | None = None,
+) -> tuple[Array, Parameters]:
+    """Mean cross-entropy and its gradients times ``loss_scale``, float32, by parameter name."""
+    logits, caches = forward(ar, config, parameters, tokens, keys)
+    targets = targets.reshape(-1)
+    loss, cache = layers.cross_entropy_forward(ar, logits, targets, chunks)
+    dlogits = layers.cross_entropy_backward(ar, cache, targets, loss_scale)
+    return loss, backward(ar, config, parameters, tokens, caches, dlogits, chunks)
+
+
+def backward(
+    ar: Calculator,
+    config: ModelConfig,
+    parameters: Parameters,
+    tokens: Array,
+    caches: dict[str, Any],
+    dlogits: Array,
+    chunks: int,
+) -> Parameters:
+    """Gradients of every parameter from the gradient of the logits."""
+    blocks, rest = _split(parameters)
+    gradients: Parameters = {}
+    dx, gradients["logits.weight"] = layers.linear_backward(
+        ar, "logits", caches["head_input"], rest["logits.weight"], dlogits, chunks
+    )
+    dx, gradients["layernorm_final.gain"], gradients["layernorm_final.bias"] = layers.layernorm_backward(
+        ar, "layernorm_final", caches["layernorm_final"], rest["layernorm_final.gain"], dx, chunks
+    )
+
+    def body(dx: Array, layer: dict[str, Any]) -> tuple[Array, Parameters]:
+        return block_backward(ar, config, layer["parameters"], layer["cache"], dx, tokens.shape[0], chunks)
+
+    dx, stacked = ar.scan(body, dx, {"parameters": blocks, "cache": caches["blocks"]}, reverse=True)
+    gradients |= {f"blocks.{name}": gradient for name, gradient in stacked.items()}
+    gradients["embedding.tokens"], gradients["embedding.positions"] = layers.embedding_backward(
+        ar, tokens, dx, config.vocabulary, config.length, chunks
+    )
+    return gradients
+
+
+def block_backward(
+    ar: Calculator, config: ModelConfig, p: Parameters, cache: Any, dx: Array, batch: int, chunks: int
+) -> tuple[Array, Parameters]:
+    """Gradient of the block's input and of its parameters."""
+    gradients: Parameters = {}
+
+    def through_linear(site: str, dy: Array) -> Array:
+        x, name = cache[site], f"{site}.weight"
+        gradients[f"{site}.bias"] = layers.bias_gradient(ar, site, dy, chunks)
+        dy, gradients[name] = layers.linear_backward(ar, site, x, p[name], dy, chunks)
+        return dy
+
+    def through_norm(site: str, dy: Array) -> Array:
+        gain = p[f"{site}.gain"]
+        dy, gradients[f"{site}.gain"], gradients[f"{site}.bias"] = layers.layernorm_backward(
+            ar, site, cache[site], gain, dy, chunks
+        )
+        return dy
+
+    def through_dropout(site: str, dy: Array) -> Array:
+        return layers.dropout(ar, ar.at(site, "dgrad"), dy, cache.get(f"kept.{site}"), config.dropout)
+
+    branch = through_linear("mlp_down", through_dropout("mlp_down", dx))
+    branch = through_linear("mlp_up", layers.gelu_backward(ar, cache["gelu"], branch))
+    dx = layers.residual_backward(ar, dx, through_norm("layernorm_2", branch))
+    branch = through_linear("attention_out", through_dropout("attention_out", dx))
+    branch = layers.attention_backward(ar, cache["attention"], branch, batch, config.heads)
+    branch = through_norm("layernorm_1", through_linear("qkv", branch))
+    return layers.residual_backward(ar, dx, branch), gradients

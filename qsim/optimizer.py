@@ -1,0 +1,126 @@
+"""AdamW, learning-rate schedule, clipping and loss scaling, in float32 that flushes subnormals.
+
+What depends on the step alone (learning rate, bias corrections, loss scale) is computed on the host in float64 and
+passed in as float32, the same for every executor.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qsim.config import OptimizerConfig
+from qsim.policy import LossScaling
+from qsim.sites import Calculator
+
+Array = Any
+Tree = dict[str, Array]
+
+
+def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
+    """Rate of step 1 ... steps: linear warm-up, then half a cosine down to ``final_fraction``, or constant."""
+    if step <= config.warmup_steps:
+        return config.learning_rate * step / config.warmup_steps
+    if config.schedule == "constant":
+        return config.learning_rate
+    progress = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return config.learning_rate * (config.final_fraction + (1 - config.final_fraction) * cosine)
+
+
+def step_scalars(config: OptimizerConfig, step: int, steps: int, updates: int, scale: float) -> dict[str, Any]:
+    """The host's float32 numbers of one step; ``updates``: how many updates were made before it."""
+    count = updates + 1
+    values = {
+        "learning_rate": learning_rate(config, step, steps),
+        "correction_1": 1 / (1 - config.beta1**count),
+        "correction_2": 1 / (1 - config.beta2**count),
+        "loss_scale": scale,
+        "unscale": 1 / scale,
+    }
+    return {name: np.float32(value) for name, value in values.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleState:
+    """Loss scale and the good steps since it last changed."""
+
+    scale: float
+    good_steps: int = 0
+
+    @classmethod
+    def start(cls, scaling: LossScaling) -> ScaleState:
+        return cls(scale=1.0 if scaling.mode == "none" else scaling.initial)
+
+    def after(self, scaling: LossScaling, finite: bool) -> ScaleState:
+        """The state after a step whose gradients were all finite, or not."""
+        if scaling.mode != "dynamic":
+            return self
+        if not finite:
+            return ScaleState(scale=max(self.scale * scaling.backoff, scaling.minimum))
+        if self.good_steps + 1 < scaling.interval:
+            return ScaleState(scale=self.scale, good_steps=self.good_steps + 1)
+        return ScaleState(scale=self.scale * scaling.growth)
+
+
+def global_norm(ar: Calculator, gradients: Tree) -> Array:
+    """sqrt(sum of squares): trees over the last axis, over rows, then over tensors in name order."""
+    f = ar.float32
+    totals = []
+    for _, g in sorted(gradients.items()):
+        squares = f.sum(f.multiply(g, g))
+        totals.append(f.sum(squares.reshape(-1)))
+    return f.square_root(f.sum(ar.xp.stack(totals)))
+
+
+def clip_factor(ar: Calculator, norm: Array, limit: float | None) -> Array:
+    """limit / norm where the norm exceeds the limit, else 1."""
+    one = ar.float32.scalar(1)
+    if limit is None:
+        return one
+    bound = ar.float32.scalar(limit)
+    divisor = ar.xp.where(norm > bound, norm, bound)
+    return ar.float32.divide(bound, divisor)
+
+
+def adamw(
+    ar: Calculator, config: OptimizerConfig, state: dict[str, Tree], gradients: Tree, scalars: Tree, factor: Array
+) -> dict[str, Tree]:
+    """One update of parameters and moments (``parameters``, ``first``, ``second`` by name).
+
+    m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2,  w = w - lr (m c1 / (sqrt(v c2) + eps) + decay w),
+    with g the gradient times ``factor``, c1 and c2 the bias corrections.
+    """
+    new: dict[str, Tree] = {"parameters": {}, "first": {}, "second": {}}
+    for name, w in state["parameters"].items():
+        decays = config.decay_gains_and_biases or not name.endswith((".gain", ".bias"))
+        old = (w, state["first"][name], state["second"][name])
+        decay = config.weight_decay if decays else 0.0
+        gradient = ar.float32.multiply(gradients[name], factor)
+        updated = _update(ar, config, old, gradient, scalars, decay)
+        for part, value in zip(("parameters", "first", "second"), updated, strict=True):
+            new[part][name] = value
+    return new
+
+
+def _update(
+    ar: Calculator,
+    config: OptimizerConfig,
+    old: tuple[Array, Array, Array],
+    g: Array,
+    scalars: Tree,
+    decay: float,
+) -> tuple[Array, Array, Array]:
+    f = ar.float32
+    w, first, second = old
+    first = f.add(f.multiply(first, f.scalar(config.beta1)), f.multiply(g, f.scalar(1 - config.beta1)))
+    squared = f.multiply(f.multiply(g, g), f.scalar(1 - config.beta2))
+    second = f.add(f.multiply(second, f.scalar(config.beta2)), squared)
+    deviation = f.square_root(f.multiply(second, scalars["correction_2"]))
+    direction = f.divide(f.multiply(first, scalars["correction_1"]), f.add(deviation, f.scalar(config.epsilon)))
+    if decay:
+        direction = f.add(direction, f.multiply(w, f.scalar(decay)))
+    return f.subtract(w, f.multiply(direction, scalars["learning_rate"])), first, second

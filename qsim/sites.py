@@ -1,0 +1,232 @@
+"""The arithmetic object that layers compute with: every operation goes through the policy of its site.
+
+A ``Calculator`` joins a back end, a policy and, where wanted, a ``Recorder``.  ``calculator.at(site, pass)`` gives a
+``Site``, whose operations are those of its inner arithmetic and whose ``output`` rounds once to its format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from precision.accumulators import parse_accumulator
+from precision.backends import get_backend
+from precision.formats import FP32, Format, parse_format
+from precision.quantizers import quantized_product
+from precision.tables import table
+from qsim.policy import Arithmetic, Pass, SitePolicy
+
+Array = Any
+_ROOT_HALF = np.float32(0.5**0.5)
+_ROOT_TWO_PI_INVERSE = np.float32((2 * np.pi) ** -0.5)
+
+
+class Recorder:
+    """Collects a measure of every rounding, by ``site.pass``; layers of a scan stay apart.
+
+    measure(backend, x, rounded, format) returns a tuple of arrays; several roundings at one key are joined by
+    ``join``.
+    """
+
+    def __init__(self, measure: Callable[..., Any], join: Callable[[Any, Any], Any]) -> None:
+        self.measure, self.join = measure, join
+        self.formats: dict[str, str] = {}
+        self.values: dict[str, Any] = {}
+        self._frames: list[dict[str, Any]] = [self.values]
+
+    def record(self, backend: Any, key: str, x: Array, rounded: Array, fmt: Format) -> None:
+        self.formats[key] = fmt.name
+        frame, value = self._frames[-1], self.measure(backend, x, rounded, fmt)
+        frame[key] = self.join(frame[key], value) if key in frame else value
+
+    @contextmanager
+    def frame(self) -> Iterator[dict[str, Any]]:
+        """Records made inside go to a dict of their own."""
+        self._frames.append({})
+        try:
+            yield self._frames[-1]
+        finally:
+            self._frames.pop()
+
+    def add_layers(self, stacked: dict[str, Any]) -> None:
+        """Frames of a scan, stacked along a leading axis of layers, as ``layer.i.site.pass``."""
+        for key, value in stacked.items():
+            for i in range(value[0].shape[0]):
+                name, layer = f"layer.{i}.{key}", tuple(part[i] for part in value)
+                self.formats[name] = self.formats[key]
+                self.values[name] = self.join(self.values[name], layer) if name in self.values else layer
+
+
+def statistics_recorder() -> Recorder:
+    """Event counts and exponent histograms, with the number of values."""
+
+    def measure(backend: Any, x: Array, rounded: Array, fmt: Format) -> Any:
+        counts, exponents = backend.statistics(x, rounded, fmt)
+        total = counts[:1] * 0 + int(np.prod(x.shape))
+        return total, counts, exponents
+
+    return Recorder(measure, lambda a, b: tuple(p + q for p, q in zip(a, b, strict=True)))
+
+
+class Calculator:
+    """A policy on a back end."""
+
+    def __init__(self, policy: Arithmetic, backend: str, recorder: Recorder | None = None) -> None:
+        self.policy, self.recorder = policy, recorder
+        self.backend = get_backend(backend)
+        self.xp = self.backend.array_module
+        self.parameters = parse_format(policy.parameters)
+        self._sites: dict[tuple[str, Pass], Site] = {}
+
+    def at(self, site: str, direction: Pass) -> Site:
+        key = (site, direction)
+        if key not in self._sites:
+            self._sites[key] = Site(self, f"{site}.{direction}", self.policy.site(site, direction))
+        return self._sites[key]
+
+    @cached_property
+    def float32(self) -> Site:
+        """Float32 that flushes subnormals: reductions over chunks, clipping, the optimizer."""
+        return Site(self, "float32", SitePolicy(inputs="fp32", output="fp32"))
+
+    def scan(self, body: Callable, carry: Any, xs: Any, *, reverse: bool = False) -> tuple[Any, Any]:
+        """``lax.scan`` over layers, with what is recorded in each layer kept under its number."""
+        recorder = self.recorder
+        if recorder is None:
+            return self.backend.scan(body, carry, xs, reverse=reverse)
+
+        def recorded(carry: Any, x: Any) -> tuple[Any, Any]:
+            with recorder.frame() as frame:
+                carry, y = body(carry, x)
+            return carry, (y, frame)
+
+        carry, (ys, frames) = self.backend.scan(recorded, carry, xs, reverse=reverse)
+        recorder.add_layers(frames)
+        return carry, ys
+
+    def working_copy(self, master: dict[str, Array]) -> dict[str, Array]:
+        """The parameters rounded to the policy's working format."""
+        return {name: self._round_parameter(name, w) for name, w in master.items()}
+
+    def _round_parameter(self, name: str, w: Array) -> Array:
+        rounded = self.backend.round_to(w, self.parameters)
+        if self.recorder is not None:
+            for key, part in parameter_parts(name, w.shape[0]):
+                self.recorder.record(self.backend, f"{key}.weights", w[part], rounded[part], self.parameters)
+        return rounded
+
+    def random_words(self, key: Any, shape: tuple[int, ...]) -> Array:
+        return self.backend.random_words((key[0], key[1]), shape)
+
+
+def parameter_parts(name: str, length: int) -> list[tuple[str, Any]]:
+    """Which site a parameter belongs to, with its index: layer by layer where blocks are stacked."""
+    if not name.startswith("blocks."):
+        return [(name.split(".")[0], slice(None))]
+    return [(f"layer.{i}.{name.split('.')[1]}", i) for i in range(length)]
+
+
+class Site:
+    """The operations of one site in one pass.
+
+    Inner arithmetic is float32 that flushes subnormals; where the policy's ``inner`` is narrower, every result is
+    rounded to it.
+    """
+
+    def __init__(self, calculator: Calculator, key: str, policy: SitePolicy) -> None:
+        self._calculator, self._key, self.policy = calculator, key, policy
+        self._backend = calculator.backend
+        self.output_format = parse_format(policy.output)
+        self._inputs = parse_format(policy.inputs)
+        self._inner = parse_format(policy.inner)
+
+    def _round_inner(self, x: Array) -> Array:
+        return x if self._inner is FP32 else self._backend.round_to(x, self._inner)
+
+    def add(self, x: Array, y: Array) -> Array:
+        return self._round_inner(self._backend.add(x, y))
+
+    def subtract(self, x: Array, y: Array) -> Array:
+        return self._round_inner(self._backend.subtract(x, y))
+
+    def multiply(self, x: Array, y: Array) -> Array:
+        return self._round_inner(self._backend.multiply(x, y))
+
+    def divide(self, x: Array, y: Array) -> Array:
+        return self._round_inner(self._backend.divide(x, y))
+
+    def square_root(self, x: Array) -> Array:
+        return self._round_inner(self._backend.square_root(x))
+
+    def exp(self, x: Array) -> Array:
+        return self._round_inner(self._backend.exp(x))
+
+    def log(self, x: Array) -> Array:
+        return self._round_inner(self._backend.log(x))
+
+    def erf(self, x: Array) -> Array:
+        return self._round_inner(self._backend.erf(x))
+
+    def sum(self, x: Array, axis: int = -1) -> Array:
+        """Tree over neighbours, one rounding to the inner format at the end."""
+        return self._round_inner(self._backend.tree_sum(x, axis))
+
+    def max(self, x: Array, mask: Array | None = None) -> Array:
+        return self._backend.row_max(x, mask)
+
+    def scalar(self, value: float) -> Array:
+        """A constant, rounded to float32."""
+        return self._calculator.xp.asarray(np.float32(value))
+
+    def scatter_add_rows(self, indices: Array, rows: Array, size: int) -> Array:
+        return self._round_inner(self._backend.scatter_add_rows(indices, rows, size))
+
+    def matmul(self, a: Array, b: Array) -> Array:
+        """(B, m, k) x (B, k, n) or (m, k) x (k, n), summed by the site's accumulator, in its own format."""
+        if a.ndim == 2:
+            return self.matmul(a[None], b[None])[0]
+        if self.policy.quantization is not None:
+            return quantized_product(self._backend, a, b)
+        accumulator = parse_accumulator(self.policy.accumulator or "")
+        return self._backend.matmul(a, b, None, accumulator, (self._inputs, self._inputs))
+
+    def output(self, x: Array) -> Array:
+        """x rounded once to the site's format, and recorded."""
+        return self._recorded(x, self._backend.round_to(x, self.output_format))
+
+    def _recorded(self, x: Array, rounded: Array) -> Array:
+        recorder = self._calculator.recorder
+        if recorder is not None:
+            recorder.record(self._backend, self._key, x, rounded, self.output_format)
+        return rounded
+
+    def gelu(self, x: Array) -> Array:
+        """GELU of values of the input format: correctly rounded by table in 16 bits, else composed."""
+        if self._inputs.bits == 16:
+            return self._tabulated("gelu", x)
+        cumulative = self._cumulative(x)
+        return self.output(self.multiply(x, cumulative))
+
+    def gelu_gradient(self, x: Array) -> Array:
+        """Derivative of GELU, unrounded where it is composed: Phi(x) + x phi(x)."""
+        if self._inputs.bits == 16:
+            return self._backend.lookup(table("gelu_gradient", self._inputs.name), x, self._inputs)
+        exponent = self.multiply(self.multiply(x, x), self.scalar(-0.5))
+        density = self.multiply(self.exp(exponent), _ROOT_TWO_PI_INVERSE)
+        return self.add(self._cumulative(x), self.multiply(x, density))
+
+    def _cumulative(self, x: Array) -> Array:
+        """Phi(x) = (1 + erf(x / sqrt 2)) / 2."""
+        tail = self.add(self.erf(self.multiply(x, _ROOT_HALF)), self.scalar(1))
+        return self.multiply(tail, self.scalar(0.5))
+
+    def _tabulated(self, function: str, x: Array) -> Array:
+        source = self._inputs
+        rounded = self._backend.lookup(table(function, source.name, self.output_format.name), x, source)
+        if self._calculator.recorder is None:
+            return rounded
+        return self._recorded(self._backend.lookup(table(function, source.name, "fp32"), x, source), rounded)
