@@ -82,9 +82,8 @@ def _finish(sheet: Sheet, panels: Sequence[Axes], ends: Sequence[list[End]], run
     first, last = min(steps, default=0), max(steps, default=1)
     for axes, named in zip(panels, ends, strict=True):
         axes.set_xlim(first - 0.5, last + 0.5)
-        axes.xaxis.set_major_locator(
-            MaxNLocator(nbins=8 if sheet.width == WIDE else 4, integer=True, min_n_ticks=1)
-        )
+        ticks = 8 if sheet.width == WIDE else 4
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=ticks, integer=True, min_n_ticks=1))
         if sheet.width == WIDE:
             sheet.end_labels(axes, named)
     panels[-1].set_xlabel("step", color=INK, labelpad=2)

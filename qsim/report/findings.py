@@ -137,8 +137,13 @@ def compare_hashes(base: Run, replay: Run) -> str:
         if parts := _parts_that_differ(base.hashes[step], replay.hashes[step]):
             whole = len(parts) == len(_shared_parts(base.hashes[step], replay.hashes[step]))
             return f"step{_NBSP}{step}" + ("" if whole else f" ({', '.join(parts)})")
-    whole = len(shared) == len(base.hashes)
-    return "equal at every step" if whole else f"equal at all {count(len(shared))} shared steps"
+    if set(base.losses) <= set(shared):
+        return "equal at every step"
+    return (
+        f"equal at all {count(len(shared))} steps compared"
+        if len(shared) > 1
+        else "equal at the step compared"
+    )
 
 
 def _parts_that_differ(a: Mapping[str, str], b: Mapping[str, str]) -> list[str]:

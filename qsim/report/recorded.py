@@ -87,7 +87,7 @@ class Run:
 
     @property
     def planned(self) -> int | None:
-        steps = _mapping(self.config.get("training")).get("steps")
+        steps = _mapping(self.config.get("training")).get("steps", self.config.get("steps"))
         return steps if isinstance(steps, int) else None
 
     @property

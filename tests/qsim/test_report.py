@@ -338,7 +338,7 @@ def test_headline_of_equal_runs(tmp_path: Path) -> None:
     same = write_run(tmp_path / "b", "fp32", loss_curve(4))
     short = write_run(tmp_path / "c", "tf32", loss_curve(2), planned=4)
     assert headline_of(base, same) == "fp32 is equal to fp32 bit for bit, at every step."
-    assert headline_of(base, short).endswith("bit for bit, at all 2 shared steps, and ran to step 2.")
+    assert headline_of(base, short).endswith("bit for bit, at all 2 steps compared, and ran to step 2.")
 
 
 def test_headline_never_says_equal_on_missing_hashes(tmp_path: Path) -> None:

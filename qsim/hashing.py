@@ -1,0 +1,62 @@
+"""SHA-256 of tensors, the same for every executor.
+
+A tree of tensors is hashed in sorted name order: name, shape, little-endian float32 values in C order, layers
+unstacked, every NaN as 0x7FC00000.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from precision.formats import CANONICAL_NAN
+
+
+def unstack(tree: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Stacked blocks as one tensor a layer: ``blocks.qkv.weight`` (L, ...) -> ``layer.0.qkv.weight``, ..."""
+    flat: dict[str, np.ndarray] = {}
+    for name, value in tree.items():
+        array = np.asarray(value, dtype="<f4")
+        if name.startswith("blocks."):
+            rest = name.removeprefix("blocks.")
+            flat |= {f"layer.{i}.{rest}": layer for i, layer in enumerate(array)}
+        else:
+            flat[name] = array
+    return flat
+
+
+def stack(flat: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The inverse of ``unstack``."""
+    tree: dict[str, Any] = {}
+    for name, value in flat.items():
+        if name.startswith("layer."):
+            _, number, rest = name.split(".", 2)
+            tree.setdefault(f"blocks.{rest}", {})[int(number)] = value
+        else:
+            tree[name] = value
+    return {
+        name: np.stack([value[i] for i in range(len(value))]) if isinstance(value, dict) else value
+        for name, value in tree.items()
+    }
+
+
+def tree_hash(tree: dict[str, Any]) -> str:
+    """Hash of named tensors, stacked blocks or not."""
+    digest = hashlib.sha256()
+    for name, array in sorted(unstack(tree).items()):
+        digest.update(f"{name} {list(array.shape)}\n".encode())
+        digest.update(_canonical(array).tobytes())
+    return digest.hexdigest()
+
+
+def scalar_hash(value: Any) -> str:
+    """Hash of one float32 number, the tensor ``loss`` of shape []."""
+    return tree_hash({"loss": np.asarray(value, dtype="<f4")})
+
+
+def _canonical(array: np.ndarray) -> np.ndarray:
+    words = np.ascontiguousarray(array).view("<u4")
+    nan = np.isnan(array)
+    return np.where(nan, np.uint32(CANONICAL_NAN), words).astype("<u4") if nan.any() else words

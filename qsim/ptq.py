@@ -1,0 +1,73 @@
+"""Post-training quantization of a trained model: vector-wise INT8 of weights and activations, and its error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+import precision as pr
+from qsim.config import RunConfig
+from qsim.data import Corpus, validation_batches
+from qsim.model import LINEAR, forward
+from qsim.policy import Arithmetic
+from qsim.sites import Calculator
+from qsim.training import held_out_loss
+
+SCHEME = "int8_vectorwise"
+
+
+def quantization_error(
+    config: RunConfig, policy: Arithmetic, executor: str, parameters: dict[str, np.ndarray], corpus: Corpus
+) -> dict[str, Any]:
+    """What INT8 does to each linear layer of each block, and to the held-out loss.
+
+    The model as it is under ``policy`` is "before"; "after" has the operands of every linear layer of every block
+    in INT8.  Errors of the operands are x - dequantize(quantize(x)); of the output, against the float64 product of
+    the unquantized operands.
+    """
+    calculator = Calculator(policy, executor)
+    working = {name: np.asarray(w) for name, w in calculator.working_copy(parameters).items()}
+    tokens, _ = validation_batches(
+        corpus, batch_size=config.data.batch_size, length=config.model.length, limit=1
+    )[0]
+    _, caches = forward(calculator, config.model, working, tokens)
+    layers = [
+        {"layer": i, "site": site}
+        | layer_error(np.asarray(caches["blocks"][site][i]), working[f"blocks.{site}.weight"][i])
+        for i in range(config.model.layers)
+        for site in LINEAR
+    ]
+    losses = {
+        when: held_out_loss(config, chosen, executor, parameters, corpus)
+        for when, chosen in (("before", policy), ("after", policy.quantized()))
+    }
+    return {
+        "scheme": SCHEME,
+        "policy": policy.name,
+        "layers": layers,
+        "validation_loss": losses,
+        "tokens": int(tokens.size),
+    }
+
+
+def layer_error(x: np.ndarray, w: np.ndarray) -> dict[str, float]:
+    """RMSE and SQNR (dB) of the input (N, k), the weight (k, n) and the output of one INT8 linear layer."""
+    exact = x.astype(np.float64) @ w.astype(np.float64)
+    pairs = {
+        "input": (x, pr.quantize(x, SCHEME, axis=-1).dequantize()),
+        "weight": (w, pr.quantize(w, SCHEME, axis=-2).dequantize()),
+        "output": (exact, pr.quantized_matmul(x, w, scheme=SCHEME, output=pr.FP32)),
+    }
+    figures: dict[str, float] = {}
+    for name, (true, rounded) in pairs.items():
+        figures[f"{name}_rmse"], figures[f"{name}_sqnr_db"] = rmse_and_sqnr(true, rounded)
+    return figures
+
+
+def rmse_and_sqnr(true: np.ndarray, rounded: np.ndarray) -> tuple[float, float]:
+    """Root mean square error, and 10 log10 of signal power over error power; infinite without error."""
+    signal = np.mean(np.square(true, dtype=np.float64))
+    noise = np.mean(np.square(true.astype(np.float64) - rounded))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.sqrt(noise)), float(10 * np.log10(signal / noise))

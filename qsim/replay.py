@@ -1,0 +1,59 @@
+"""Replay: the same run, the same start, the same batches and dropout, another arithmetic."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from qsim.checkpoints import load_checkpoint
+from qsim.data import load_data, reference_data
+from qsim.hashing import tree_hash
+from qsim.policy import Arithmetic
+from qsim.progress import Progress, silent
+from qsim.runs import RunFolder
+from qsim.training import train
+
+
+def replay(
+    parent: RunFolder,
+    policy: Arithmetic,
+    out: Path,
+    *,
+    executor: str | None = None,
+    steps: int | None = None,
+    data: Path | None = None,
+    progress: Callable[..., Progress] = silent,
+) -> RunFolder:
+    """Run a recorded run again under another policy, freely: from its first weights, each step from the last.
+
+    executor: that of the parent unless given.  steps: only the first so many.  data: where its tokens now lie.
+    Writes a run folder that names its parent, and refuses tokens whose hash differs from the recorded one.
+    """
+    corpus = load_data(parent.path, data)
+    start = load_checkpoint(parent.path, 0).state["parameters"]
+    config = parent.config
+    if steps is not None:
+        config = dataclasses.replace(config, steps=min(steps, config.steps))
+    run = RunFolder.create(out, config, policy, executor or parent.executor, _identity(parent, start))
+    reference_data(run.path, corpus, parent.path)
+    return train(run, corpus, parameters=start, progress=progress)
+
+
+def _identity(parent: RunFolder, start: dict[str, Any]) -> dict[str, Any]:
+    return {"path": str(parent.path.resolve()), "hash": tree_hash(start), "policy": parent.policy.name}
+
+
+def resume_replay(run: RunFolder, *, data: Path | None, progress: Callable[..., Progress] = silent) -> RunFolder:
+    """Carry an interrupted run or replay to its end."""
+    return train(run, load_data(run.path, data), resume=True, progress=progress)
+
+
+def first_difference(parent: RunFolder, run: RunFolder) -> int | None:
+    """The first step whose loss, gradients, parameters or moments differ in any bit; None where none does."""
+    theirs = parent.hashes()
+    for step, row in sorted(run.hashes().items()):
+        if step in theirs and row != theirs[step]:
+            return step
+    return None

@@ -1,0 +1,183 @@
+"""A run folder: what was asked, on what it ran, and what came of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from precision.statistics import Statistics
+from qsim import config as configuration
+from qsim import policy as policies
+from qsim.atomic import write_atomically
+from qsim.config import RunConfig
+from qsim.policy import Arithmetic
+
+_PACKAGES = ("numpy", "numba", "jax", "jaxlib", "ml_dtypes", "qsim-precision")
+
+
+class RunError(ValueError):
+    """A run folder that cannot be used, in one sentence."""
+
+
+class RunFolder:
+    """Reads and writes one run folder.
+
+    config.json, environment.json, data.json, metrics.jsonl, hashes.jsonl, statistics/, checkpoints/.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        config: RunConfig,
+        policy: Arithmetic,
+        executor: str,
+        parent: dict[str, Any] | None = None,
+    ) -> RunFolder:
+        """A new run folder; RunError where anything is there already."""
+        require_new(path)
+        path.mkdir(parents=True, exist_ok=True)
+        run = cls(path)
+        values = configuration.as_json(config)
+        record = {"preset": values["preset"], "seed": config.seed, "executor": executor, "parent": parent}
+        record |= {"policy": policy.as_json(), "policy_sha256": policy.sha256, "config": values}
+        record |= {"model": values["model"], "training": _training(config)}
+        run.write_json("environment.json", environment())
+        run.write_json("config.json", record)
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """An existing run folder; RunError where it is none."""
+        run = cls(path)
+        if not (path / "config.json").is_file():
+            raise RunError(f"{str(path)!r} is not a run folder (it has no config.json); name one that train wrote")
+        run.record()
+        return run
+
+    def record(self) -> dict[str, Any]:
+        """config.json."""
+        try:
+            record = json.loads((self.path / "config.json").read_text())
+            record["config"]["seed"], record["policy"]["sites"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"config.json of run {str(self.path)!r} is damaged ({error}); restore it") from None
+        return record
+
+    @property
+    def config(self) -> RunConfig:
+        return configuration.from_json(self.record()["config"])
+
+    @property
+    def policy(self) -> Arithmetic:
+        return policies.from_json(self.record()["policy"])
+
+    @property
+    def executor(self) -> str:
+        return self.record()["executor"]
+
+    def write_json(self, name: str, value: Any) -> None:
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, (json.dumps(value, indent=1) + "\n").encode())
+
+    def append(self, name: str, row: dict[str, Any]) -> None:
+        """One line of a .jsonl file."""
+        with (self.path / name).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def rows(self, name: str) -> Iterator[dict[str, Any]]:
+        """The lines of a .jsonl file; a last line cut short by a kill is left out."""
+        path = self.path / name
+        if not path.is_file():
+            return
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                return
+
+    def cut_after(self, step: int) -> None:
+        """Drop what was written after a step, before going on from its checkpoint."""
+        for name in ("metrics.jsonl", "hashes.jsonl"):
+            kept = [row for row in self.rows(name) if row["step"] <= step and "validation_loss" not in row]
+            text = "".join(json.dumps(row) + "\n" for row in kept)
+            write_atomically(self.path / name, text.encode())
+
+    def hashes(self) -> dict[int, dict[str, Any]]:
+        """hashes.jsonl by step."""
+        return {row["step"]: row for row in self.rows("hashes.jsonl")}
+
+    def write_statistics(self, step: int, sites: dict[str, Statistics]) -> None:
+        values = {key: statistics.as_json() for key, statistics in sorted(sites.items())}
+        self.write_json(f"statistics/step_{step:06d}.json", {"step": step, "sites": values})
+
+    def last_loss(self) -> float:
+        """Loss of the last recorded step; NaN where there is none."""
+        losses = [row["loss"] for row in self.rows("metrics.jsonl") if "loss" in row]
+        return losses[-1] if losses else math.nan
+
+
+def require_new(path: Path) -> None:
+    """RunError where a file or a folder with something in it stands at the path."""
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise RunError(f"{str(path)!r} exists already and nothing is written over; choose another --out")
+
+
+def _training(config: RunConfig) -> dict[str, Any]:
+    """The figures a reader of the report looks for first."""
+    return {
+        "steps": config.steps,
+        "batch_size": config.data.batch_size,
+        "learning_rate": config.optimizer.learning_rate,
+        "weight_decay": config.optimizer.weight_decay,
+        "clip": config.optimizer.clip,
+        "reduction_chunks": config.data.reduction_chunks,
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Versions, platform and the commit of the source, as far as they can be told."""
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    return {
+        "python": platform.python_version(),
+        "versions": versions,
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "git": _commit(),
+    }
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or "unknown"
+
+
+def _commit() -> str | None:
+    folder = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,207 @@
+"""The loop: batches, steps, hashes, statistics and checkpoints into a run folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from precision.formats import parse_format
+from precision.statistics import Statistics
+from qsim.checkpoints import Checkpoint, load_checkpoint, save_checkpoint, saved_steps
+from qsim.config import RunConfig
+from qsim.data import Corpus, batch, check_corpus, validation_batches
+from qsim.hashing import scalar_hash, tree_hash, unstack
+from qsim.layers import cross_entropy_forward
+from qsim.model import dropout_keys, forward, initial_parameters
+from qsim.optimizer import ScaleState, learning_rate, step_scalars
+from qsim.policy import Arithmetic
+from qsim.progress import Progress, silent
+from qsim.runs import RunError, RunFolder
+from qsim.sites import Calculator, statistics_recorder
+from qsim.step import make_step
+
+State = dict[str, dict[str, Any]]
+
+
+@dataclass
+class _Position:
+    """Where a run stands."""
+
+    step: int
+    updates: int
+    scale: ScaleState
+    state: State
+
+
+def start(config: RunConfig, policy: Arithmetic, parameters: dict[str, np.ndarray] | None) -> _Position:
+    """Step 0: given or drawn parameters, moments at zero, the policy's first loss scale."""
+    first = parameters if parameters is not None else initial_parameters(config.model, config.seed)
+    zeros = {name: np.zeros_like(w) for name, w in first.items()}
+    state = {"parameters": first, "first": zeros, "second": dict(zeros)}
+    return _Position(0, 0, ScaleState.start(policy.loss_scaling), state)
+
+
+def train(
+    run: RunFolder,
+    corpus: Corpus,
+    *,
+    parameters: dict[str, np.ndarray] | None = None,
+    resume: bool = False,
+    progress: Callable[..., Progress] = silent,
+) -> RunFolder:
+    """Carry a run to its last step.
+
+    parameters: where it starts, drawn from the seed unless given.  resume: go on from the last whole checkpoint.
+    Errors: DataError for a corpus that is too short, RunError for a run that cannot be resumed.
+    """
+    config, policy, executor = run.config, run.policy, run.executor
+    check_corpus(
+        corpus,
+        batch_size=config.data.batch_size,
+        length=config.model.length,
+        vocabulary_size=config.model.vocabulary,
+    )
+    loop = _Loop(run, config, policy, executor, corpus)
+    position = loop.resume() if resume else start(config, policy, parameters)
+    if not resume:
+        loop.checkpoint(position)
+    with progress(policy.name, position.step, config.steps) as bar:
+        while position.step < config.steps:
+            loss = loop.advance(position)
+            bar.update(position.step, loss)
+    loop.finish(position)
+    return run
+
+
+class _Loop:
+    """The steps of one run."""
+
+    def __init__(
+        self, run: RunFolder, config: RunConfig, policy: Arithmetic, executor: str, corpus: Corpus
+    ) -> None:
+        self.run, self.config, self.policy, self.executor, self.corpus = run, config, policy, executor, corpus
+        self.plain = make_step(config, policy, executor)
+        self.counting = make_step(config, policy, executor, statistics_recorder)
+
+    def advance(self, position: _Position) -> float:
+        """One step: computed, hashed, recorded, and where it is due counted and saved."""
+        config, number = self.config, position.step + 1
+        began = time.perf_counter()
+        counts = _due(config.record.statistics_every, number) or (
+            number == 1 and config.record.statistics_every > 0
+        )
+        step = self.counting if counts else self.plain
+        scale = position.scale.scale
+        scalars = step_scalars(config.optimizer, number, config.steps, position.updates, scale)
+        keys = dropout_keys(config.model, config.seed, number)
+        position.state, results = step(position.state, self.batch(number), scalars, keys)
+        loss, finite = float(results["loss"]), bool(results["finite"])
+        position.scale = position.scale.after(self.policy.loss_scaling, finite)
+        position.updates += finite
+        position.step = number
+        if counts:
+            self._write_statistics(number, step, results["records"])
+        if _due(config.record.hash_every, number):
+            self._write_hashes(number, results, position.state)
+        self.run.append(
+            "metrics.jsonl",
+            {
+                "step": number,
+                "loss": loss,
+                "learning_rate": learning_rate(config.optimizer, number, config.steps),
+                "gradient_norm": float(results["gradient_norm"]),
+                "loss_scale": scale,
+                "skipped": not finite,
+                "seconds": round(time.perf_counter() - began, 6),
+            },
+        )
+        if _due(config.record.checkpoint_every, number) or number == config.steps:
+            self.checkpoint(position)
+        return loss
+
+    def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        data, model = self.config.data, self.config.model
+        return batch(
+            self.corpus, seed=self.config.seed, step=step, batch_size=data.batch_size, length=model.length
+        )
+
+    def _write_statistics(self, step: int, counting: Any, records: dict[str, Any]) -> None:
+        self.run.write_statistics(step, as_statistics(records, counting.formats))
+
+    def _write_hashes(self, step: int, results: dict[str, Any], state: State) -> None:
+        moments = {f"{part}.{name}": w for part in ("first", "second") for name, w in unstack(state[part]).items()}
+        row = {"step": step, "loss": scalar_hash(results["loss"])}
+        row |= {"gradients": tree_hash(results["gradients"]), "parameters": tree_hash(state["parameters"])}
+        self.run.append("hashes.jsonl", row | {"optimizer": tree_hash(moments)})
+
+    def checkpoint(self, position: _Position) -> None:
+        state = {
+            part: {name: np.asarray(w) for name, w in tree.items()} for part, tree in position.state.items()
+        }
+        save_checkpoint(
+            self.run.path,
+            Checkpoint(
+                step=position.step,
+                updates=position.updates,
+                scale=position.scale,
+                state=state,
+                policy_sha256=self.policy.sha256,
+                data_sha256=self.corpus.sha256,
+            ),
+        )
+
+    def resume(self) -> _Position:
+        """The last whole checkpoint, everything recorded after it dropped."""
+        steps = saved_steps(self.run.path)
+        if not steps:
+            raise RunError(f"run {str(self.run.path)!r} has no checkpoint to resume from; start it anew elsewhere")
+        saved = load_checkpoint(self.run.path, steps[-1])
+        if saved.policy_sha256 != self.policy.sha256 or saved.data_sha256 != self.corpus.sha256:
+            raise RunError(f"the checkpoint of run {str(self.run.path)!r} is of another policy or other data")
+        self.run.cut_after(saved.step)
+        return _Position(saved.step, saved.updates, saved.scale, dict(saved.state))
+
+    def finish(self, position: _Position) -> None:
+        """Held-out loss under the run's own arithmetic."""
+        loss = held_out_loss(
+            self.config, self.policy, self.executor, position.state["parameters"], self.corpus
+        )
+        self.run.append("metrics.jsonl", {"step": position.step, "validation_loss": loss})
+
+
+def _due(every: int, step: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def as_statistics(records: dict[str, Any], formats: dict[str, str]) -> dict[str, Statistics]:
+    """A recorder's arrays as ``Statistics`` by site."""
+    return {
+        key: Statistics.from_counts(parse_format(formats[key]), int(total[0]), counts, exponents)
+        for key, (total, counts, exponents) in records.items()
+    }
+
+
+def held_out_loss(
+    config: RunConfig, policy: Arithmetic, executor: str, parameters: dict[str, Any], corpus: Corpus
+) -> float:
+    """Mean loss over the first held-out batches, forward pass only, without dropout."""
+    calculator = Calculator(policy, executor)
+
+    def loss_of(parameters: dict[str, Any], tokens: Any, targets: Any) -> Any:
+        logits, _ = forward(calculator, config.model, calculator.working_copy(parameters), tokens)
+        return cross_entropy_forward(calculator, logits, targets.reshape(-1), 1)[0]
+
+    compiled = calculator.backend.jit(loss_of)
+    batches = validation_batches(
+        corpus,
+        batch_size=config.data.batch_size,
+        length=config.model.length,
+        limit=config.data.validation_batches,
+    )
+    whole = [pair for pair in batches if len(pair[0]) == config.data.batch_size] or batches[:1]
+    return float(np.mean([float(compiled(parameters, *pair)) for pair in whole]))
