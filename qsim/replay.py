@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,24 +37,21 @@ def replay(
     config = parent.config
     if steps is not None:
         config = dataclasses.replace(config, steps=min(steps, config.steps))
-    run = RunFolder.create(out, config, policy, executor or parent.executor, _identity(parent, start))
+    run = RunFolder.create(out, config, policy, executor or parent.executor, _identity(parent, out, start))
     reference_data(run.path, corpus, parent.path)
     return train(run, corpus, parameters=start, progress=progress)
 
 
-def _identity(parent: RunFolder, start: dict[str, Any]) -> dict[str, Any]:
-    return {"path": str(parent.path.resolve()), "hash": tree_hash(start), "policy": parent.policy.name}
+def _identity(parent: RunFolder, out: Path, start: dict[str, Any]) -> dict[str, Any]:
+    """How a replay names the run it repeats: relative path, hash of its first weights, policy."""
+    where = os.path.relpath(parent.path.resolve(), out.resolve())
+    return {"path": Path(where).as_posix(), "hash": tree_hash(start), "policy": parent.policy.name}
 
 
-def resume_replay(run: RunFolder, *, data: Path | None, progress: Callable[..., Progress] = silent) -> RunFolder:
-    """Carry an interrupted run or replay to its end."""
+def resume(
+    run: RunFolder, *, data: Path | None = None, progress: Callable[..., Progress] = silent
+) -> RunFolder:
+    """Carry an interrupted run or replay to its end; a finished one is left as it is."""
+    if run.finished:
+        return run
     return train(run, load_data(run.path, data), resume=True, progress=progress)
-
-
-def first_difference(parent: RunFolder, run: RunFolder) -> int | None:
-    """The first step whose loss, gradients, parameters or moments differ in any bit; None where none does."""
-    theirs = parent.hashes()
-    for step, row in sorted(run.hashes().items()):
-        if step in theirs and row != theirs[step]:
-            return step
-    return None

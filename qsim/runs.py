@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import platform
 import subprocess
@@ -122,10 +121,10 @@ class RunFolder:
         values = {key: statistics.as_json() for key, statistics in sorted(sites.items())}
         self.write_json(f"statistics/step_{step:06d}.json", {"step": step, "sites": values})
 
-    def last_loss(self) -> float:
-        """Loss of the last recorded step; NaN where there is none."""
-        losses = [row["loss"] for row in self.rows("metrics.jsonl") if "loss" in row]
-        return losses[-1] if losses else math.nan
+    @property
+    def finished(self) -> bool:
+        """Whether the held-out loss, the last thing a run writes, is there."""
+        return any("validation_loss" in row for row in self.rows("metrics.jsonl"))
 
 
 def require_new(path: Path) -> None:

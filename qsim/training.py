@@ -92,9 +92,8 @@ class _Loop:
         """One step: computed, hashed, recorded, and where it is due counted and saved."""
         config, number = self.config, position.step + 1
         began = time.perf_counter()
-        counts = _due(config.record.statistics_every, number) or (
-            number == 1 and config.record.statistics_every > 0
-        )
+        every = config.record.statistics_every
+        counts = _due(every, number) or (every > 0 and number in (1, config.steps))
         step = self.counting if counts else self.plain
         scale = position.scale.scale
         scalars = step_scalars(config.optimizer, number, config.steps, position.updates, scale)

@@ -150,19 +150,19 @@ def absmax(x: Array, axis: int) -> Array:
 def lookup(table: Array, x: Array, fmt: Format) -> Array:
     u = _flat_bits(x)
     out = np.empty(u.size, np.float32)
-    kernels.lookup(table, u, out, fmt.constants)
+    kernels.lookup(table, u, out, fmt.constants, work=u.size)
     return out.reshape(np.shape(x))
 
 
 def scatter_add_rows(indices: Array, rows: Array, size: int) -> Array:
     out = np.zeros((rows.shape[0], size, rows.shape[2]), np.float32)
-    kernels.scatter_add_rows(np.ascontiguousarray(indices), np.ascontiguousarray(rows), out)
+    kernels.scatter_add_rows(np.ascontiguousarray(indices), np.ascontiguousarray(rows), out, work=rows.size)
     return out
 
 
 def random_words(key: Key, shape: tuple[int, ...]) -> Array:
     out = np.empty(math.prod(shape), np.uint32)
-    kernels.random_words(np.uint32(key[0]), np.uint32(key[1]), out)
+    kernels.random_words(np.uint32(key[0]), np.uint32(key[1]), out, work=out.size)
     return out.reshape(shape)
 
 
@@ -180,16 +180,17 @@ def matmul(
     a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
     shape = (*a.shape[:2], b.shape[2])
     total = np.zeros(shape, np.float32) if c is None else np.array(c, np.float32, order="C")
+    work = total.size * a.shape[2] >> 5
     if accumulator.product == "exact":
-        gemm.fused(a, b, total)
+        gemm.fused(a, b, total, work=work)
     elif accumulator.sum is FP32:
-        gemm.rounded_product(a, b, total)
+        gemm.rounded_product(a, b, total, work=work)
     else:
-        gemm.rounded_everywhere(a, b, total, accumulator.sum.constants)
+        gemm.rounded_everywhere(a, b, total, accumulator.sum.constants, work=work)
     return total
 
 
 def integer_matmul(a: Array, b: Array) -> Array:
     total = np.zeros((a.shape[0], a.shape[1], b.shape[2]), np.int32)
-    gemm.integer(np.ascontiguousarray(a), np.ascontiguousarray(b), total)
+    gemm.integer(np.ascontiguousarray(a), np.ascontiguousarray(b), total, work=total.size * a.shape[2] >> 5)
     return total

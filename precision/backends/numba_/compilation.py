@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import numba
@@ -63,14 +63,39 @@ def source_stamp() -> str:
     return digest.hexdigest()
 
 
-def kernel(function: Callable) -> Callable:
-    """A parallel kernel, cached on disk under ``source_stamp``."""
-    return _stamped(numba.njit(function, parallel=True, cache=True, **_OPTIONS))
+class Kernel:
+    """A loop compiled twice, each on first use: for one thread, and for all of them where the work is worth it.
+
+    The bits are the same either way; a parallel region costs microseconds, and far more when other processes hold
+    the cores.
+    """
+
+    PARALLEL_FROM = 1 << 18  # elements, or multiply-adds / 32 of a product
+
+    def __init__(self, function: Callable) -> None:
+        self._serial = _stamped(numba.njit(function, cache=True, **_OPTIONS))
+        self._parallel = _stamped(numba.njit(_renamed(function), parallel=True, cache=True, **_OPTIONS))
+
+    def __call__(self, *arguments: Any, work: int | None = None) -> None:
+        size = arguments[0].size if work is None else work
+        (self._parallel if size >= self.PARALLEL_FROM else self._serial)(*arguments)
+
+
+def kernel(function: Callable) -> Kernel:
+    """Decorator: the loop as a ``Kernel``, cached on disk under ``source_stamp``."""
+    return Kernel(function)
 
 
 def serial_kernel(function: Callable) -> Callable:
-    """A kernel for work too small or too sequential to share among threads, cached likewise."""
+    """Decorator: a loop whose iterations depend on each other, compiled for one thread."""
     return _stamped(numba.njit(function, cache=True, **_OPTIONS))
+
+
+def _renamed(function: Callable) -> Callable:
+    """The same function under another name, so that its cache files are its own."""
+    twin = FunctionType(function.__code__, function.__globals__, function.__name__ + "_parallel")
+    twin.__qualname__ = twin.__name__
+    return twin
 
 
 def _stamped(dispatcher: Any) -> Any:

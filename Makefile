@@ -1,0 +1,32 @@
+# make demo, make test: each does all the set-up on a fresh machine with Python >= 3.11 and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+STEPS ?= 300
+
+.PHONY: demo test test-exhaustive lint bench clean
+
+demo: $(INSTALLED)
+	$(BIN)/qsim demo --steps $(STEPS) --out demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -q
+
+test-exhaustive: $(INSTALLED)
+	$(BIN)/python -m pytest -q -m exhaustive --durations=0
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python >= 3.11 is needed, $$($(PYTHON) --version) was found; run make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,lint]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
