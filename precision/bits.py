@@ -84,8 +84,8 @@ def flush_subnormal(u, f):
 def encode(u, f):
     """Code of a pattern that ``round_nearest_even`` returned: sign above ``f.magnitude_bits`` bits.
 
-        normal     float32 exponent rebased, low bits dropped
-        subnormal  the significand with its hidden bit, shifted to the fixed quantum
+    normal     float32 exponent rebased, low bits dropped
+    subnormal  the significand with its hidden bit, shifted to the fixed quantum
     """
     magnitude = u & 0x7FFFFFFF
     sign = u >> 31

@@ -72,9 +72,7 @@ _ZERO, _HALF, _ONE, _TWO = float32s("0x0p+0 0x1p-1 0x1p+0 0x1p+1")
 
 _LOG2_E, _LN2_HIGH, _LN2_LOW = float32s("0x1.715476p+0 0x1.62e4p-1 0x1.7f7d1cp-20")
 _ROUNDER = np.float32(3 << 22)  # floats near 1.5 * 2^23 are the integers
-_EXP_LOWEST, _EXP_HIGHEST = float32s(
-    "-0x1.5d589ep+6 0x1.62e42ep+6"
-)  # of the arguments with a finite, normal result
+_EXP_LOWEST, _EXP_HIGHEST = float32s("-0x1.5d589ep+6 0x1.62e42ep+6")  # of the arguments with a finite, normal result
 _EXP = float32s("0x1.000000p-1 0x1.555554p-3 0x1.5554e8p-5 0x1.111310p-7 0x1.6d4cd8p-10 0x1.9df7fap-13")
 
 _SQRT_HALF_BITS = np.uint32(0x3F3504F3)
@@ -113,9 +111,7 @@ _TANH_ONE_FROM = np.float32(10.0)
 _TANH_ODD = float32s(
     "-0x1.555556p-2 0x1.111138p-3 -0x1.ba205ep-5 0x1.665126p-6 -0x1.203d3ap-7 0x1.ac9034p-9 -0x1.a84cd0p-11"
 )
-_TANH_RECIPROCAL = float32s(
-    "0x1.ffffaep-1 -0x1.ffedf8p-1 0x1.fe81c6p-1 -0x1.f02e7cp-1 0x1.a4477ap-1 -0x1.b20426p-2"
-)
+_TANH_RECIPROCAL = float32s("0x1.ffffaep-1 -0x1.ffedf8p-1 0x1.fe81c6p-1 -0x1.f02e7cp-1 0x1.a4477ap-1 -0x1.b20426p-2")
 
 
 def make_exp(primitives: Primitives) -> Unary:

@@ -132,9 +132,7 @@ def quantized_matmul(
     qw = w if isinstance(w, QArray) else quantize(w, scheme, axis=-2, backend=module.name)
     _check_product(qx, qw)
     rows = qx.codes.reshape(1, -1, qx.shape[-1])
-    y = _dequantized_product(
-        module, rows, qx.scale.reshape(1, -1, 1), qw.codes[None], module.asarray(qw.scale)[None]
-    )
+    y = _dequantized_product(module, rows, qx.scale.reshape(1, -1, 1), qw.codes[None], module.asarray(qw.scale)[None])
     if bias is not None:
         y = module.add(y, as_float32(module, bias))
     return module.round_to(y.reshape(*qx.shape[:-1], qw.shape[-1]), parse_format(output))

@@ -188,7 +188,12 @@ def _train(arguments: Arguments) -> int:
     else:
         config = _config(arguments)
         run = train_new(
-            arguments.out, config, arguments.policy, arguments.executor, arguments.text, progress=progress.shown
+            arguments.out,
+            config,
+            arguments.policy,
+            arguments.executor,
+            arguments.text,
+            progress=progress.shown,
         )
     _print_rows(summarise(run.path, []), arguments.json)
     return 0
@@ -269,9 +274,7 @@ def _demo(arguments: Arguments) -> int:
     from qsim.summary import print_quantization, summarise
 
     config = _config(arguments)
-    base, replays, report = demo(
-        arguments.out, config, arguments.executor, arguments.text, progress=progress.shown
-    )
+    base, replays, report = demo(arguments.out, config, arguments.executor, arguments.text, progress=progress.shown)
     rows = summarise(base.path, [run.path for run in replays])
     if arguments.json:
         print(json.dumps({"runs": rows, "report": str(report)}, indent=1))
@@ -321,8 +324,7 @@ def _accumulators(arguments: Arguments) -> int:
     from precision import ACCUMULATORS
 
     rows = [
-        {"accumulator": a.name, "definition": a.description, "evidence": a.evidence}
-        for a in ACCUMULATORS.values()
+        {"accumulator": a.name, "definition": a.description, "evidence": a.evidence} for a in ACCUMULATORS.values()
     ]
     print(json.dumps(rows, indent=1)) if arguments.json else _print_columns(rows)
     return 0

@@ -146,7 +146,16 @@ PRESETS: dict[str, RunConfig] = {
         "small", 1e-3, 16, "sentencepiece", 2000, layers=4, hidden=128, heads=4, length=128, vocabulary=2048
     ),
     "medium": _preset(
-        "medium", 6e-4, 64, "sentencepiece", 20000, layers=12, hidden=512, heads=8, length=512, vocabulary=8192
+        "medium",
+        6e-4,
+        64,
+        "sentencepiece",
+        20000,
+        layers=12,
+        hidden=512,
+        heads=8,
+        length=512,
+        vocabulary=8192,
     ),
 }
 

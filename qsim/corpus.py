@@ -179,9 +179,7 @@ def _check_fields(corpus: Corpus) -> None:
     if corpus.tokenizer not in TOKENIZERS:
         raise DataError(f"unknown tokenizer {corpus.tokenizer!r}; known tokenizers: {', '.join(TOKENIZERS)}")
     if (corpus.tokenizer == "sentencepiece") != (corpus.tokenizer_model is not None):
-        raise DataError(
-            f"tokenizer {corpus.tokenizer!r} and model do not match; 'sentencepiece' alone has one"
-        )
+        raise DataError(f"tokenizer {corpus.tokenizer!r} and model do not match; 'sentencepiece' alone has one")
 
 
 def check_tokens(tokens: np.ndarray, vocabulary_size: int, whose: str, remedy: str) -> None:

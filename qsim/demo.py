@@ -54,9 +54,7 @@ def quantize_run(run: RunFolder, policy: str = "fp16") -> None:
     """INT8 error of a finished run's weights and activations, "before" being the model under ``policy``."""
     config = run.config
     parameters = load_checkpoint(run.path, config.steps).state["parameters"]
-    error = quantization_error(
-        config, parse_policy(policy), run.executor, parameters, load_data(run.path, None)
-    )
+    error = quantization_error(config, parse_policy(policy), run.executor, parameters, load_data(run.path, None))
     run.write_json("quantization.json", error)
 
 
@@ -71,9 +69,7 @@ def demo(
     """(base run, its replays, report.html) under ``out``."""
     require_new(out)
     base = train_new(out / "fp32", config, "fp32", executor, text, progress=progress)
-    replays = [
-        replay(base, parse_policy(name), out / "replays" / name, progress=progress) for name in REPLAYS
-    ]
+    replays = [replay(base, parse_policy(name), out / "replays" / name, progress=progress) for name in REPLAYS]
     quantize_run(base)
     report = write_report(base.path, [run.path for run in replays], out / "report.html")
     return base, replays, report

@@ -123,16 +123,12 @@ def block_forward(
 ) -> tuple[Array, layers.Cache]:
     """x + attention(LN(x)), then x + MLP(LN(x)); dropout before each addition."""
     epsilon = config.layernorm_epsilon
-    a, norm_1 = layers.layernorm_forward(
-        ar, "layernorm_1", x, p["layernorm_1.gain"], p["layernorm_1.bias"], epsilon
-    )
+    a, norm_1 = layers.layernorm_forward(ar, "layernorm_1", x, p["layernorm_1.gain"], p["layernorm_1.bias"], epsilon)
     qkv = layers.linear_forward(ar, "qkv", a, p["qkv.weight"], p["qkv.bias"])
     mixed, attention = layers.attention_forward(ar, qkv, batch, config.heads)
     branch, kept_1 = _write(ar, config, "attention_out", p, mixed)
     x = layers.residual_forward(ar, x, branch)
-    m, norm_2 = layers.layernorm_forward(
-        ar, "layernorm_2", x, p["layernorm_2.gain"], p["layernorm_2.bias"], epsilon
-    )
+    m, norm_2 = layers.layernorm_forward(ar, "layernorm_2", x, p["layernorm_2.gain"], p["layernorm_2.bias"], epsilon)
     up = layers.linear_forward(ar, "mlp_up", m, p["mlp_up.weight"], p["mlp_up.bias"])
     active = layers.gelu_forward(ar, up)
     branch, kept_2 = _write(ar, config, "mlp_down", p, active)

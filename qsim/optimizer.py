@@ -87,7 +87,12 @@ def clip_factor(ar: Calculator, norm: Array, limit: float | None) -> Array:
 
 
 def adamw(
-    ar: Calculator, config: OptimizerConfig, state: dict[str, Tree], gradients: Tree, scalars: Tree, factor: Array
+    ar: Calculator,
+    config: OptimizerConfig,
+    state: dict[str, Tree],
+    gradients: Tree,
+    scalars: Tree,
+    factor: Array,
 ) -> dict[str, Tree]:
     """One update of parameters and moments (``parameters``, ``first``, ``second`` by name).
 

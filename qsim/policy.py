@@ -127,9 +127,7 @@ def from_json(values: dict[str, Any]) -> Arithmetic:
     )
 
 
-def _uniform(
-    name: str, storage: Format, accumulator: str, loss_scaling: LossScaling = LossScaling()
-) -> Arithmetic:
+def _uniform(name: str, storage: Format, accumulator: str, loss_scaling: LossScaling = LossScaling()) -> Arithmetic:
     """Operands and results of every site in one format; LayerNorm, softmax and loss float32 inside."""
     parse_accumulator(accumulator)
     rows = tuple(

@@ -28,9 +28,7 @@ def quantization_error(
     """
     calculator = Calculator(policy, executor)
     working = {name: np.asarray(w) for name, w in calculator.working_copy(parameters).items()}
-    tokens, _ = validation_batches(
-        corpus, batch_size=config.data.batch_size, length=config.model.length, limit=1
-    )[0]
+    tokens, _ = validation_batches(corpus, batch_size=config.data.batch_size, length=config.model.length, limit=1)[0]
     _, caches = forward(calculator, config.model, working, tokens)
     layers = [
         {"layer": i, "site": site}

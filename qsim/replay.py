@@ -48,9 +48,7 @@ def _identity(parent: RunFolder, out: Path, start: dict[str, Any]) -> dict[str, 
     return {"path": Path(where).as_posix(), "hash": tree_hash(start), "policy": parent.policy.name}
 
 
-def resume(
-    run: RunFolder, *, data: Path | None = None, progress: Callable[..., Progress] = silent
-) -> RunFolder:
+def resume(run: RunFolder, *, data: Path | None = None, progress: Callable[..., Progress] = silent) -> RunFolder:
     """Carry an interrupted run or replay to its end; a finished one is left as it is."""
     if run.finished:
         return run

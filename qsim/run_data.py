@@ -134,9 +134,7 @@ def _is_record(value: Any) -> bool:
 def _read_tokens(path: Path, record: _Record) -> np.ndarray:
     data, dtype = _read(path), token_dtype(record.vocabulary_size)
     if len(data) != record.count * dtype.itemsize:
-        what = (
-            f"tokens {str(path)!r} have {len(data)} bytes where {record.count * dtype.itemsize} are recorded"
-        )
+        what = f"tokens {str(path)!r} have {len(data)} bytes where {record.count * dtype.itemsize} are recorded"
         raise DataError(f"{what}; restore the file or name it with --data")
     tokens = np.frombuffer(data, dtype=dtype)
     found = corpus_hash(

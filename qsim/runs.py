@@ -147,7 +147,7 @@ def _training(config: RunConfig) -> dict[str, Any]:
 
 def environment() -> dict[str, Any]:
     """Versions, platform and the commit of the source, as far as they can be told."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in _PACKAGES:
         try:
             versions[name] = metadata.version(name)

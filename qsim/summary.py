@@ -41,7 +41,15 @@ def print_table(rows: Sequence[dict[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    heads = ("policy", "loss", "held-out", "gradients underflowed", "overflowed", "skipped", "hashes differ from")
+    heads = (
+        "policy",
+        "loss",
+        "held-out",
+        "gradients underflowed",
+        "overflowed",
+        "skipped",
+        "hashes differ from",
+    )
     for i, head in enumerate(heads):
         table.add_column(head, justify="left" if i in (0, 6) else "right", no_wrap=True)
     for row in rows:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -81,9 +80,7 @@ def train(
 class _Loop:
     """The steps of one run."""
 
-    def __init__(
-        self, run: RunFolder, config: RunConfig, policy: Arithmetic, executor: str, corpus: Corpus
-    ) -> None:
+    def __init__(self, run: RunFolder, config: RunConfig, policy: Arithmetic, executor: str, corpus: Corpus) -> None:
         self.run, self.config, self.policy, self.executor, self.corpus = run, config, policy, executor, corpus
         self.plain = make_step(config, policy, executor)
         self.counting = make_step(config, policy, executor, statistics_recorder)
@@ -125,9 +122,7 @@ class _Loop:
 
     def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         data, model = self.config.data, self.config.model
-        return batch(
-            self.corpus, seed=self.config.seed, step=step, batch_size=data.batch_size, length=model.length
-        )
+        return batch(self.corpus, seed=self.config.seed, step=step, batch_size=data.batch_size, length=model.length)
 
     def _write_statistics(self, step: int, counting: Any, records: dict[str, Any]) -> None:
         self.run.write_statistics(step, as_statistics(records, counting.formats))
@@ -139,9 +134,7 @@ class _Loop:
         self.run.append("hashes.jsonl", row | {"optimizer": tree_hash(moments)})
 
     def checkpoint(self, position: _Position) -> None:
-        state = {
-            part: {name: np.asarray(w) for name, w in tree.items()} for part, tree in position.state.items()
-        }
+        state = {part: {name: np.asarray(w) for name, w in tree.items()} for part, tree in position.state.items()}
         save_checkpoint(
             self.run.path,
             Checkpoint(
@@ -167,9 +160,7 @@ class _Loop:
 
     def finish(self, position: _Position) -> None:
         """Held-out loss under the run's own arithmetic."""
-        loss = held_out_loss(
-            self.config, self.policy, self.executor, position.state["parameters"], self.corpus
-        )
+        loss = held_out_loss(self.config, self.policy, self.executor, position.state["parameters"], self.corpus)
         self.run.append("metrics.jsonl", {"step": position.step, "validation_loss": loss})
 
 

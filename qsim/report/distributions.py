@@ -155,9 +155,7 @@ def _row_names(sites: Sequence[Site], order: Sequence[Site]) -> list[str]:
     return [name for name in dict.fromkeys(site.site for site in order) if name in lossy]
 
 
-def _place_panels(
-    rows: Mapping[str, Sequence[str]], across: float
-) -> tuple[dict[str, tuple[float, float]], float]:
+def _place_panels(rows: Mapping[str, Sequence[str]], across: float) -> tuple[dict[str, tuple[float, float]], float]:
     """Corners of the panels (``across`` apart; one under the other where that is 0) and the height of all."""
     places, y, heights = {}, 0.0, [60.0 + 24 * len(names) for names in rows.values()]
     for i, (kind, height) in enumerate(zip(rows, heights, strict=True)):
@@ -227,9 +225,7 @@ def draw_quantization(rows: Sequence[Mapping[str, Any]], width: int) -> Sheet:
 
 def _fill_layers(axes: Axes, rows: Sequence[Mapping[str, Any]], name: str, styles: Mapping[str, Any]) -> None:
     for site, style in styles.items():
-        points = {
-            row["layer"]: row.get(name) for row in rows if str(row.get("site")) == site and "layer" in row
-        }
+        points = {row["layer"]: row.get(name) for row in rows if str(row.get("site")) == site and "layer" in row}
         finite = {x: y for x, y in points.items() if x is not None and y is not None and math.isfinite(y)}
         if finite:
             axes.plot(list(finite), list(finite.values()), **{"linewidth": 1.4, **style})

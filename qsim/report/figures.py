@@ -152,9 +152,7 @@ def _label_decades(axes: Axes, exponents: Sequence[int], low: float, high: float
 
 
 def _decimal(exponent: int) -> str:
-    return (
-        f"{10.0**exponent:.{max(0, -exponent)}f}" if abs(exponent) < 5 else f"1e{exponent}".replace("-", "−")
-    )
+    return f"{10.0**exponent:.{max(0, -exponent)}f}" if abs(exponent) < 5 else f"1e{exponent}".replace("-", "−")
 
 
 # Lines and marks.
@@ -191,9 +189,7 @@ def _mark(axes: Axes, runs: Sequence[Run], styles: Sequence[Style], event: str) 
             axes.plot([first], [height], marker=marker, markersize=6, mew=1.6, **place)
             axes.plot([first, last], [height] * 2, linewidth=1, **place)
         late = stretches[-1][0] > 0.75 * max(run.last_step for run in runs)
-        _name_mark(
-            axes, stretches[-1][0], height, event, color=style["color"], ha="right" if late else "left"
-        )
+        _name_mark(axes, stretches[-1][0], height, event, color=style["color"], ha="right" if late else "left")
 
 
 def _name_mark(axes: Axes, step: int, height: float, event: str, *, color: str, ha: Any) -> None:

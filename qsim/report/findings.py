@@ -139,11 +139,7 @@ def compare_hashes(base: Run, replay: Run) -> str:
             return f"step{_NBSP}{step}" + ("" if whole else f" ({', '.join(parts)})")
     if set(base.losses) <= set(shared):
         return "equal at every step"
-    return (
-        f"equal at all {count(len(shared))} steps compared"
-        if len(shared) > 1
-        else "equal at the step compared"
-    )
+    return f"equal at all {count(len(shared))} steps compared" if len(shared) > 1 else "equal at the step compared"
 
 
 def _parts_that_differ(a: Mapping[str, str], b: Mapping[str, str]) -> list[str]:

@@ -96,9 +96,7 @@ def _about_quantization(base: Run) -> str:
         return ""
     change = after - before
     if not math.isfinite(change):
-        return (
-            f"{scheme_name(base)} took the held-out loss of {base.label} from {loss(before)} to {loss(after)}"
-        )
+        return f"{scheme_name(base)} took the held-out loss of {base.label} from {loss(before)} to {loss(after)}"
     if not change:
         return f"{scheme_name(base)} after training left the held-out loss of {base.label} as it was"
     moved = "raised" if change > 0 else "lowered"

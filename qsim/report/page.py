@@ -138,11 +138,7 @@ def _lossy(run: Run, index: int) -> dict[str, Any]:
     ordered = findings.worst_sites(run.sites)
     lost = [site for site in ordered if site.lost()]
     label = f"Share of values lost to underflow in {run.label}, by layer and site"
-    picture = (
-        draw(f"heat-{index}", label, lambda width: distributions.draw_heat(run.sites, width))
-        if lost
-        else None
-    )
+    picture = draw(f"heat-{index}", label, lambda width: distributions.draw_heat(run.sites, width)) if lost else None
     return {
         "run": run,
         "lost": len(lost),
@@ -162,9 +158,7 @@ def _quantization(run: Run) -> dict[str, Any] | None:
         return None
     rows = [row for row in run.quantization.get("layers") or [] if isinstance(row, Mapping)]
     label = f"SQNR and RMSE of INT8 in {run.label}, by layer and site"
-    drawing = (
-        draw("int8", label, lambda width: distributions.draw_quantization(rows, width)) if rows else None
-    )
+    drawing = draw("int8", label, lambda width: distributions.draw_quantization(rows, width)) if rows else None
     losses = run.quantization.get("validation_loss") or {}
     return {
         "name": scheme_name(run),
@@ -214,9 +208,7 @@ def flatten(value: object, prefix: str = "") -> list[tuple[str, str]]:
     """Nested mappings as rows of a dotted name and plain text."""
     if not isinstance(value, Mapping):
         return [(prefix, plain(value))]
-    return [
-        row for name, inner in value.items() for row in flatten(inner, f"{prefix}.{name}" if prefix else name)
-    ]
+    return [row for name, inner in value.items() for row in flatten(inner, f"{prefix}.{name}" if prefix else name)]
 
 
 def plain(value: object) -> str:

@@ -174,8 +174,7 @@ def _read_rows(path: Path) -> dict[int, dict[str, Any]]:
             rows.setdefault(row["step"], {}).update(row)
         elif line.strip() and number < len(lines):  # an unfinished last line is a run that was killed
             raise ReportError(
-                f"line {number} of {path} is no JSON object with a step; "
-                "delete the line or record the run again"
+                f"line {number} of {path} is no JSON object with a step; delete the line or record the run again"
             )
     return dict(sorted(rows.items()))
 

@@ -112,9 +112,7 @@ class Sheet:
 
     def key(self, x: float, y: float, entries: Sequence[tuple[str, Style]], *, room: float) -> None:
         """Names in their colours, wrapped to the room."""
-        for (name, style), (across, row) in zip(
-            entries, key_places([n for n, _ in entries], room), strict=True
-        ):
+        for (name, style), (across, row) in zip(entries, key_places([n for n, _ in entries], room), strict=True):
             self.line([x + across, x + across + 16], [y + 18 * row] * 2, linewidth=2.2, **style)
             self.text(x + across + 21, y + 18 * row, name, color=style["color"])
 
@@ -130,9 +128,7 @@ class Sheet:
         edge, top, bottom = box.x1 * self.width, (1 - box.y1) * self.height, (1 - box.y0) * self.height
         places = spread([y for _, y in points], gap=15, low=top + 4, high=bottom - 4)
         for (name, style, *_), (x, y), place in zip(ends, points, places, strict=True):
-            self.line(
-                [min(x + 4, edge), edge, edge + 12], [y, y, place], color=style["color"], lw=0.8, ls=":"
-            )
+            self.line([min(x + 4, edge), edge, edge + 12], [y, y, place], color=style["color"], lw=0.8, ls=":")
             self.text(edge + 15, place, name, color=style["color"])
 
     def svg(self, name: str, label: str) -> str:

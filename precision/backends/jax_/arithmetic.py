@@ -19,7 +19,7 @@ from precision.ftz import Ftz32, make_ftz32
 from precision.random_bits import Key
 from precision.statistics import COUNTERS, EXPONENT_BINS
 
-Array = jax.Array
+Array = Any
 _NAN = np.float32(np.nan)
 
 
@@ -103,7 +103,11 @@ def square_root(x: Array) -> Array:
 
 
 _primitives = elementary.Primitives(
-    multiply=product, select=jnp.where, to_bits=to_bits, from_bits=from_bits, word=lambda x: x.astype(jnp.uint32)
+    multiply=product,
+    select=jnp.where,
+    to_bits=to_bits,
+    from_bits=from_bits,
+    word=lambda x: x.astype(jnp.uint32),
 )
 exp = elementary.make_exp(_primitives)
 log = elementary.make_log(_primitives)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -14,13 +14,11 @@ from precision.backends.jax_.arithmetic import from_bits, product, round_to, to_
 from precision.backends.underflow import always_normal, floats_suffice, products_fit
 from precision.formats import FP32, Format
 
-Array = jax.Array
+Array = Any
 Step = Callable[[Array, Array, Array], Array]
 
 
-def matmul(
-    a: Array, b: Array, c: Array | None, accumulator: Accumulator, inputs: tuple[Format, Format]
-) -> Array:
+def matmul(a: Array, b: Array, c: Array | None, accumulator: Accumulator, inputs: tuple[Format, Format]) -> Array:
     """(B, m, k) x (B, k, n) added to c (B, m, n), or to +0; operands are values of the formats ``inputs``.
 
     Float operations serve where ``floats_suffice`` proves that nothing reaches the subnormals XLA would flush;

@@ -61,11 +61,11 @@ def _binary(kernel: Any, x: Array, y: Array) -> Array:
     columns = shape[-1] if shape else 1
     wide = x.reshape(-1, columns) if x.size else x.reshape(0, columns)
     out = np.empty_like(wide)
-    kernel(wide, _rows(y, shape, columns), out)
+    kernel(wide, _rows(y, shape), out)
     return out.reshape(shape)
 
 
-def _rows(y: Array, shape: tuple[int, ...], columns: int) -> Array:
+def _rows(y: Array, shape: tuple[int, ...]) -> Array:
     """y as (rows, columns), with 1 in place of an axis along which it is constant."""
     if y.size == 1:
         return y.reshape(1, 1)
@@ -122,12 +122,12 @@ def tree_sum(x: Array, axis: int = -1) -> Array:
     width = x.shape[axis]
     size = 1 << max(width - 1, 0).bit_length()
     before, after = x.shape[:axis], x.shape[axis + 1 :]
-    if math.prod(after) == 1:
-        out = np.empty(math.prod(before), np.float32)
-        kernels.tree_sum_rows(x.reshape(-1, width) if x.size else x.reshape(out.size, width), size, out)
+    blocks, columns = math.prod(before), math.prod(after)
+    out = np.empty((blocks, columns), np.float32)
+    if columns == 1:
+        kernels.tree_sum_rows(x.reshape(blocks, width), size, out.reshape(-1))
     else:
-        out = np.empty((math.prod(before), math.prod(after)), np.float32)
-        kernels.tree_sum_columns(x.reshape(out.shape[0], width, out.shape[1]), size, out)
+        kernels.tree_sum_columns(x.reshape(blocks, width, columns), size, out)
     return out.reshape(before + after)
 
 
@@ -172,9 +172,7 @@ def statistics(x: Array, rounded: Array, fmt: Format) -> tuple[Array, Array]:
     return counts, exponents
 
 
-def matmul(
-    a: Array, b: Array, c: Array | None, accumulator: Accumulator, inputs: tuple[Format, Format]
-) -> Array:
+def matmul(a: Array, b: Array, c: Array | None, accumulator: Accumulator, inputs: tuple[Format, Format]) -> Array:
     """(B, m, k) x (B, k, n) added to c (B, m, n), or to +0; operands are values of the formats ``inputs``."""
     del inputs  # the processor's fused multiply-add is exact for every float32 product
     a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)

@@ -89,9 +89,7 @@ subtract = _jit(_ftz32.subtract)
 multiply = _jit(_ftz32.multiply)
 divide = _jit(_ftz32.divide)
 
-_primitives = elementary.Primitives(
-    multiply=product, select=select, to_bits=to_bits, from_bits=from_bits, word=word
-)
+_primitives = elementary.Primitives(multiply=product, select=select, to_bits=to_bits, from_bits=from_bits, word=word)
 exp = _jit(elementary.make_exp(_primitives))
 log = _jit(elementary.make_log(_primitives))
 erf = _jit(elementary.make_erf(_primitives))

@@ -58,7 +58,11 @@ def _zero_of(x: Array) -> Array:
 
 _ftz32 = make_ftz32(np.multiply, flush, _zero_of, np.where)
 _primitives = elementary.Primitives(
-    multiply=np.multiply, select=np.where, to_bits=to_bits, from_bits=from_bits, word=lambda x: x.astype(np.uint32)
+    multiply=np.multiply,
+    select=np.where,
+    to_bits=to_bits,
+    from_bits=from_bits,
+    word=lambda x: x.astype(np.uint32),
 )
 
 
@@ -134,5 +138,3 @@ def statistics(x: Array, rounded: Array, fmt: Format) -> tuple[Array, Array]:
     counted = u[(events & 0b111) == 0]
     index = bits.exponent_index(counted).astype(np.int64)
     return np.array(counts, np.int64), np.bincount(index, minlength=EXPONENT_BINS)
-
-

@@ -15,9 +15,7 @@ Array = np.ndarray
 _QUIET: Any = {"over": "ignore", "under": "ignore", "invalid": "ignore"}
 
 
-def matmul(
-    a: Array, b: Array, c: Array | None, accumulator: Accumulator, inputs: tuple[Format, Format]
-) -> Array:
+def matmul(a: Array, b: Array, c: Array | None, accumulator: Accumulator, inputs: tuple[Format, Format]) -> Array:
     """(B, m, k) x (B, k, n) added to c (B, m, n), or to +0; operands are values of the formats ``inputs``."""
     total = np.zeros((*a.shape[:2], b.shape[2]), np.float32) if c is None else c
     step = _step(a, b, total, accumulator, inputs)
