@@ -89,7 +89,7 @@ def load_checkpoint(run: Path, step: int) -> Checkpoint:
             policy_sha256=record["policy_sha256"],
             data_sha256=record["data_sha256"],
         )
-    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"checkpoint {str(folder)!r} is damaged ({error}); remove that folder to go on from the one before"
         ) from None
@@ -102,5 +102,5 @@ def _part(tensors: dict[str, np.ndarray], part: str) -> dict[str, np.ndarray]:
 
 def saved_steps(run: Path) -> list[int]:
     """Steps of the whole checkpoints of a run, ascending."""
-    found = (run / "checkpoints").glob("step_*")
-    return sorted(int(path.name.removeprefix("step_")) for path in found if path.is_dir())
+    found = [path.name.removeprefix("step_") for path in (run / "checkpoints").glob("step_*") if path.is_dir()]
+    return sorted(int(number) for number in found if number.isdecimal())

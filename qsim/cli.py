@@ -162,9 +162,7 @@ def _config(arguments: Arguments) -> RunConfig:
     config = configuration.preset(arguments.preset or values.get("preset", "tiny"))
     pairs = [(key, value) for key, value in values.items() if key != "preset"]
     pairs += [(key, getattr(arguments, key)) for key in ("steps", "seed") if getattr(arguments, key) is not None]
-    for key, value in pairs + arguments.overrides:
-        config = configuration.override(config, key, value)
-    return config
+    return configuration.override_all(config, pairs + arguments.overrides)
 
 
 def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -45,6 +47,10 @@ class ModelConfig:
             f"model.hidden {self.hidden} is not divisible by model.heads {self.heads}; choose heads that divide it",
         )
         _require(0 <= self.dropout < 1, f"model.dropout is {self.dropout}; it must lie in 0 <= p < 1")
+        _require(
+            0 < self.layernorm_epsilon < math.inf,
+            f"model.layernorm_epsilon is {self.layernorm_epsilon}; it must be positive and finite",
+        )
 
     @property
     def parameters(self) -> int:
@@ -57,12 +63,14 @@ class OptimizerConfig:
     """AdamW with warm-up and decay.
 
     learning_rate(t) = learning_rate t / warmup_steps up to warmup_steps, then half a cosine to final_fraction
-    of it at the last step (or constant).  clip: global norm limit, None for none.
+    of it at step decay_steps (or constant).  decay_steps: None for the run's last step; a replay of a run's first
+    steps names the run's.  clip: global norm limit, None for none.
     """
 
     learning_rate: float = 3e-3
     warmup_steps: int = 20
     schedule: Schedule = "cosine"
+    decay_steps: int | None = None
     final_fraction: float = 0.1
     beta1: float = 0.9
     beta2: float = 0.95
@@ -72,8 +80,22 @@ class OptimizerConfig:
     clip: float | None = 1.0
 
     def __post_init__(self) -> None:
-        _require(self.learning_rate > 0, f"optimizer.learning_rate is {self.learning_rate}; it must be positive")
+        for name in ("learning_rate", "epsilon"):
+            value = getattr(self, name)
+            _require(0 < value < math.inf, f"optimizer.{name} is {value}; it must be positive and finite")
         _require(self.warmup_steps >= 0, f"optimizer.warmup_steps is {self.warmup_steps}; it must not be negative")
+        _require(
+            self.decay_steps is None or self.decay_steps >= 1,
+            f"optimizer.decay_steps is {self.decay_steps}; use a step of at least 1 or null",
+        )
+        _require(
+            0 <= self.final_fraction <= 1,
+            f"optimizer.final_fraction is {self.final_fraction}; it must lie in 0 <= fraction <= 1",
+        )
+        _require(
+            0 <= self.weight_decay < math.inf,
+            f"optimizer.weight_decay is {self.weight_decay}; it must be finite and not negative",
+        )
         _require(self.clip is None or self.clip > 0, f"optimizer.clip is {self.clip}; use a positive norm or null")
         for name in ("beta1", "beta2"):
             value = getattr(self, name)
@@ -96,6 +118,10 @@ class DataConfig:
             self.reduction_chunks >= 1 and self.batch_size % self.reduction_chunks == 0,
             f"data.reduction_chunks {self.reduction_chunks} does not divide data.batch_size {self.batch_size}; "
             "choose a divisor",
+        )
+        _require(
+            self.validation_batches >= 1,
+            f"data.validation_batches is {self.validation_batches}; it must be at least 1",
         )
         _require(0 < self.held_out < 1, f"data.held_out is {self.held_out}; it must lie between 0 and 1")
 
@@ -172,29 +198,40 @@ def override(config: Any, dotted: str, value: Any) -> Any:
 
     Errors: ConfigError for an unknown key or a value of the wrong type.
     """
-    return _override(config, dotted.split("."), value, dotted)
+    return override_all(config, [(dotted, value)])
 
 
-def _override(config: Any, path: list[str], value: Any, dotted: str) -> Any:
+def override_all(config: Any, pairs: Iterable[tuple[str, Any]]) -> Any:
+    """Fields replaced together, the last of a name winning: only the outcome has to be valid, not the way there.
+
+    Errors: as ``override``.
+    """
+    return _replaced(config, pairs, "")
+
+
+def _replaced(config: Any, pairs: Iterable[tuple[str, Any]], prefix: str) -> Any:
     known = [f.name for f in dataclasses.fields(config)]
-    if path[0] not in known:
-        raise ConfigError(f"unknown configuration key {dotted!r}; known here: {', '.join(known)}")
-    current = getattr(config, path[0])
-    if dataclasses.is_dataclass(current):
-        if len(path) == 1:
-            return dataclasses.replace(config, **{path[0]: _override_all(current, value, dotted)})
-        return dataclasses.replace(config, **{path[0]: _override(current, path[1:], value, dotted)})
-    if len(path) > 1:
-        raise ConfigError(f"configuration key {dotted!r} goes below {path[0]!r}, which is a value")
-    return dataclasses.replace(config, **{path[0]: _checked(config, path[0], value, dotted)})
+    values: dict[str, Any] = {}
+    below: dict[str, list[tuple[str, Any]]] = {}
+    for key, value in pairs:
+        name, _, rest = str(key).partition(".")
+        dotted = f"{prefix}{key}"
+        if name not in known:
+            raise ConfigError(f"unknown configuration key {dotted!r}; known here: {', '.join(known)}")
+        if dataclasses.is_dataclass(getattr(config, name)):
+            below.setdefault(name, []).extend([(rest, value)] if rest else _items(value, dotted))
+        elif rest:
+            raise ConfigError(f"configuration key {dotted!r} goes below {name!r}, which is a value; name {name!r}")
+        else:
+            values[name] = _checked(config, name, value, dotted)
+    records = {name: _replaced(getattr(config, name), pairs, f"{prefix}{name}.") for name, pairs in below.items()}
+    return dataclasses.replace(config, **values, **records)
 
 
-def _override_all(config: Any, values: Any, dotted: str) -> Any:
+def _items(values: Any, dotted: str) -> Iterable[tuple[str, Any]]:
     if not isinstance(values, dict):
         raise ConfigError(f"configuration key {dotted!r} holds several keys; give a mapping, not {values!r}")
-    for key, value in values.items():
-        config = _override(config, [key], value, f"{dotted}.{key}")
-    return config
+    return values.items()
 
 
 def _checked(config: Any, name: str, value: Any, dotted: str) -> Any:
@@ -219,7 +256,4 @@ def as_json(config: Any) -> dict[str, Any]:
 
 def from_json(values: dict[str, Any]) -> RunConfig:
     """The run configuration that ``as_json`` wrote; unknown keys are an error."""
-    config = RunConfig()
-    for key, value in values.items():
-        config = override(config, key, value)
-    return config
+    return override_all(RunConfig(), values.items())

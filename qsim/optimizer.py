@@ -21,12 +21,16 @@ Tree = dict[str, Array]
 
 
 def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
-    """Rate of step 1 ... steps: linear warm-up, then half a cosine down to ``final_fraction``, or constant."""
+    """Rate of step 1 ... steps: linear warm-up, then half a cosine down to ``final_fraction``, or constant.
+
+    ``decay_steps`` of the configuration, where given, takes the place of ``steps``.
+    """
     if step <= config.warmup_steps:
         return config.learning_rate * step / config.warmup_steps
     if config.schedule == "constant":
         return config.learning_rate
-    progress = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
+    last = steps if config.decay_steps is None else config.decay_steps
+    progress = (step - config.warmup_steps) / max(1, last - config.warmup_steps)
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
     return config.learning_rate * (config.final_fraction + (1 - config.final_fraction) * cosine)
 

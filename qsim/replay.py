@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qsim.checkpoints import load_checkpoint
+from qsim.config import RunConfig
 from qsim.data import load_data, reference_data
 from qsim.hashing import tree_hash
 from qsim.policy import Arithmetic
@@ -36,10 +37,17 @@ def replay(
     start = load_checkpoint(parent.path, 0).state["parameters"]
     config = parent.config
     if steps is not None:
-        config = dataclasses.replace(config, steps=min(steps, config.steps))
+        config = _first_steps(config, steps)
     run = RunFolder.create(out, config, policy, executor or parent.executor, _identity(parent, out, start))
     reference_data(run.path, corpus, parent.path)
     return train(run, corpus, parameters=start, progress=progress)
+
+
+def _first_steps(config: RunConfig, steps: int) -> RunConfig:
+    """The configuration cut to its first steps, the learning rate of each as it was."""
+    last = config.optimizer.decay_steps or config.steps
+    optimizer = dataclasses.replace(config.optimizer, decay_steps=last)
+    return dataclasses.replace(config, steps=min(steps, config.steps), optimizer=optimizer)
 
 
 def _identity(parent: RunFolder, out: Path, start: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ A ``Calculator`` joins a back end, a policy and, where wanted, a ``Recorder``.  
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -73,10 +73,17 @@ def statistics_recorder() -> Recorder:
 
 
 class Calculator:
-    """A policy on a back end."""
+    """A policy on a back end.
 
-    def __init__(self, policy: Arithmetic, backend: str, recorder: Recorder | None = None) -> None:
+    With ``speculative`` a back end may compute by a faster path that is exact only under conditions on the values;
+    ``proved`` then says whether they held everywhere, and a result for which they did not is to be thrown away.
+    """
+
+    def __init__(
+        self, policy: Arithmetic, backend: str, recorder: Recorder | None = None, *, speculative: bool = False
+    ) -> None:
         self.policy, self.recorder = policy, recorder
+        self.proofs: list[Array] | None = [] if speculative else None
         self.backend = get_backend(backend)
         self.xp = self.backend.array_module
         self.parameters = parse_format(policy.parameters)
@@ -95,18 +102,25 @@ class Calculator:
 
     def scan(self, body: Callable, carry: Any, xs: Any, *, reverse: bool = False) -> tuple[Any, Any]:
         """``lax.scan`` over layers, with what is recorded in each layer kept under its number."""
-        recorder = self.recorder
-        if recorder is None:
-            return self.backend.scan(body, carry, xs, reverse=reverse)
 
-        def recorded(carry: Any, x: Any) -> tuple[Any, Any]:
-            with recorder.frame() as frame:
+        def observed(carry: Any, x: Any) -> tuple[Any, Any]:
+            outside, self.proofs = self.proofs, None if self.proofs is None else []
+            own: AbstractContextManager = self.recorder.frame() if self.recorder else nullcontext({})
+            with own as frame:
                 carry, y = body(carry, x)
-            return carry, (y, frame)
+            proved, self.proofs = self.proved(), outside
+            return carry, (y, frame, proved)
 
-        carry, (ys, frames) = self.backend.scan(recorded, carry, xs, reverse=reverse)
-        recorder.add_layers(frames)
+        carry, (ys, frames, proved) = self.backend.scan(observed, carry, xs, reverse=reverse)
+        if self.recorder:
+            self.recorder.add_layers(frames)
+        if self.proofs is not None:
+            self.proofs.append(proved.all())
         return carry, ys
+
+    def proved(self) -> Array:
+        """Whether every product so far was exact; true where nothing was speculated."""
+        return self.xp.all(self.xp.asarray([True, *(self.proofs or [])]))
 
     def working_copy(self, master: dict[str, Array]) -> dict[str, Array]:
         """The parameters rounded to the policy's working format."""
@@ -192,7 +206,7 @@ class Site:
         if self.policy.quantization is not None:
             return quantized_product(self._backend, a, b)
         accumulator = parse_accumulator(self.policy.accumulator or "")
-        return self._backend.matmul(a, b, None, accumulator, (self._inputs, self._inputs))
+        return self._backend.matmul(a, b, None, accumulator, (self._inputs, self._inputs), self._calculator.proofs)
 
     def output(self, x: Array) -> Array:
         """x rounded once to the site's format, and recorded."""

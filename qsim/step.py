@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from precision.backends import get_backend
 from qsim.config import RunConfig
 from qsim.model import loss_and_gradients
 from qsim.optimizer import adamw, clip_factor, global_norm
@@ -52,28 +54,39 @@ def _all_finite(ar: Calculator, gradients: Tree) -> Array:
     return ar.xp.all(ar.xp.stack(flags))
 
 
-def make_step(
-    config: RunConfig,
-    policy: Arithmetic,
-    executor: str,
-    recorder: Callable[[], Recorder] | None = None,
-) -> Callable[[State, tuple[Array, Array], Tree, Any], tuple[State, dict[str, Any]]]:
-    """``training_step`` of one executor, compiled where that compiles.
+class Step:
+    """``training_step`` of one policy on one executor, compiled where that compiles.
 
-    With a recorder the results hold ``records``: its values by site, and its ``formats`` are filled in.
+    Called with (state, batch, scalars, keys).  With a recorder the results hold ``records``, its values by site,
+    and ``formats`` the format of each.  The first attempt is speculative (see ``Calculator``); it is made again
+    without speculation where its proofs did not hold, so the bits never depend on it.
     """
 
-    def step(state: State, batch: tuple[Array, Array], scalars: Tree, keys: Any) -> Any:
-        observer = recorder() if recorder else None
-        ar = Calculator(policy, executor, observer)
-        state, results = training_step(ar, config, state, batch, scalars, keys)
-        if observer:
-            formats.update(observer.formats)
-            results["records"] = observer.values
-        return state, results
+    def __init__(
+        self,
+        config: RunConfig,
+        policy: Arithmetic,
+        executor: str,
+        recorder: Callable[[], Recorder] | None = None,
+    ) -> None:
+        self.config, self.policy, self.executor, self.recorder = config, policy, executor, recorder
+        self.formats: dict[str, str] = {}
+        jit = get_backend(executor).jit
+        self._speculative, self._certain = jit(partial(self._run, True)), jit(partial(self._run, False))
 
-    formats: dict[str, str] = {}
-    compiled = Calculator(policy, executor).backend.jit(step)
-    compiled_with_formats: Any = lambda *arguments: compiled(*arguments)  # noqa: E731
-    compiled_with_formats.formats = formats
-    return compiled_with_formats
+    def __call__(
+        self, state: State, batch: tuple[Array, Array], scalars: Tree, keys: Any
+    ) -> tuple[State, dict[str, Any]]:
+        new, results = self._speculative(state, batch, scalars, keys)
+        if not results["proved"]:
+            new, results = self._certain(state, batch, scalars, keys)
+        return new, results
+
+    def _run(self, speculative: bool, state: State, batch: tuple[Array, Array], scalars: Tree, keys: Any) -> Any:
+        observer = self.recorder() if self.recorder else None
+        ar = Calculator(self.policy, self.executor, observer, speculative=speculative)
+        state, results = training_step(ar, self.config, state, batch, scalars, keys)
+        if observer:
+            self.formats.update(observer.formats)
+            results["records"] = observer.values
+        return state, results | {"proved": ar.proved()}

@@ -22,7 +22,7 @@ from qsim.policy import Arithmetic
 from qsim.progress import Progress, silent
 from qsim.runs import RunError, RunFolder
 from qsim.sites import Calculator, statistics_recorder
-from qsim.step import make_step
+from qsim.step import Step
 
 State = dict[str, dict[str, Any]]
 
@@ -82,8 +82,8 @@ class _Loop:
 
     def __init__(self, run: RunFolder, config: RunConfig, policy: Arithmetic, executor: str, corpus: Corpus) -> None:
         self.run, self.config, self.policy, self.executor, self.corpus = run, config, policy, executor, corpus
-        self.plain = make_step(config, policy, executor)
-        self.counting = make_step(config, policy, executor, statistics_recorder)
+        self.plain = Step(config, policy, executor)
+        self.counting = Step(config, policy, executor, statistics_recorder)
 
     def advance(self, position: _Position) -> float:
         """One step: computed, hashed, recorded, and where it is due counted and saved."""
@@ -124,7 +124,7 @@ class _Loop:
         data, model = self.config.data, self.config.model
         return batch(self.corpus, seed=self.config.seed, step=step, batch_size=data.batch_size, length=model.length)
 
-    def _write_statistics(self, step: int, counting: Any, records: dict[str, Any]) -> None:
+    def _write_statistics(self, step: int, counting: Step, records: dict[str, Any]) -> None:
         self.run.write_statistics(step, as_statistics(records, counting.formats))
 
     def _write_hashes(self, step: int, results: dict[str, Any], state: State) -> None:

@@ -18,11 +18,20 @@ Array = Any
 Step = Callable[[Array, Array, Array], Array]
 
 
-def matmul(a: Array, b: Array, c: Array | None, accumulator: Accumulator, inputs: tuple[Format, Format]) -> Array:
+def matmul(
+    a: Array,
+    b: Array,
+    c: Array | None,
+    accumulator: Accumulator,
+    inputs: tuple[Format, Format],
+    proofs: list[Array] | None = None,
+) -> Array:
     """(B, m, k) x (B, k, n) added to c (B, m, n), or to +0; operands are values of the formats ``inputs``.
 
     Float operations serve where ``floats_suffice`` proves that nothing reaches the subnormals XLA would flush;
-    elsewhere, and for products wider than 24 bits, the same sums are formed in integers.
+    elsewhere, and for products wider than 24 bits, the same sums are formed in integers.  With ``proofs`` the
+    integer path is left out and the proof appended instead: the result stands only if it holds, and the caller, who
+    computes again without ``proofs`` if not, is spared compiling both paths at every product.
     """
     from_zero = c is None
     c = jnp.zeros((*a.shape[:2], b.shape[2]), jnp.float32) if c is None else c
@@ -34,6 +43,9 @@ def matmul(a: Array, b: Array, c: Array | None, accumulator: Accumulator, inputs
     if accumulator.product == "exact" and not products_fit(*inputs):
         return _walk(in_integers, a, b, c)
     suffices = floats_suffice(jnp, to_bits(a), to_bits(b), to_bits(c))
+    if proofs is not None:
+        proofs.append(suffices)
+        return _walk(_float_step, a, b, c)
     floats, integers = (lambda *x, step=step: _walk(step, *x) for step in (_float_step, in_integers))
     return lax.cond(suffices, floats, integers, a, b, c)
 
