@@ -55,10 +55,12 @@ def round_to(
     module = choose_backend(x, backend=backend)
     x = as_float32(module, x)
     _refuse_nan(x, fmt)
-    result = module.round_to(x, fmt, subnormals)
+    if out is not None:
+        _check_out(out, x)
+    # an integer format has no subnormals: its values below the top binade are ordinary integers
+    result = module.round_to(x, fmt, "keep" if fmt.is_integer else subnormals)
     if out is None:
         return result
-    _check_out(out, x)
     np.copyto(out, result)
     return out
 

@@ -171,9 +171,9 @@ def gelu_backward(ar: Calculator, x: Array, dy: Array) -> Array:
     return s.output(s.multiply(dy, s.gelu_gradient(x)))
 
 
-def dropout_kept(ar: Calculator, key: Array, shape: tuple[int, ...], probability: float) -> Array | None:
-    """Which elements stay: those whose 32 random bits are at least round(p 2^32).  None where p is 0."""
-    if probability == 0:
+def dropout_kept(ar: Calculator, key: Array | None, shape: tuple[int, ...], probability: float) -> Array | None:
+    """Which elements stay: those whose 32 random bits are at least round(p 2^32).  All (None) without key or p."""
+    if probability == 0 or key is None:
         return None
     return ar.random_words(key, shape) >= np.uint32(round(probability * 2**32))
 

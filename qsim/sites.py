@@ -26,22 +26,33 @@ _ROOT_TWO_PI_INVERSE = np.float32((2 * np.pi) ** -0.5)
 
 
 class Recorder:
-    """Collects a measure of every rounding, by ``site.pass``; layers of a scan stay apart.
+    """Collects an observation of every rounding by ``site.pass``; the layers of a scan stay apart.
 
-    measure(backend, x, rounded, format) returns a tuple of arrays; several roundings at one key are joined by
-    ``join``.
+    The back end says what is observed, how two observations at one key join, and how they become counts at the end
+    (``observe``, ``join``, ``count``).  ``CapturingRecorder`` keeps the tensors instead.
     """
 
-    def __init__(self, measure: Callable[..., Any], join: Callable[[Any, Any], Any]) -> None:
-        self.measure, self.join = measure, join
-        self.formats: dict[str, str] = {}
-        self.values: dict[str, Any] = {}
-        self._frames: list[dict[str, Any]] = [self.values]
+    def __init__(self) -> None:
+        self.formats: dict[str, Format] = {}
+        self._values: dict[str, Any] = {}
+        self._frames: list[dict[str, Any]] = [self._values]
+
+    def observe(self, backend: Any, x: Array, rounded: Array, fmt: Format) -> Any:
+        return backend.observe(x, rounded, fmt)
+
+    def join(self, backend: Any, a: Any, b: Any) -> Any:
+        return backend.join(a, b)
+
+    def results(self, backend: Any) -> dict[str, Any]:
+        """Number of values, event counts and exponent histogram by key."""
+        return backend.count(self._values, self.formats)
 
     def record(self, backend: Any, key: str, x: Array, rounded: Array, fmt: Format) -> None:
-        self.formats[key] = fmt.name
-        frame, value = self._frames[-1], self.measure(backend, x, rounded, fmt)
-        frame[key] = self.join(frame[key], value) if key in frame else value
+        self.formats[key] = fmt
+        self._put(backend, self._frames[-1], key, self.observe(backend, x, rounded, fmt))
+
+    def _put(self, backend: Any, frame: dict[str, Any], key: str, value: Any) -> None:
+        frame[key] = self.join(backend, frame[key], value) if key in frame else value
 
     @contextmanager
     def frame(self) -> Iterator[dict[str, Any]]:
@@ -52,24 +63,27 @@ class Recorder:
         finally:
             self._frames.pop()
 
-    def add_layers(self, stacked: dict[str, Any]) -> None:
+    def add_layers(self, backend: Any, stacked: dict[str, Any], layers: int) -> None:
         """Frames of a scan, stacked along a leading axis of layers, as ``layer.i.site.pass``."""
         for key, value in stacked.items():
-            for i in range(value[0].shape[0]):
-                name, layer = f"layer.{i}.{key}", tuple(part[i] for part in value)
-                self.formats[name] = self.formats[key]
-                self.values[name] = self.join(self.values[name], layer) if name in self.values else layer
+            fmt = self.formats.pop(key)
+            for i in range(layers):
+                name = f"layer.{i}.{key}"
+                self.formats[name] = fmt
+                self._put(backend, self._values, name, tuple(part[i] for part in value))
 
 
-def statistics_recorder() -> Recorder:
-    """Event counts and exponent histograms, with the number of values."""
+class CapturingRecorder(Recorder):
+    """Keeps the tensors: (x before rounding, x rounded), flat, by key."""
 
-    def measure(backend: Any, x: Array, rounded: Array, fmt: Format) -> Any:
-        counts, exponents = backend.statistics(x, rounded, fmt)
-        total = counts[:1] * 0 + int(np.prod(x.shape))
-        return total, counts, exponents
+    def observe(self, backend: Any, x: Array, rounded: Array, fmt: Format) -> Any:
+        return x.reshape(-1), rounded.reshape(-1)
 
-    return Recorder(measure, lambda a, b: tuple(p + q for p, q in zip(a, b, strict=True)))
+    def join(self, backend: Any, a: Any, b: Any) -> Any:
+        return tuple(backend.array_module.concatenate(pair) for pair in zip(a, b, strict=True))
+
+    def results(self, backend: Any) -> dict[str, Any]:
+        return self._values
 
 
 class Calculator:
@@ -113,7 +127,7 @@ class Calculator:
 
         carry, (ys, frames, proved) = self.backend.scan(observed, carry, xs, reverse=reverse)
         if self.recorder:
-            self.recorder.add_layers(frames)
+            self.recorder.add_layers(self.backend, frames, len(proved))
         if self.proofs is not None:
             self.proofs.append(proved.all())
         return carry, ys

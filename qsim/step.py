@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from precision.backends import get_backend
+from precision.formats import Format
 from qsim.config import RunConfig
 from qsim.model import loss_and_gradients
 from qsim.optimizer import adamw, clip_factor, global_norm
@@ -70,7 +71,7 @@ class Step:
         recorder: Callable[[], Recorder] | None = None,
     ) -> None:
         self.config, self.policy, self.executor, self.recorder = config, policy, executor, recorder
-        self.formats: dict[str, str] = {}
+        self.formats: dict[str, Format] = {}
         jit = get_backend(executor).jit
         self._speculative, self._certain = jit(partial(self._run, True)), jit(partial(self._run, False))
 
@@ -88,5 +89,5 @@ class Step:
         state, results = training_step(ar, self.config, state, batch, scalars, keys)
         if observer:
             self.formats.update(observer.formats)
-            results["records"] = observer.values
+            results["records"] = observer.results(ar.backend)
         return state, results | {"proved": ar.proved()}

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from precision.formats import parse_format
+from precision.formats import Format
 from precision.statistics import Statistics
 from qsim.checkpoints import Checkpoint, load_checkpoint, save_checkpoint, saved_steps
 from qsim.config import RunConfig
@@ -21,7 +21,7 @@ from qsim.optimizer import ScaleState, learning_rate, step_scalars
 from qsim.policy import Arithmetic
 from qsim.progress import Progress, silent
 from qsim.runs import RunError, RunFolder
-from qsim.sites import Calculator, statistics_recorder
+from qsim.sites import Calculator, Recorder
 from qsim.step import Step
 
 State = dict[str, dict[str, Any]]
@@ -83,7 +83,7 @@ class _Loop:
     def __init__(self, run: RunFolder, config: RunConfig, policy: Arithmetic, executor: str, corpus: Corpus) -> None:
         self.run, self.config, self.policy, self.executor, self.corpus = run, config, policy, executor, corpus
         self.plain = Step(config, policy, executor)
-        self.counting = Step(config, policy, executor, statistics_recorder)
+        self.counting = Step(config, policy, executor, Recorder)
 
     def advance(self, position: _Position) -> float:
         """One step: computed, hashed, recorded, and where it is due counted and saved."""
@@ -168,10 +168,10 @@ def _due(every: int, step: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def as_statistics(records: dict[str, Any], formats: dict[str, str]) -> dict[str, Statistics]:
+def as_statistics(records: dict[str, Any], formats: dict[str, Format]) -> dict[str, Statistics]:
     """A recorder's arrays as ``Statistics`` by site."""
     return {
-        key: Statistics.from_counts(parse_format(formats[key]), int(total[0]), counts, exponents)
+        key: Statistics.from_counts(formats[key], int(total), counts, exponents)
         for key, (total, counts, exponents) in records.items()
     }
 

@@ -26,7 +26,7 @@ ORACLES = {"exp": np.exp, "log": np.log, "erf": scipy.special.erf, "tanh": np.ta
 LARGEST_ERROR = {"exp": 0.681, "log": 0.637, "erf": 0.872, "tanh": 0.812}  # over all 2^32 arguments
 PATTERNS = 2**32
 STRIDE = 1021  # prime, so that the sample meets every remainder of the low bits
-CHUNK = 2**22
+CHUNK = 2**18  # small enough for the temporaries of NumPy to stay in the cache
 
 # where something changes: zeros, subnormals, infinities, NaNs, the edges of ranges and intervals
 EDGES = {
@@ -274,6 +274,20 @@ def test_numba_stays_in_float32(name: str) -> None:
     (compiled,) = scalar.overloads.values()
     assert compiled.signature == types.float32(types.float32)
     assert types.float64 not in compiled.type_annotation.typemap.values()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_fused_behind_a_producer(name: str) -> None:
+    """What computes the argument may tell the compiler its range; what follows may offer an addition to contract."""
+
+    def around(call: Callable, to_float: Callable, u):
+        return call(to_float((u & np.uint32(0x7FFFFF)) | np.uint32(0x3F800000))) + np.float32(0.3)
+
+    call = make_all(jax_primitives(opaque_multiply), lambda function: function)[name]
+    u = sample().view(np.uint32)
+    expected = around(numpy_functions()[name], lambda w: w.view(np.float32), u)
+    fused = jax.jit(partial(around, call, lambda w: jax.lax.bitcast_convert_type(w, jnp.float32)))
+    assert_same_bits(np.asarray(fused(u)), expected, u.view(np.float32))
 
 
 @pytest.mark.parametrize("multiply", [jnp.multiply, selecting_multiply])

@@ -167,8 +167,43 @@ def random_words(key: Key, shape: tuple[int, ...]) -> Array:
 
 def statistics(x: Array, rounded: Array, fmt: Format) -> tuple[Array, Array]:
     """Event counts in the order of ``COUNTERS`` and the exponent histogram of x; int32, below 2^31 an array."""
-    u = to_bits(x).reshape(-1)
-    events = bits.events(u, to_bits(rounded).reshape(-1), fmt.constants)
-    counts = jnp.stack([((events >> i) & 1).astype(jnp.int32).sum() for i in range(len(COUNTERS))])
+    _, counts, exponents = count({"": observe(x, rounded, fmt)}, {"": fmt})[""]
+    return counts, exponents
+
+
+def observe(x: Array, rounded: Array, fmt: Format) -> tuple[Array, Array]:
+    """The values themselves: they are counted together at the end of a step, compiled once, not once a site."""
+    del fmt
+    return x.reshape(-1), rounded.reshape(-1)
+
+
+def join(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
+    return jnp.concatenate([a[0], b[0]]), jnp.concatenate([a[1], b[1]])
+
+
+def count(observed: dict[str, tuple[Array, Array]], formats: dict[str, Format]) -> dict[str, Any]:
+    """(number of values, event counts, exponent histogram) by name, as in ``statistics``."""
+    found: dict[str, Any] = {}
+    for fmt in dict.fromkeys(formats.values()):
+        names = [name for name in observed if formats[name] == fmt]
+        found |= dict(zip(names, _count_together([observed[name] for name in names], fmt), strict=True))
+    return found
+
+
+def _count_together(pairs: list[tuple[Array, Array]], fmt: Format) -> list[tuple[int, Array, Array]]:
+    """One pass over all arrays of a format: two histograms whose bins are (array, event word), (array, exponent)."""
+    sizes = [x.size for x, _ in pairs]
+    owner = jnp.repeat(jnp.arange(len(pairs)), np.array(sizes), total_repeat_length=sum(sizes))
+    u, rounded = (to_bits(jnp.concatenate(column)) for column in zip(*pairs, strict=True))
+    events = bits.events(u, rounded, fmt.constants)
+    words = _histogram(owner, events.astype(jnp.int32), (len(pairs), 1 << len(COUNTERS)))
     index = jnp.where((events & 7) == 0, bits.exponent_index(u).astype(jnp.int32), EXPONENT_BINS)
-    return counts, jnp.zeros(EXPONENT_BINS, jnp.int32).at[index].add(1, mode="drop")
+    exponents = _histogram(owner, index, (len(pairs), EXPONENT_BINS))
+    holds = np.arange(1 << len(COUNTERS))[:, None] >> np.arange(len(COUNTERS)) & 1  # (event word, counter)
+    counts = (words[:, :, None] * holds).sum(axis=1)
+    return [(size, counts[i], exponents[i]) for i, size in enumerate(sizes)]
+
+
+def _histogram(rows: Array, columns: Array, shape: tuple[int, int]) -> Array:
+    """Pairs counted, int32; a column beyond the last is dropped."""
+    return jnp.zeros(shape, jnp.int32).at[rows, columns].add(1, mode="drop")

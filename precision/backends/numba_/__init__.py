@@ -9,14 +9,14 @@ import numpy as np
 
 from precision.accumulators import Accumulator
 from precision.backends.numba_ import gemm, kernels
-from precision.backends.numpy_ import array_module, asarray, jit, scan
+from precision.backends.numpy_ import array_module, asarray, count, jit, join, scan
 from precision.formats import FP32, Format
 from precision.random_bits import Key
 from precision.statistics import COUNTERS, EXPONENT_BINS
 
 name = "numba"
 Array = np.ndarray
-__all__ = ["array_module", "asarray", "jit", "name", "scan"]
+__all__ = ["array_module", "asarray", "count", "jit", "join", "name", "scan"]
 
 
 def _flat_bits(x: Array) -> Array:
@@ -170,6 +170,11 @@ def statistics(x: Array, rounded: Array, fmt: Format) -> tuple[Array, Array]:
     counts, exponents = np.zeros(len(COUNTERS), np.int64), np.zeros(EXPONENT_BINS, np.int64)
     kernels.statistics(_flat_bits(x), _flat_bits(rounded), fmt.constants, counts, exponents)
     return counts, exponents
+
+
+def observe(x: Array, rounded: Array, fmt: Format) -> tuple[int, Array, Array]:
+    """Number of values and their statistics, counted at once."""
+    return x.size, *statistics(x, rounded, fmt)
 
 
 def matmul(

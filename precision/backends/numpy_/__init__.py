@@ -12,6 +12,7 @@ from precision.backends.numpy_.arithmetic import (
     log,
     lookup,
     multiply,
+    observe,
     random_words,
     round_to,
     row_max,
@@ -22,7 +23,7 @@ from precision.backends.numpy_.arithmetic import (
     tree_sum,
 )
 from precision.backends.numpy_.gemm import integer_matmul, matmul
-from precision.backends.numpy_.structure import array_module, asarray, jit, scan
+from precision.backends.numpy_.structure import array_module, asarray, count, jit, join, scan
 
 name = "numpy"
 
@@ -31,6 +32,7 @@ __all__ = [
     "add",
     "array_module",
     "asarray",
+    "count",
     "decode",
     "divide",
     "encode",
@@ -39,11 +41,13 @@ __all__ = [
     "flush",
     "integer_matmul",
     "jit",
+    "join",
     "log",
     "lookup",
     "matmul",
     "multiply",
     "name",
+    "observe",
     "random_words",
     "round_to",
     "row_max",

@@ -138,3 +138,8 @@ def statistics(x: Array, rounded: Array, fmt: Format) -> tuple[Array, Array]:
     counted = u[(events & 0b111) == 0]
     index = bits.exponent_index(counted).astype(np.int64)
     return np.array(counts, np.int64), np.bincount(index, minlength=EXPONENT_BINS)
+
+
+def observe(x: Array, rounded: Array, fmt: Format) -> tuple[int, Array, Array]:
+    """Number of values and their statistics, counted at once."""
+    return x.size, *statistics(x, rounded, fmt)

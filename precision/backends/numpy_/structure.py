@@ -20,6 +20,17 @@ def jit(function: Callable) -> Callable:
     return function
 
 
+def join(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Two observations of one name as one: counts add."""
+    return tuple(p + q for p, q in zip(a, b, strict=True))
+
+
+def count(observed: dict[str, Any], formats: dict[str, Any]) -> dict[str, Any]:
+    """(number of values, event counts, exponent histogram) by name: what ``observe`` has counted already."""
+    del formats
+    return observed
+
+
 def scan(body: Callable, carry: Any, xs: Any, *, reverse: bool = False) -> tuple[Any, Any]:
     """``lax.scan`` as a loop: carry, y = body(carry, x) over the leading axis of every leaf of the nested dict xs.
 
