@@ -3,12 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-STEPS ?= 300
 
 .PHONY: demo test test-exhaustive lint bench clean
 
 demo: $(INSTALLED)
-	$(BIN)/qsim demo --steps $(STEPS) --out demo
+	$(BIN)/qsim demo --out demo
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -q

@@ -9,6 +9,7 @@ A vector with a < 2^-112 is a zero vector: q = 0, s = 0.  Float32 throughout, su
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -131,8 +132,9 @@ def quantized_matmul(
     qx = quantize(x, scheme, axis=-1, backend=module.name)
     qw = w if isinstance(w, QArray) else quantize(w, scheme, axis=-2, backend=module.name)
     _check_product(qx, qw)
-    rows = qx.codes.reshape(1, -1, qx.shape[-1])
-    y = _dequantized_product(module, rows, qx.scale.reshape(1, -1, 1), qw.codes[None], module.asarray(qw.scale)[None])
+    m = math.prod(qx.shape[:-1])
+    rows, row_scale = qx.codes.reshape(1, m, qx.shape[-1]), qx.scale.reshape(1, m, 1)
+    y = _dequantized_product(module, rows, row_scale, qw.codes[None], module.asarray(qw.scale)[None])
     if bias is not None:
         y = module.add(y, as_float32(module, bias))
     return module.round_to(y.reshape(*qx.shape[:-1], qw.shape[-1]), parse_format(output))

@@ -42,8 +42,13 @@ def checkpoint_path(run: Path, step: int) -> Path:
 
 
 def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
-    """Write under a temporary name, flush to disk, rename: a kill leaves the last whole checkpoint."""
+    """Write under a temporary name, flush to disk, rename: a kill leaves the last whole checkpoint.
+
+    CheckpointError where that step has one already: no rename replaces a folder in one go.
+    """
     final = checkpoint_path(run, checkpoint.step)
+    if final.exists():
+        raise CheckpointError(f"checkpoint {str(final)!r} exists already; remove that folder first")
     temporary = final.with_name(f".{final.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -56,8 +61,6 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
     with (temporary / _TENSORS).open("rb+") as file:
         os.fsync(file.fileno())
     write_atomically(temporary / _RECORD, json.dumps(_record(checkpoint), indent=1).encode())
-    if final.exists():
-        shutil.rmtree(final)
     os.replace(temporary, final)
 
 
@@ -81,6 +84,7 @@ def load_checkpoint(run: Path, step: int) -> Checkpoint:
         record = json.loads((folder / _RECORD).read_text())
         tensors = load_file(folder / _TENSORS)
         state = {part: stack(_part(tensors, part)) for part in PARTS}
+        _check_shapes(state)
         return Checkpoint(
             step=record["step"],
             updates=record["updates"],
@@ -93,6 +97,13 @@ def load_checkpoint(run: Path, step: int) -> Checkpoint:
         raise CheckpointError(
             f"checkpoint {str(folder)!r} is damaged ({error}); remove that folder to go on from the one before"
         ) from None
+
+
+def _check_shapes(state: dict[str, dict[str, np.ndarray]]) -> None:
+    """Moments and parameters have the same tensors."""
+    shapes = [{name: w.shape for name, w in state[part].items()} for part in PARTS]
+    if not shapes[0] or any(other != shapes[0] for other in shapes):
+        raise ValueError("a tensor is missing")
 
 
 def _part(tensors: dict[str, np.ndarray], part: str) -> dict[str, np.ndarray]:

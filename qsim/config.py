@@ -67,8 +67,8 @@ class OptimizerConfig:
     steps names the run's.  clip: global norm limit, None for none.
     """
 
-    learning_rate: float = 3e-3
-    warmup_steps: int = 20
+    learning_rate: float = 2e-3
+    warmup_steps: int = 30
     schedule: Schedule = "cosine"
     decay_steps: int | None = None
     final_fraction: float = 0.1
@@ -145,7 +145,7 @@ class RunConfig:
 
     preset: str = "tiny"
     seed: int = 0
-    steps: int = 200
+    steps: int = 300
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -167,7 +167,7 @@ def _preset(name: str, lr: float, batch: int, tokenizer: str, steps: int, **mode
 
 
 PRESETS: dict[str, RunConfig] = {
-    "tiny": _preset("tiny", 3e-3, 8, "bytes", 200, layers=2, hidden=64, heads=2, length=64, vocabulary=256),
+    "tiny": _preset("tiny", 2e-3, 8, "bytes", 300, layers=2, hidden=64, heads=2, length=64, vocabulary=256),
     "small": _preset(
         "small", 1e-3, 16, "sentencepiece", 2000, layers=4, hidden=128, heads=4, length=128, vocabulary=2048
     ),

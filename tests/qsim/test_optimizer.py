@@ -86,10 +86,10 @@ def float_schedule(config: OptimizerConfig, step: int) -> float:
     ids=["masked decay", "decay of all", "no decay"],
 )
 def test_adamw_follows_optax(executor: str, config: OptimizerConfig) -> None:
-    """Within 4 units of float32's last place of the parameter, plus 2^-19 of the way it has gone.
+    """Within 2^-24 of the parameter a step, the rounding of its own subtraction, plus 2^-19 of the way it has gone.
 
-    Not equal: optax is run in float64, where every product and sum here is rounded to float32, about eight
-    roundings a step.
+    Not equal: optax is run in float64, and in another order; here every product and sum is rounded to float32, about
+    ten roundings of an update, which cancellation in the first moment can make larger.
     """
     ar, state = calculator(executor), fresh(drawn(0))
     for step in range(1, STEPS + 1):
@@ -101,7 +101,7 @@ def test_adamw_follows_optax(executor: str, config: OptimizerConfig) -> None:
         found = state["parameters"][name]
         assert found.dtype == np.float32
         assert np.abs(expected - start[name]).max() > way / 10  # the comparison is of something
-        allowed = 4 * 2.0**-24 * np.abs(expected) + 2.0**-19 * way
+        allowed = STEPS * 2.0**-24 * np.abs(expected) + 2.0**-19 * way
         assert np.all(np.abs(found - expected) <= allowed), name
 
 
@@ -174,7 +174,9 @@ def test_gradient_squares_that_underflow_leave_no_trace(executor: str) -> None:
     config = OptimizerConfig(warmup_steps=0, weight_decay=0.0)
     state = fresh({"w.weight": np.zeros(1, np.float32)})
     scalars = step_scalars(config, 1, STEPS, 0, 1.0)
-    new = adamw(calculator(executor), config, state, {"w.weight": np.full(1, 1e-30, np.float32)}, scalars, np.float32(1))
+    new = adamw(
+        calculator(executor), config, state, {"w.weight": np.full(1, 1e-30, np.float32)}, scalars, np.float32(1)
+    )
     assert new["second"]["w.weight"][0] == 0
     assert new["first"]["w.weight"][0] == np.float32(1e-30) * np.float32(1 - config.beta1)
     expected = -config.learning_rate * 1e-30 / config.epsilon
@@ -249,7 +251,7 @@ def test_norm_and_clipping_follow_optax(executor: str, size: float) -> None:
     ar, gradients, limit = calculator(executor), drawn(4, size), 1.0
     with jax.enable_x64(True):
         wide = {name: jax.numpy.asarray(g, "float64") for name, g in gradients.items()}
-        expected_norm = float(optax.global_norm(wide))
+        expected_norm = float(optax.tree.norm(wide))
         clip = optax.clip_by_global_norm(limit)
         expected = {k: np.asarray(v) for k, v in clip.update(wide, clip.init(wide))[0].items()}
     norm = global_norm(ar, gradients)

@@ -153,7 +153,8 @@ def scatter_add_rows(indices: Array, rows: Array, size: int) -> Array:
         target = (chunks, row[0])
         return out.at[target].set(add(out[target], row[1])), None
 
-    start = jnp.zeros((rows.shape[0], size, rows.shape[2]), jnp.float32)
+    # behind a barrier: XLA reads 0 + x as x, which loses the sum's sign where x is -0
+    start = lax.optimization_barrier(jnp.zeros((rows.shape[0], size, rows.shape[2]), jnp.float32))
     return lax.scan(body, start, (indices.T, jnp.moveaxis(rows, 1, 0)))[0]
 
 

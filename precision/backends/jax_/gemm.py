@@ -28,21 +28,24 @@ def matmul(
 ) -> Array:
     """(B, m, k) x (B, k, n) added to c (B, m, n), or to +0; operands are values of the formats ``inputs``.
 
-    Float operations serve where ``floats_suffice`` proves that nothing reaches the subnormals XLA would flush;
+    Float operations serve where ``floats_suffice`` proves that nothing reaches the subnormals XLA would flush
+    and no exact product overflows;
     elsewhere, and for products wider than 24 bits, the same sums are formed in integers.  With ``proofs`` the
     integer path is left out and the proof appended instead: the result stands only if it holds, and the caller, who
     computes again without ``proofs`` if not, is spared compiling both paths at every product.
     """
     from_zero = c is None
-    c = jnp.zeros((*a.shape[:2], b.shape[2]), jnp.float32) if c is None else c
+    # behind a barrier: XLA reads 0 + x as x, which loses the sum's sign where x is -0
+    zeros = jnp.zeros((*a.shape[:2], b.shape[2]), jnp.float32)
+    c = lax.optimization_barrier(zeros) if c is None else c
     if accumulator.sum is not FP32:
-        return _walk(_rounded_step(accumulator), a, b, c)
+        return _walk(_rounded_step(accumulator, inputs), a, b, c)
     if from_zero and always_normal(*inputs):
         return _walk(_float_step, a, b, c)
     in_integers = _integer_step(accumulator)
     if accumulator.product == "exact" and not products_fit(*inputs):
         return _walk(in_integers, a, b, c)
-    suffices = floats_suffice(jnp, to_bits(a), to_bits(b), to_bits(c))
+    suffices = floats_suffice(jnp, to_bits(a), to_bits(b), to_bits(c), accumulator.product == "exact")
     if proofs is not None:
         proofs.append(suffices)
         return _walk(_float_step, a, b, c)
@@ -64,11 +67,19 @@ def _float_step(x: Array, y: Array, total: Array) -> Array:
     return total + product(x, y)
 
 
-def _rounded_step(accumulator: Accumulator) -> Step:
+def _rounded_step(accumulator: Accumulator, inputs: tuple[Format, Format]) -> Step:
+    # 2^-130 2^127 is 1/8, but a float unit that flushes reads the first factor as 0
+    normal = min(fmt.min_subnormal_exponent for fmt in inputs) >= FP32.min_normal_exponent
+    multiply = product if normal else _product_in_integers
+
     def step(x: Array, y: Array, total: Array) -> Array:
-        return round_to(total + round_to(product(x, y), accumulator.sum), accumulator.sum)
+        return round_to(total + round_to(multiply(x, y), accumulator.sum), accumulator.sum)
 
     return step
+
+
+def _product_in_integers(x: Array, y: Array) -> Array:
+    return from_bits(soft_float.multiply(to_bits(x), to_bits(y)))
 
 
 def _integer_step(accumulator: Accumulator) -> Step:

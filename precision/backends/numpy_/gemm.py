@@ -38,7 +38,7 @@ def _step(a: Array, b: Array, c: Array, accumulator: Accumulator, inputs: tuple[
         return lambda x, y, s: s + x * y
     if accumulator.product == "rounded":
         return lambda x, y, s: round_to(s + round_to(x * y, accumulator.sum), accumulator.sum)
-    if products_fit(*inputs) and floats_suffice(np, to_bits(a), to_bits(b), to_bits(c)):
+    if products_fit(*inputs) and floats_suffice(np, to_bits(a), to_bits(b), to_bits(c), exact=True):
         return lambda x, y, s: s + x * y
     return fused_multiply_add
 

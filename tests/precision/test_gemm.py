@@ -1,0 +1,372 @@
+"""matmul: every accumulator, on every back end, against dot products summed in fractions one step at a time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from bits_assertions import assert_same_bits
+from executors import EXECUTORS, Executor
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import EDGES, drawn, generator, sprinkled
+
+import precision as pr
+from precision.backends.jax_.gemm import matmul as jax_matmul
+from precision.backends.numba_.compilation import Kernel
+
+# accumulator, formats of the operands: what each back end takes another path for
+COMBINATIONS = [
+    ("fp32_sequential", "fp16"),  # products exact, nothing can fall below 2^-126
+    ("fp32_sequential", "bf16"),  # products exact, may fall below 2^-126
+    ("fp32_sequential", "fp32"),  # products need 48 bits
+    ("fp32_mul_add", "bf16"),
+    ("fp32_mul_add", "fp32"),
+    ("fp16_mul_add", "fp16"),
+    ("fp16_mul_add", "bf16"),  # operands below 2^-126
+]
+M, K, N = 3, 10, 4
+
+
+def representable(words: np.ndarray, fmt: str) -> np.ndarray:
+    """The patterns, rounded to the format."""
+    if fmt == "fp32":
+        return words
+    return oracles.nearest(words.view(np.float32), fmt).view(np.uint32)
+
+
+def cancelling(rng: np.random.Generator, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The second half of k takes back what the first half added, but for a unit in the last place here and there."""
+    half = a.shape[1] // 2
+    nudge = rng.integers(0, 3, (a.shape[0], half)).astype(np.uint32) & np.uint32(2)
+    a, b = a.copy(), b.copy()
+    a[:, half : 2 * half] = (a[:, :half] ^ np.uint32(1 << 31)) ^ (nudge << 15)
+    b[half : 2 * half] = b[:half]
+    return a, b
+
+
+def cases(fmt: str, sums: str) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+    """Name, a (M, K), b (K, N), c (M, N) as patterns."""
+    rng = generator(11)
+    ranges = {
+        "near one": ((120, 134), (120, 134), (120, 134)),
+        "any finite": ((0, 254), (0, 254), (0, 254)),
+        "products below 2^-126": ((40, 90), (0, 80), (0, 3)),
+        "products around 2^-126": ((40, 70), (60, 80), (0, 30)),
+        "just above 2^-103": ((75, 80), (76, 90), (24, 30)),
+        "fp16 subnormals": ((103, 125), (103, 125), (103, 115)),
+        "overflow": ((180, 200), (170, 200), (250, 254)),
+        "fp16 overflow": ((130, 142), (130, 142), (130, 142)),
+        "subnormal times large": ((0, 2), (225, 254), (103, 140)),
+    }
+    for name, (low, high, start) in ranges.items():
+        for _ in range(4):
+            a, b = drawn(rng, (M, K), low), drawn(rng, (K, N), high)
+            c = representable(drawn(rng, (M, N), start), sums)
+            yield name, representable(a, fmt), representable(b, fmt), c
+            a, b = cancelling(rng, a, b)
+            yield f"{name}, cancelling", representable(a, fmt), representable(b, fmt), c
+    for share in (0.05, 0.3, 1.0):
+        a, b = (sprinkled(rng, drawn(rng, shape, (100, 140)), share) for shape in ((M, K), (K, N)))
+        c = sprinkled(rng, drawn(rng, (M, N), (100, 140)), share)
+        yield f"{share} special", representable(a, fmt), representable(b, fmt), representable(c, sums)
+    signs = rng.integers(0, 2, (M, K), np.uint32) << 31
+    yield "signed zeros", signs, rng.integers(0, 2, (K, N), np.uint32) << 31, signs[:, :N].copy()
+    yield (
+        "minus zero",
+        np.full((M, K), 1 << 31, np.uint32),
+        np.zeros((K, N), np.uint32),
+        np.full((M, N), 1 << 31, "u4"),
+    )
+
+
+def run(backend: Executor, a: np.ndarray, b: np.ndarray, c: np.ndarray | None = None, **static: object) -> np.ndarray:
+    a, b = a.view(np.float32), b.view(np.float32)
+    if c is None:
+        return backend.call(pr.matmul, a, b, **static)
+    return backend.call(with_start, a, b, c.view(np.float32), **static)
+
+
+def with_start(a: object, b: object, c: object, **static: object) -> object:
+    return pr.matmul(a, b, c=c, **static)
+
+
+@pytest.mark.parametrize(("accumulator", "fmt"), COMBINATIONS)
+@pytest.mark.parametrize("start", [False, True], ids=["from zero", "from c"])
+def test_every_case(backend: Executor, accumulator: str, fmt: str, start: bool) -> None:
+    sums = oracles.ACCUMULATORS[accumulator][1]
+    for name, a, b, c in cases(fmt, sums):
+        c = c if start else None
+        result = run(backend, a, b, c, inputs=fmt, accumulator=accumulator)
+        expected = oracles.matmul(a, b, accumulator, c)
+        assert np.array_equal(result.view(np.uint32), expected), name
+        assert_same_bits(result, expected)
+
+
+@pytest.mark.parametrize(("accumulator", "fmt"), [("fp32_sequential", "fp16"), ("fp16_mul_add", "fp16")])
+@pytest.mark.parametrize("output", ["fp16", "bf16", "e5m2", "int8"])
+def test_one_rounding_to_the_output(accumulator: str, fmt: str, output: str) -> None:
+    rng = generator(12)
+    for _ in range(20):
+        a, b = (representable(drawn(rng, shape, (100, 136)), fmt) for shape in ((M, K), (K, N)))
+        result = run(EXECUTORS[0], a, b, inputs=fmt, accumulator=accumulator, output=output)
+        assert_same_bits(result, oracles.matmul(a, b, accumulator, output=output))
+
+
+@pytest.mark.parametrize("accumulator", list(pr.ACCUMULATORS))
+@given(data=st.data())
+def test_drawn_products(accumulator: str, data: st.DataObject) -> None:
+    """Shapes and seeds by Hypothesis, exponents anywhere, on NumPy and Numba."""
+    m, k, n = (data.draw(st.integers(1, 4)) for _ in range(3))
+    rng = generator(data.draw(st.integers(0, 2**32)))
+    fmt = "fp16" if accumulator == "fp16_mul_add" else data.draw(st.sampled_from(["fp16", "bf16", "fp32"]))
+    a, b = (representable(sprinkled(rng, drawn(rng, shape)), fmt) for shape in ((m, k), (k, n)))
+    expected = oracles.matmul(a, b, accumulator)
+    for backend in EXECUTORS[:2]:
+        assert_same_bits(run(backend, a, b, inputs=fmt, accumulator=accumulator), expected)
+
+
+def test_formats_of_the_two_operands_may_differ(backend: Executor) -> None:
+    rng = generator(13)
+    a = representable(drawn(rng, (M, K), (90, 130)), "e5m2")
+    b = representable(drawn(rng, (K, N), (0, 130)), "bf16")
+    result = run(backend, a, b, inputs=("e5m2", "bf16"))
+    assert_same_bits(result, oracles.matmul(a, b, "fp32_sequential"))
+
+
+def test_tf32(backend: Executor) -> None:
+    rng = generator(14)
+    a, b = (drawn(rng, shape, (0, 200)) & np.uint32(0xFFFFE000) for shape in ((M, K), (K, N)))
+    assert_same_bits(run(backend, a, b, inputs="tf32", check=False), oracles.matmul(a, b, "fp32_sequential"))
+    result = run(backend, a, b, inputs="tf32", accumulator="fp16_mul_add")
+    assert_same_bits(result, oracles.matmul(a, b, "fp16_mul_add"))
+
+
+# Shapes
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (0, 3, 2), (2, 0, 3), (2, 3, 0), (0, 0, 0)], ids=str)
+@pytest.mark.parametrize("accumulator", ["fp32_sequential", "fp16_mul_add"])
+def test_smallest_shapes(backend: Executor, shape: tuple[int, int, int], accumulator: str) -> None:
+    m, k, n = shape
+    a, b = np.full((m, k), 1.5, np.float32), np.full((k, n), 1.25, np.float32)
+    expected = np.full((m, n), 1.875 if k else 0, np.float32)
+    assert_same_bits(backend.call(pr.matmul, a, b, inputs="fp16", accumulator=accumulator), expected)
+
+
+def test_no_products_leave_the_start(backend: Executor) -> None:
+    start = np.float32([[-0.0, 1e-40, np.inf]])
+    a, b = np.zeros((1, 0), np.uint32), np.zeros((0, 3), np.uint32)
+    assert_same_bits(run(backend, a, b, start.view(np.uint32), inputs="fp32"), start)
+    halves = oracles.nearest(start, "fp16")
+    assert_same_bits(run(backend, a, b, start.view(np.uint32), inputs="fp32", output="fp16"), halves)
+
+
+def test_leading_axes_broadcast(backend: Executor) -> None:
+    rng = generator(15)
+    a = representable(drawn(rng, (2, 1, 3, 5), (100, 140)), "fp16")
+    b = representable(drawn(rng, (4, 5, 2), (100, 140)), "fp16")
+    result = run(backend, a, b, inputs="fp16")
+    assert result.shape == (2, 4, 3, 2)
+    for i in range(2):
+        for j in range(4):
+            assert_same_bits(result[i, j], oracles.matmul(a[i, 0], b[j], "fp32_sequential"))
+    empty = run(backend, a[:0], b, inputs="fp16")
+    assert empty.shape == (0, 4, 3, 2)
+
+
+@pytest.mark.parametrize("transposed", [(True, False), (False, True), (True, True)])
+def test_transposes(backend: Executor, transposed: tuple[bool, bool]) -> None:
+    rng = generator(16)
+    a, b = (representable(drawn(rng, shape, (100, 140)), "fp16") for shape in ((2, 3, 5), (2, 5, 4)))
+    given_a = np.ascontiguousarray(a.swapaxes(1, 2)) if transposed[0] else a
+    given_b = np.ascontiguousarray(b.swapaxes(1, 2)) if transposed[1] else b
+    result = run(backend, given_a, given_b, inputs="fp16", transpose_a=transposed[0], transpose_b=transposed[1])
+    for i in range(2):
+        assert_same_bits(result[i], oracles.matmul(a[i], b[i], "fp32_sequential"))
+
+
+@pytest.mark.parametrize("name", ["numpy", "numba"])
+def test_any_layout_and_narrow_types(name: str) -> None:
+    rng = generator(17)
+    a, b = (representable(drawn(rng, shape, (100, 140)), "fp16") for shape in ((6, 10), (10, 8)))
+    c = drawn(rng, (6, 8))
+    x, y, z = (words.view(np.float32) for words in (a, b, c))
+    expected = oracles.matmul(a, b, "fp32_sequential", c)
+    z.flags.writeable = False
+    assert_same_bits(pr.matmul(np.asfortranarray(x), y.T.copy().T, c=z, backend=name), expected)
+    assert_same_bits(pr.matmul(x.astype(np.float16), y.astype(np.float16), c=z, backend=name), expected)
+    twice = np.repeat(np.repeat(x, 2, axis=0), 2, axis=1)
+    assert_same_bits(pr.matmul(twice[::2, ::2], y, c=np.asfortranarray(z), backend=name), expected)
+    assert_same_bits(z, c)
+
+
+# The same bits on every back end
+
+
+@pytest.mark.parametrize(
+    ("accumulator", "fmt", "exponents"),
+    [
+        ("fp32_sequential", "fp16", (103, 142)),
+        ("fp32_sequential", "bf16", (0, 250)),
+        ("fp32_mul_add", "fp32", (80, 180)),
+        ("fp16_mul_add", "fp16", (110, 132)),
+    ],
+)
+def test_large_product_is_the_same_everywhere(accumulator: str, fmt: str, exponents: tuple[int, int]) -> None:
+    rng = generator(18)
+    a, b = (representable(drawn(rng, shape, exponents), fmt) for shape in ((65, 129), (129, 33)))
+    results = [run(backend, a, b, inputs=fmt, accumulator=accumulator) for backend in EXECUTORS]
+    assert_same_bits(results[1], results[0])
+    assert_same_bits(results[2], results[0])
+    rows, columns = rng.integers(0, 65, 4), rng.integers(0, 33, 4)
+    expected = oracles.matmul(a[rows], b[:, columns], accumulator)
+    assert_same_bits(results[0][np.ix_(rows, columns)], expected)
+
+
+@pytest.mark.parametrize("accumulator", list(pr.ACCUMULATORS))
+def test_numba_on_one_thread_and_on_all(monkeypatch: pytest.MonkeyPatch, accumulator: str) -> None:
+    rng = generator(19)
+    a, b = (representable(drawn(rng, shape, (90, 135)), "fp16").view(np.float32) for shape in ((2, 7, 50), (50, 9)))
+    serial = pr.matmul(a, b, accumulator=accumulator, backend="numba")
+    monkeypatch.setattr(Kernel, "PARALLEL_FROM", 0)
+    assert_same_bits(pr.matmul(a, b, accumulator=accumulator, backend="numba"), serial)
+
+
+# JAX: where float operations flush
+
+
+def proof(a: np.ndarray, b: np.ndarray, c: np.ndarray | None, accumulator: str, fmt: str) -> tuple[np.ndarray, bool]:
+    """Result of the float path alone and whether it was proved right."""
+    proofs: list = []
+    arrays = [None if x is None else jnp.asarray(x.view(np.float32))[None] for x in (a, b, c)]
+    formats = (pr.FORMATS[fmt], pr.FORMATS[fmt])
+    result = jax_matmul(*arrays, pr.ACCUMULATORS[accumulator], formats, proofs)
+    return np.asarray(result)[0], all(bool(p) for p in proofs)
+
+
+def test_what_the_proof_admits_is_right() -> None:
+    """Over the cases, a float path with a proof equals the definition; some cases have none."""
+    for accumulator, fmt in [("fp32_sequential", "bf16"), ("fp32_mul_add", "fp32")]:
+        proved = []
+        for name, a, b, c in cases(fmt, "fp32"):
+            result, holds = proof(a, b, c, accumulator, fmt)
+            proved.append(holds)
+            if holds:
+                expected = oracles.matmul(a, b, accumulator, c)
+                assert_same_bits(result, expected, any_nan=True)
+            elif name == "near one":
+                raise AssertionError("ordinary values need no integers")
+        assert 10 < sum(proved) < len(proved) - 10
+
+
+def test_one_product_below_the_normal_range_refutes_the_proof() -> None:
+    one, tiny = np.float32([[1.0]]), np.float32([[2.0**-64]])
+    bits = [x.view(np.uint32) for x in (tiny, tiny, one)]
+    flushed, holds = proof(bits[0], bits[1], None, "fp32_sequential", "bf16")
+    assert not holds
+    assert float(flushed[0, 0]) == 0.0
+    result = run(EXECUTORS[2], bits[0], bits[1], inputs="bf16")
+    assert float(result[0, 0]) == 2.0**-128
+    assert proof(bits[0], bits[2], bits[2], "fp32_sequential", "bf16")[1]
+
+
+@pytest.mark.parametrize("accumulator", ["fp16_mul_add", "fp32_sequential", "fp32_mul_add"])
+def test_subnormal_operand_times_a_large_one(backend: Executor, accumulator: str) -> None:
+    a, b = np.float32([[2.0**-130]]), np.float32([[2.0**127]])
+    result = run(backend, a.view(np.uint32), b.view(np.uint32), inputs="bf16", accumulator=accumulator)
+    assert result.tolist() == [[0.125]]
+
+
+def test_eager_jax_is_jitted_jax() -> None:
+    rng = generator(20)
+    a, b = (representable(drawn(rng, shape, (103, 142)), "fp16").view(np.float32) for shape in ((M, K), (K, N)))
+    result = pr.matmul(jnp.asarray(a), jnp.asarray(b))
+    assert isinstance(result, jax.Array)
+    assert_same_bits(result, EXECUTORS[2].call(pr.matmul, a, b))
+
+
+# Refusals
+
+
+def refuses(message: str) -> object:
+    return pytest.raises(ValueError, match=rf"^{re.escape(message)}\Z")
+
+
+X = np.ones((2, 3), np.float32)
+
+
+def test_inner_axes() -> None:
+    message = "inner axes differ: a is (2, 3) and b is (2, 3), both after transposition; k is 3 in a and 2 in b"
+    with refuses(message):
+        pr.matmul(X, X)
+    with refuses(message.replace("(2, 3)", "(3, 2)").replace("3 in a and 2 in b", "2 in a and 3 in b")):
+        pr.matmul(X, X, transpose_a=True, transpose_b=True)
+
+
+def test_leading_axes() -> None:
+    a, b = np.ones((2, 2, 3), np.float32), np.ones((3, 3, 2), np.float32)
+    with refuses("leading axes (2,) of a and (3,) of b do not broadcast"):
+        pr.matmul(a, b)
+
+
+def test_vectors() -> None:
+    with refuses("operand a needs at least two axes, its shape is (3,)"):
+        pr.matmul(X[0], X.T)
+    with refuses("operand b needs at least two axes, its shape is ()"):
+        pr.matmul(X, np.float32(1))
+
+
+def test_shape_of_the_start() -> None:
+    with refuses("c must have the shape of the product, (2, 2), not (2,)"):
+        pr.matmul(X, X.T, c=X[:, 0])
+
+
+def test_unknown_accumulator() -> None:
+    known = ", ".join(pr.ACCUMULATORS)
+    with refuses(f"unknown accumulator 'fp64'; known accumulators: {known}"):
+        pr.matmul(X, X.T, accumulator="fp64")
+
+
+@pytest.mark.parametrize("inputs", ["int8", ("fp16", "int8")])
+def test_integer_inputs(inputs: object) -> None:
+    with refuses("matmul takes floating-point inputs, not int8; use quantized_matmul"):
+        pr.matmul(X, X.T, inputs=inputs)
+
+
+def test_products_too_wide_for_one_rounding(backend: Executor) -> None:
+    message = (
+        "accumulator fp16_mul_add rounds products to fp16 in one step, which needs products of at most 24 bits, "
+        "and fp32 x fp16 has 35; round the operands to fp16 or bf16"
+    )
+    with refuses(message):
+        pr.matmul(X, X.T, inputs=("fp32", "fp16"), accumulator="fp16_mul_add", backend=backend.name)
+
+
+def test_values_that_the_format_does_not_have(backend: Executor) -> None:
+    a = np.float32([[1, 1 + 2.0**-11, np.nan]])
+    with refuses("operand a[0, 1] = 1.0004883 is not a value of fp16; round_to it first"):
+        pr.matmul(a, np.ones((3, 1), np.float32), check=True, backend=backend.name)
+    with refuses("operand b[1, 0] = 1.0004883 is not a value of bf16; round_to it first"):
+        pr.matmul(np.ones((1, 3), np.float32), a.T, inputs=("fp16", "bf16"), check=True, backend=backend.name)
+    special = np.float32([[np.nan, np.inf, -0.0]])
+    assert np.isnan(pr.matmul(special, special.T, check=True, backend=backend.name)).all()
+
+
+def test_float64_operands() -> None:
+    with pytest.raises(TypeError, match="dtype float64 does not fit a float32 carrier exactly"):
+        pr.matmul(np.ones((2, 2)), X)
+
+
+def test_hard_patterns_meet_each_other(backend: Executor) -> None:
+    """The outer product of all edges: one multiply-add of each with each, from each sign of zero."""
+    column, row = EDGES[:, None], EDGES[None, :]
+    for start in (None, np.full((EDGES.size, EDGES.size), 1 << 31, np.uint32)):
+        for accumulator in ("fp32_sequential", "fp32_mul_add"):
+            expected = oracles.matmul(column, row, accumulator, start)
+            assert_same_bits(run(backend, column, row, start, inputs="fp32", accumulator=accumulator), expected)
