@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-WIDTH, HEIGHT = 1060, 1990
+WIDTH, HEIGHT = 1060, 2190
 _QUIET = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
 
 
