@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,10 @@ COMBINATIONS = [
     ("fp16_mul_add", "bf16"),  # operands below 2^-126
 ]
 M, K, N = 3, 10, 4
+
+
+def refuses(message: str) -> object:
+    return pytest.raises(ValueError, match=rf"^{re.escape(message)}\Z")
 
 
 def representable(words: np.ndarray, fmt: str) -> np.ndarray:
@@ -96,14 +101,19 @@ def with_start(a: object, b: object, c: object, **static: object) -> object:
     return pr.matmul(a, b, c=c, **static)
 
 
+@cache
+def solved(accumulator: str, fmt: str, start: bool) -> list[tuple]:
+    """The cases and their results by definition."""
+    sums = oracles.ACCUMULATORS[accumulator][1]
+    starts = [(name, a, b, c if start else None) for name, a, b, c in cases(fmt, sums)]
+    return [(*case, oracles.matmul(*case[1:3], accumulator, case[3])) for case in starts]
+
+
 @pytest.mark.parametrize(("accumulator", "fmt"), COMBINATIONS)
 @pytest.mark.parametrize("start", [False, True], ids=["from zero", "from c"])
 def test_every_case(backend: Executor, accumulator: str, fmt: str, start: bool) -> None:
-    sums = oracles.ACCUMULATORS[accumulator][1]
-    for name, a, b, c in cases(fmt, sums):
-        c = c if start else None
+    for name, a, b, c, expected in solved(accumulator, fmt, start):
         result = run(backend, a, b, c, inputs=fmt, accumulator=accumulator)
-        expected = oracles.matmul(a, b, accumulator, c)
         assert np.array_equal(result.view(np.uint32), expected), name
         assert_same_bits(result, expected)
 
@@ -241,39 +251,57 @@ def test_numba_on_one_thread_and_on_all(monkeypatch: pytest.MonkeyPatch, accumul
 # JAX: where float operations flush
 
 
-def proof(a: np.ndarray, b: np.ndarray, c: np.ndarray | None, accumulator: str, fmt: str) -> tuple[np.ndarray, bool]:
-    """Result of the float path alone and whether it was proved right."""
-    proofs: list = []
-    arrays = [None if x is None else jnp.asarray(x.view(np.float32))[None] for x in (a, b, c)]
-    formats = (pr.FORMATS[fmt], pr.FORMATS[fmt])
-    result = jax_matmul(*arrays, pr.ACCUMULATORS[accumulator], formats, proofs)
-    return np.asarray(result)[0], all(bool(p) for p in proofs)
+@cache
+def float_path(accumulator: str, fmt: str) -> Callable:
+    """The float path alone, under jit: its result and its proof."""
+
+    def product(a: jax.Array, b: jax.Array, c: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
+        proofs: list[jax.Array] = []
+        formats = (pr.FORMATS[fmt], pr.FORMATS[fmt])
+        return jax_matmul(a[None], b[None], c[None], pr.ACCUMULATORS[accumulator], formats, proofs)[0], proofs
+
+    return jax.jit(product)
 
 
-def test_what_the_proof_admits_is_right() -> None:
-    """Over the cases, a float path with a proof equals the definition; some cases have none."""
-    for accumulator, fmt in [("fp32_sequential", "bf16"), ("fp32_mul_add", "fp32")]:
-        proved = []
-        for name, a, b, c in cases(fmt, "fp32"):
-            result, holds = proof(a, b, c, accumulator, fmt)
-            proved.append(holds)
-            if holds:
-                expected = oracles.matmul(a, b, accumulator, c)
-                assert_same_bits(result, expected, any_nan=True)
-            elif name == "near one":
-                raise AssertionError("ordinary values need no integers")
-        assert 10 < sum(proved) < len(proved) - 10
+def proof(a: np.ndarray, b: np.ndarray, c: np.ndarray, accumulator: str, fmt: str) -> tuple[np.ndarray, bool]:
+    """Result of the float path and whether it is proved right."""
+    result, proofs = float_path(accumulator, fmt)(*(x.view(np.float32) for x in (a, b, c)))
+    assert len(proofs) == 1
+    return np.asarray(result), bool(proofs[0])
+
+
+@pytest.mark.parametrize(("accumulator", "fmt"), [("fp32_sequential", "bf16"), ("fp32_mul_add", "fp32")])
+def test_what_the_proof_admits_is_right(accumulator: str, fmt: str) -> None:
+    proved = []
+    for name, a, b, c, expected in solved(accumulator, fmt, True):
+        result, holds = proof(a, b, c, accumulator, fmt)
+        proved.append(holds)
+        assert holds or not name.startswith("near one"), "ordinary values need no integers"
+        if holds:
+            assert_same_bits(result, expected, any_nan=True)
+    assert 10 < sum(proved) < len(proved) - 10
 
 
 def test_one_product_below_the_normal_range_refutes_the_proof() -> None:
     one, tiny = np.float32([[1.0]]), np.float32([[2.0**-64]])
     bits = [x.view(np.uint32) for x in (tiny, tiny, one)]
-    flushed, holds = proof(bits[0], bits[1], None, "fp32_sequential", "bf16")
+    zero = np.zeros((1, 1), np.uint32)
+    flushed, holds = proof(bits[0], bits[1], zero, "fp32_sequential", "bf16")
     assert not holds
     assert float(flushed[0, 0]) == 0.0
     result = run(EXECUTORS[2], bits[0], bits[1], inputs="bf16")
     assert float(result[0, 0]) == 2.0**-128
     assert proof(bits[0], bits[2], bits[2], "fp32_sequential", "bf16")[1]
+
+
+def test_an_exact_product_beyond_the_range_refutes_the_proof(backend: Executor) -> None:
+    """2^128 - 2^127 is 2^127, though 2^128 is no float32; a product rounded first is infinite and stays so."""
+    two, high, start = (np.float32([[x]]).view(np.uint32) for x in (2.0, 2.0**127, -(2.0**127)))
+    assert not proof(two, high, start, "fp32_sequential", "bf16")[1]
+    assert proof(two, high, start, "fp32_mul_add", "fp32")[1]
+    assert run(backend, two, high, start, inputs="bf16").tolist() == [[2.0**127]]
+    rounded_first = run(backend, two, high, start, inputs="bf16", accumulator="fp32_mul_add")
+    assert rounded_first.tolist() == [[np.inf]]
 
 
 @pytest.mark.parametrize("accumulator", ["fp16_mul_add", "fp32_sequential", "fp32_mul_add"])
@@ -286,16 +314,15 @@ def test_subnormal_operand_times_a_large_one(backend: Executor, accumulator: str
 def test_eager_jax_is_jitted_jax() -> None:
     rng = generator(20)
     a, b = (representable(drawn(rng, shape, (103, 142)), "fp16").view(np.float32) for shape in ((M, K), (K, N)))
-    result = pr.matmul(jnp.asarray(a), jnp.asarray(b))
+    result = pr.matmul(jnp.asarray(a), jnp.asarray(b), check=True)
     assert isinstance(result, jax.Array)
-    assert_same_bits(result, EXECUTORS[2].call(pr.matmul, a, b))
+    assert_same_bits(result, EXECUTORS[2].call(pr.matmul, a, b, inputs="fp16", accumulator="fp32_sequential"))
+    a[2, 3] = 1 + 2.0**-11
+    with refuses("operand a[2, 3] = 1.0004883 is not a value of fp16; round_to it first"):
+        pr.matmul(jnp.asarray(a), jnp.asarray(b), check=True)
 
 
 # Refusals
-
-
-def refuses(message: str) -> object:
-    return pytest.raises(ValueError, match=rf"^{re.escape(message)}\Z")
 
 
 X = np.ones((2, 3), np.float32)
@@ -348,14 +375,15 @@ def test_products_too_wide_for_one_rounding(backend: Executor) -> None:
         pr.matmul(X, X.T, inputs=("fp32", "fp16"), accumulator="fp16_mul_add", backend=backend.name)
 
 
-def test_values_that_the_format_does_not_have(backend: Executor) -> None:
+@pytest.mark.parametrize("name", ["numpy", "numba"])
+def test_values_that_the_format_does_not_have(name: str) -> None:
     a = np.float32([[1, 1 + 2.0**-11, np.nan]])
     with refuses("operand a[0, 1] = 1.0004883 is not a value of fp16; round_to it first"):
-        pr.matmul(a, np.ones((3, 1), np.float32), check=True, backend=backend.name)
+        pr.matmul(a, np.ones((3, 1), np.float32), check=True, backend=name)
     with refuses("operand b[1, 0] = 1.0004883 is not a value of bf16; round_to it first"):
-        pr.matmul(np.ones((1, 3), np.float32), a.T, inputs=("fp16", "bf16"), check=True, backend=backend.name)
+        pr.matmul(np.ones((1, 3), np.float32), a.T, inputs=("fp16", "bf16"), check=True, backend=name)
     special = np.float32([[np.nan, np.inf, -0.0]])
-    assert np.isnan(pr.matmul(special, special.T, check=True, backend=backend.name)).all()
+    assert np.isnan(pr.matmul(special, special.T, check=True, backend=name)).all()
 
 
 def test_float64_operands() -> None:
@@ -363,10 +391,16 @@ def test_float64_operands() -> None:
         pr.matmul(np.ones((2, 2)), X)
 
 
-def test_hard_patterns_meet_each_other(backend: Executor) -> None:
-    """The outer product of all edges: one multiply-add of each with each, from each sign of zero."""
-    column, row = EDGES[:, None], EDGES[None, :]
-    for start in (None, np.full((EDGES.size, EDGES.size), 1 << 31, np.uint32)):
-        for accumulator in ("fp32_sequential", "fp32_mul_add"):
-            expected = oracles.matmul(column, row, accumulator, start)
-            assert_same_bits(run(backend, column, row, start, inputs="fp32", accumulator=accumulator), expected)
+@cache
+def outer_product(accumulator: str, start: bool) -> tuple[np.ndarray | None, np.ndarray]:
+    c = np.full((EDGES.size, EDGES.size), 1 << 31, np.uint32) if start else None
+    return c, oracles.matmul(EDGES[:, None], EDGES[None, :], accumulator, c)
+
+
+@pytest.mark.parametrize("accumulator", ["fp32_sequential", "fp32_mul_add"])
+@pytest.mark.parametrize("start", [False, True], ids=["from +0", "from -0"])
+def test_hard_patterns_meet_each_other(backend: Executor, accumulator: str, start: bool) -> None:
+    """One multiply-add of each edge with each."""
+    c, expected = outer_product(accumulator, start)
+    result = run(backend, EDGES[:, None], EDGES[None, :], c, inputs="fp32", accumulator=accumulator)
+    assert_same_bits(result, expected)

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from small_runs import (
 from qsim import training
 from qsim.checkpoints import checkpoint_path, load_checkpoint, saved_steps
 from qsim.data import DataError, batch, build_corpus, load_data, save_data
+from qsim.demo import train_new
 from qsim.hashing import scalar_hash, tree_hash, unstack
 from qsim.model import initial_parameters
 from qsim.optimizer import learning_rate, step_scalars
@@ -255,19 +257,16 @@ def test_skipped_steps_are_told_and_counted(tmp_path: Path) -> None:
     steps = 26
     scaled = run_under(tmp_path, scaled_from(2.0**40), steps=steps)
     *rows, _ = scaled.rows("metrics.jsonl")
-    skipped = [row["step"] for row in rows if row["skipped"]]
-    assert skipped == list(range(1, len(skipped) + 1))
-    assert 10 < len(skipped) < steps
-    scales = [row["loss_scale"] for row in rows]
-    expected = [2.0 ** (40 - min(step, len(skipped))) for step in range(steps)]
-    assert scales == expected
-    hashes = hash_rows(scaled)
+    skipped = [row["skipped"] for row in rows]
+    assert all(skipped[:10])
+    assert not all(skipped)
+    assert [row["loss_scale"] for row in rows] == [2.0 ** (40 - sum(skipped[:step])) for step in range(steps)]
     start = tree_hash(initial_parameters(scaled.config.model, 0))
-    assert {row["parameters"] for row in hashes[: len(skipped)]} == {start}
-    assert hashes[len(skipped)]["parameters"] != start
+    hashes = [start, *(row["parameters"] for row in hash_rows(scaled))]
+    assert [a == b for a, b in pairwise(hashes)] == skipped
     last = load_checkpoint(scaled.path, steps)
-    assert last.updates == steps - len(skipped)
-    assert (last.scale.scale, last.scale.good_steps) == (expected[-1], steps - len(skipped))
+    assert (last.updates, last.scale.scale) == (steps - sum(skipped), 2.0 ** (40 - sum(skipped)))
+    assert last.scale.good_steps == skipped[::-1].index(True)
 
 
 def test_scale_grows_after_its_interval(tmp_path: Path) -> None:
@@ -301,7 +300,7 @@ def test_resumed_run_is_the_uninterrupted_one(tmp_path: Path, after: int, change
     a, b = contents(stopped.path), contents(straight.path)
     assert a.keys() == b.keys()
     different = {name for name in a if a[name] != b[name]}
-    assert different <= {"metrics.jsonl", "data.json"}  # seconds; the path of the text
+    assert different <= {"metrics.jsonl", "data.json", "environment.json"}  # seconds, path of the text, commit
 
 
 def test_a_step_cut_short_is_made_again(tmp_path: Path, run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -404,15 +403,13 @@ def test_empty_folder_will_do(tmp_path: Path, run: RunFolder) -> None:
     [
         (3, {}, ("training part", "fewer than one batch")),
         (900, {"model.length": 2000}, ("training part", "lower batch_size or length")),
-        (60, {}, ("held-out part", "more text")),
+        (22, {}, ("held-out part", "more text")),
         (900, {"model.vocabulary": 300}, ("vocabulary_size 256, not 300",)),
     ],
 )
 def test_corpus_that_does_not_fit_is_refused_before_anything_is_written(
     tmp_path: Path, words: int, changes: dict, parts: tuple[str, ...]
 ) -> None:
-    from qsim.demo import train_new
-
     text = write_text(tmp_path, words)
     with pytest.raises(DataError) as error:
         train_new(tmp_path / "run", small_config(**changes), "fp32", "numba", [text])

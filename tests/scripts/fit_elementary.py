@@ -37,8 +37,7 @@ class Fit(NamedTuple):
 def chebyshev_points(low: mpf, high: mpf, count: int) -> list[mpf]:
     """The `count` Chebyshev nodes of [low, high], never an end of it."""
     return [
-        (low + high) / 2 + (high - low) / 2 * mpmath.cos((2 * i + 1) * mpmath.pi / (2 * count))
-        for i in range(count)
+        (low + high) / 2 + (high - low) / 2 * mpmath.cos((2 * i + 1) * mpmath.pi / (2 * count)) for i in range(count)
     ]
 
 
@@ -46,6 +45,14 @@ def interpolate(target: Function, points: list[mpf]) -> list[mpf]:
     """Monomial coefficients of the polynomial through the target at `points`."""
     vandermonde = mpmath.matrix([[x**j for j in range(len(points))] for x in points])
     return list(mpmath.lu_solve(vandermonde, mpmath.matrix([target(x) for x in points])))
+
+
+def evaluate(coefficients: list[mpf], x: mpf) -> mpf:
+    """The polynomial, lowest power first, by Horner's scheme."""
+    value = mpf(0)
+    for c in reversed(coefficients):
+        value = value * x + c
+    return value
 
 
 def corrections(
@@ -62,10 +69,7 @@ def corrections(
         c=np.append(np.zeros(columns.shape[1]), 1.0),
         A_ub=np.block([[-columns, bound], [columns, bound]]),
         b_ub=np.concatenate([-right, right]),
-        bounds=[
-            (None if least is None else least * s / scale, None)
-            for least, s in zip(lowest, size, strict=True)
-        ]
+        bounds=[(None if least is None else least * s / scale, None) for least, s in zip(lowest, size, strict=True)]
         + [(0, None)],
         method="highs",
     )
@@ -85,9 +89,7 @@ def fit(target: Function, low: mpf, high: mpf, degree: int, weight: Function, po
     weights = np.array([float(weight(x)) for x in grid])
     powers = np.array([[float(x) ** j for j in range(degree + 1)] for x in grid])
     for j in range(degree + 1):
-        residual = np.array(
-            [float(v - mpmath.polyval(exact[::-1], x)) for v, x in zip(values, grid, strict=True)]
-        )
+        residual = np.array([float(v - evaluate(exact, x)) for v, x in zip(values, grid, strict=True)])
         lowest = [-float(c) if positive else None for c in exact[j:]]
         for k, correction in enumerate(corrections(residual, powers[:, j:], weights, lowest), start=j):
             exact[k] += mpf(float(correction))
@@ -98,7 +100,7 @@ def fit(target: Function, low: mpf, high: mpf, degree: int, weight: Function, po
 
 def fit_error(coefficients: list[mpf], values: list[mpf], grid: list[mpf], weights: np.ndarray) -> float:
     """max |weight * (target - polynomial)| on the grid."""
-    differences = [v - mpmath.polyval(coefficients[::-1], x) for v, x in zip(values, grid, strict=True)]
+    differences = [v - evaluate(coefficients, x) for v, x in zip(values, grid, strict=True)]
     return max(abs(float(d) * w) for d, w in zip(differences, weights, strict=True))
 
 
@@ -149,9 +151,7 @@ def fits() -> Iterator[tuple[str, Fit]]:
     centres = [centre_near(1.3), centre_near(ERF_ENDS[2]), last]
     for low, high, centre in zip(ends, [*ends[1:], mpf(float(last))], centres, strict=True):
         c = mpf(float(centre))
-        name = (
-            f"erf around {hexadecimal(centre)}, where it is {hexadecimal(np.float32(float(mpmath.erf(c))))}"
-        )
+        name = f"erf around {hexadecimal(centre)}, where it is {hexadecimal(np.float32(float(mpmath.erf(c))))}"
         target = partial(erf_slope, c)
         yield name, fit(target, c - high, c - low, 8, abs, positive=centre is last)
     end = mpf(TANH_END)

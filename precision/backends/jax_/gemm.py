@@ -28,16 +28,15 @@ def matmul(
 ) -> Array:
     """(B, m, k) x (B, k, n) added to c (B, m, n), or to +0; operands are values of the formats ``inputs``.
 
-    Float operations serve where ``floats_suffice`` proves that nothing reaches the subnormals XLA would flush
-    and no exact product overflows;
-    elsewhere, and for products wider than 24 bits, the same sums are formed in integers.  With ``proofs`` the
-    integer path is left out and the proof appended instead: the result stands only if it holds, and the caller, who
-    computes again without ``proofs`` if not, is spared compiling both paths at every product.
+    Float operations serve where ``floats_suffice`` proves that nothing reaches the subnormals XLA would flush and
+    that no exact product overflows; elsewhere, and for products wider than 24 bits, the same sums are formed in
+    integers.  With ``proofs`` the integer path is left out and the proof appended instead: the result stands only if
+    it holds, and the caller, who computes again without ``proofs`` if not, is spared compiling both paths at every
+    product.
     """
     from_zero = c is None
-    # behind a barrier: XLA reads 0 + x as x, which loses the sum's sign where x is -0
-    zeros = jnp.zeros((*a.shape[:2], b.shape[2]), jnp.float32)
-    c = lax.optimization_barrier(zeros) if c is None else c
+    # behind a barrier: XLA reads a constant 0 + x as x, which loses the sum's sign where x is -0
+    c = lax.optimization_barrier(jnp.zeros((*a.shape[:2], b.shape[2]), jnp.float32) if c is None else c)
     if accumulator.sum is not FP32:
         return _walk(_rounded_step(accumulator, inputs), a, b, c)
     if from_zero and always_normal(*inputs):

@@ -190,7 +190,7 @@ def matmul(
     a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
     shape = (*a.shape[:2], b.shape[2])
     total = np.zeros(shape, np.float32) if c is None else np.array(c, np.float32, order="C")
-    work = total.size * a.shape[2] >> 5
+    work = total.size * a.shape[2] >> 6
     if accumulator.product == "exact":
         gemm.fused(a, b, total, work=work)
     elif accumulator.sum is FP32:
@@ -202,5 +202,5 @@ def matmul(
 
 def integer_matmul(a: Array, b: Array) -> Array:
     total = np.zeros((a.shape[0], a.shape[1], b.shape[2]), np.int32)
-    gemm.integer(np.ascontiguousarray(a), np.ascontiguousarray(b), total, work=total.size * a.shape[2] >> 5)
+    gemm.integer(np.ascontiguousarray(a), np.ascontiguousarray(b), total, work=total.size * a.shape[2] >> 6)
     return total
