@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: demo test test-exhaustive lint bench clean
 
 demo: $(INSTALLED)
-	$(BIN)/qsim demo --out demo
+	$(BIN)/qsim demo
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -q
@@ -27,5 +27,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

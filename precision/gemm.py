@@ -35,7 +35,7 @@ def matmul(
     Shapes: (..., m, k) x (..., k, n) -> (..., m, n); leading axes broadcast; ``transpose_a``: a is (..., k, m);
     ``transpose_b``: b is (..., n, k).  Any size, k = 0 included (then c, or +0).
     Domain: float32 carriers whose values are representable in ``inputs`` (one format, or one for each
-    operand); with ``check=True`` that is verified.
+    operand), and those of c in the accumulator's format; with ``check=True`` that is verified.
     Exactness: bit-identical on every back end, subnormals kept.  ``output=None``: the accumulator's own format.
     Every NaN comes out as 0x7FC00000.
     Errors: ValueError for shapes that do not match, unknown names, or inputs that are not representable.
@@ -50,6 +50,8 @@ def matmul(
         c = as_float32(module, c)
         if tuple(c.shape) != (*batch, m, n):
             raise ValueError(f"c must have the shape of the product, {(*batch, m, n)}, not {tuple(c.shape)}")
+        if check:
+            _check_representable(module, c, accumulator.sum, "c")
         c = _flat(module, c, batch)
     _refuse(accumulator, formats)
     total = module.matmul(_flat(module, a, batch), _flat(module, b, batch), c, accumulator, formats)
@@ -79,12 +81,14 @@ def _operand(module: Any, x: Any, fmt: Format, name: str, transpose: bool, check
     x = as_float32(module, x)
     if x.ndim < 2:
         raise ValueError(f"operand {name} needs at least two axes, its shape is {tuple(x.shape)}")
-    if check and fmt is not FP32:
+    if check:
         _check_representable(module, x, fmt, name)
     return module.array_module.swapaxes(x, -1, -2) if transpose else x
 
 
 def _check_representable(module: Any, x: Any, fmt: Format, name: str) -> None:
+    if fmt is FP32:
+        return
     rounded = np.asarray(module.round_to(x, fmt))
     plain = np.asarray(x)
     wrong = np.argwhere((rounded != plain) & ~np.isnan(plain))

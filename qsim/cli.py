@@ -70,7 +70,8 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added
 
-    _add_run_options(command("demo", _demo, "train, replay under three formats, quantize, report"), "demo")
+    demo = command("demo", _demo, "train, replay under three formats, quantize, report")
+    _add_run_options(demo, "demo, or demo-2, demo-3 ... where that exists")
     _add_run_options(command("train", _train, "train a GPT under a policy into a run folder"))
     _add_replay(command("replay", _replay, "run a recorded run again under other arithmetic"))
     _add_verify(command("verify", _verify, "run a recorded run again and compare every hash"))
@@ -92,9 +93,7 @@ def _add_run_options(parser: argparse.ArgumentParser, out: str | None = None) ->
     parser.add_argument("--text", type=Path, nargs="+", metavar="PATH", help="text to train on; embedded otherwise")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--seed", type=int)
-    parser.add_argument(
-        "--out", type=Path, required=out is None, default=out and Path(out), help="new folder" + default
-    )
+    parser.add_argument("--out", type=Path, required=out is None, help="new folder" + default)
     parser.add_argument(
         "--config", type=Path, metavar="FILE.yaml", help="configuration; dotted overrides follow it, as in "
         "--model.dropout 0.1",
@@ -281,6 +280,15 @@ def _demo(arguments: Arguments) -> int:
     print_quantization(base.path)
     print(f"\nthe same run, four ways, and what broke: {report}")
     return 0
+
+
+def _unused(path: Path) -> Path:
+    """path, or the first of path-2, path-3 ... that does not exist."""
+    number, candidate = 1, path
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate
 
 
 def _policy(arguments: Arguments) -> int:

@@ -311,17 +311,6 @@ def test_subnormal_operand_times_a_large_one(backend: Executor, accumulator: str
     assert result.tolist() == [[0.125]]
 
 
-def test_eager_jax_is_jitted_jax() -> None:
-    rng = generator(20)
-    a, b = (representable(drawn(rng, shape, (103, 142)), "fp16").view(np.float32) for shape in ((M, K), (K, N)))
-    result = pr.matmul(jnp.asarray(a), jnp.asarray(b), check=True)
-    assert isinstance(result, jax.Array)
-    assert_same_bits(result, EXECUTORS[2].call(pr.matmul, a, b, inputs="fp16", accumulator="fp32_sequential"))
-    a[2, 3] = 1 + 2.0**-11
-    with refuses("operand a[2, 3] = 1.0004883 is not a value of fp16; round_to it first"):
-        pr.matmul(jnp.asarray(a), jnp.asarray(b), check=True)
-
-
 # Refusals
 
 
@@ -382,8 +371,19 @@ def test_values_that_the_format_does_not_have(name: str) -> None:
         pr.matmul(a, np.ones((3, 1), np.float32), check=True, backend=name)
     with refuses("operand b[1, 0] = 1.0004883 is not a value of bf16; round_to it first"):
         pr.matmul(np.ones((1, 3), np.float32), a.T, inputs=("fp16", "bf16"), check=True, backend=name)
+    c = np.float32([[1 + 2.0**-11]])
+    ones = np.ones((1, 1), np.float32)
+    assert_same_bits(pr.matmul(ones, ones, c=c, check=True, backend=name), c + 1)
+    with refuses("operand c[0, 0] = 1.0004883 is not a value of fp16; round_to it first"):
+        pr.matmul(ones, ones, c=c, accumulator="fp16_mul_add", check=True, backend=name)
     special = np.float32([[np.nan, np.inf, -0.0]])
     assert np.isnan(pr.matmul(special, special.T, check=True, backend=name)).all()
+
+
+def test_values_of_jax_arrays_are_checked() -> None:
+    a = jnp.asarray(np.float32([[1, 1 + 2.0**-11]]))
+    with refuses("operand a[0, 1] = 1.0004883 is not a value of fp16; round_to it first"):
+        pr.matmul(a, a, transpose_b=True, check=True)
 
 
 def test_float64_operands() -> None:
