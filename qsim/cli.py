@@ -141,8 +141,14 @@ def _yaml(text: str, whose: str) -> Any:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
-        raise ConfigError(f"{whose}: {text!r} is not valid YAML; mend it") from None
-    # YAML 1.1 reads 3e-4 as text
+        raise ConfigError(f"{whose} does not hold valid YAML; it begins {text[:40]!r}") from None
+    return _numbers(value)
+
+
+def _numbers(value: Any) -> Any:
+    """Text that is a number as that number, in mappings too: YAML 1.1 reads 3e-4 as text."""
+    if isinstance(value, dict):
+        return {key: _numbers(inner) for key, inner in value.items()}
     if isinstance(value, str):
         try:
             return float(value)
@@ -151,13 +157,20 @@ def _yaml(text: str, whose: str) -> Any:
     return value
 
 
+def _config_file(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 at byte {error.start}; give a YAML file") from None
+    values = _yaml(text, str(path))
+    if values is not None and not isinstance(values, dict):
+        raise ConfigError(f"{path} does not hold a mapping of configuration keys; write lines such as steps: 100")
+    return values or {}
+
+
 def _config(arguments: Arguments) -> RunConfig:
     """Preset, then file, then --steps and --seed, then dotted overrides."""
-    values: dict[str, Any] = {}
-    if arguments.config is not None:
-        values = _yaml(arguments.config.read_text(encoding="utf-8"), str(arguments.config)) or {}
-        if not isinstance(values, dict):
-            raise ConfigError(f"{arguments.config} does not hold a mapping of configuration keys")
+    values = {} if arguments.config is None else _config_file(arguments.config)
     config = configuration.preset(arguments.preset or values.get("preset", "tiny"))
     pairs = [(key, value) for key, value in values.items() if key != "preset"]
     pairs += [(key, getattr(arguments, key)) for key in ("steps", "seed") if getattr(arguments, key) is not None]
@@ -235,9 +248,12 @@ def _verify(arguments: Arguments) -> int:
     from qsim.replay import replay
     from qsim.report.findings import compare_hashes
     from qsim.report.recorded import read_run
-    from qsim.runs import RunFolder
+    from qsim.runs import RunError, RunFolder
 
     base = RunFolder.open(arguments.base)
+    if not any(arguments.steps is None or step <= arguments.steps for step in base.hashes()):
+        what = f"run {str(base.path)!r} recorded no hash of the steps to compare"
+        raise RunError(f"{what}; raise --steps or train with --record.hash_every 1")
     with tempfile.TemporaryDirectory() as folder:
         again = replay(
             base,
@@ -271,7 +287,8 @@ def _demo(arguments: Arguments) -> int:
     from qsim.summary import print_quantization, summarise
 
     config = _config(arguments)
-    base, replays, report = demo(arguments.out, config, arguments.executor, arguments.text, progress=progress.shown)
+    out = arguments.out or _unused(Path("demo"))
+    base, replays, report = demo(out, config, arguments.executor, arguments.text, progress=progress.shown)
     rows = summarise(base.path, [run.path for run in replays])
     if arguments.json:
         print(json.dumps({"runs": rows, "report": str(report)}, indent=1))

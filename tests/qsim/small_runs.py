@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from qsim.config import RunConfig, override_all, preset
 from qsim.demo import train_new
 from qsim.progress import Progress, silent
 from qsim.runs import RunFolder
-from qsim.sites import Recorder
 
 STEPS = 6
 _WORDS = (
@@ -121,19 +119,6 @@ def assert_sentence(message: object, *parts: str) -> None:
     assert "\n" not in text, text
     for part in parts:
         assert part in text, f"{part!r} is not in {text!r}"
-
-
-def keeping_recorder() -> Recorder:
-    """Keeps every value that was rounded, and what it became: site.pass -> (x, rounded), both flat."""
-
-    def keep(backend: Any, x: Any, rounded: Any, fmt: Any) -> tuple[np.ndarray, np.ndarray]:
-        del backend, fmt
-        return np.array(x).reshape(-1), np.array(rounded).reshape(-1)
-
-    def join(a: tuple[np.ndarray, ...], b: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
-        return tuple(map(partial(np.concatenate, axis=0), zip(a, b, strict=True)))
-
-    return Recorder(keep, join)
 
 
 def assert_same_trees(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:

@@ -18,7 +18,6 @@ from small_runs import (
     figures,
     hash_rows,
     interrupted,
-    keeping_recorder,
     small_run,
 )
 
@@ -31,7 +30,7 @@ from qsim.optimizer import step_scalars
 from qsim.policy import POLICIES
 from qsim.replay import replay, resume
 from qsim.runs import RunError, RunFolder
-from qsim.sites import statistics_recorder
+from qsim.sites import CapturingRecorder, Recorder
 from qsim.step import Step
 from qsim.training import as_statistics
 
@@ -164,7 +163,7 @@ def recount(x: np.ndarray, storage: str) -> dict[str, Any]:
     }
 
 
-def recorded_step(run: RunFolder, scale: float, recorder: Any) -> tuple[Step, dict[str, Any]]:
+def recorded_step(run: RunFolder, scale: float, recorder: type[Recorder]) -> tuple[Step, dict[str, Any]]:
     """Step 1 of a run made again from its first checkpoint, observed by another recorder."""
     config, state = run.config, load_checkpoint(run.path, 0).state
     rows = batch(load_data(run.path), seed=0, step=1, batch_size=4, length=16)
@@ -185,38 +184,44 @@ def test_gradients_underflow_without_a_loss_scale(lossy: RunFolder) -> None:
 
 def test_counts_equal_an_independent_recount(lossy: RunFolder) -> None:
     """Every counter and every exponent of every site, of tensors that were rounded in a second, identical step."""
-    step, results = recorded_step(lossy, 1.0, keeping_recorder)
+    step, results = recorded_step(lossy, 1.0, CapturingRecorder)
     assert scalar_hash(results["loss"]) == hash_rows(lossy)[0]["loss"]
     assert tree_hash(results["gradients"]) == hash_rows(lossy)[0]["gradients"]
     written, kept = read_statistics(lossy, 1), results["records"]
     assert kept.keys() == written.keys()
     for key, (x, rounded) in kept.items():
-        storage = step.formats[key]
+        storage = step.formats[key].name
         assert written[key] == recount(x, storage), key
-        with np.errstate(over="ignore"):
-            assert rounded.tobytes() == x.astype(STORAGE[storage]).astype(np.float32).tobytes(), key
+        by_numpy = x.astype(STORAGE[storage]).astype(np.float32)
+        different = np.flatnonzero(rounded.view(np.uint32) != by_numpy.view(np.uint32))
+        # GELU is rounded once, from its exact value: where that, rounded to float32, seems a tie, NumPy errs
+        assert not len(different) or key.endswith("gelu.fprop"), key
+        errors = [np.abs(x[different].astype(np.float64) - found[different]) for found in (rounded, by_numpy)]
+        assert np.array_equal(*errors), key
 
 
-@pytest.mark.parametrize(("policy", "scale"), [("fp16", 2.0**40), ("fp16", 2.0**16), ("bf16", 1.0), ("fp32", 2.0**-130)])
+@pytest.mark.parametrize(
+    ("policy", "scale"), [("fp16", 2.0**25), ("fp16", 2.0**16), ("bf16", 1.0), ("fp32", 2.0**-115)]
+)
 def test_counts_at_other_scales(base: RunFolder, tmp_path: Path, policy: str, scale: float) -> None:
-    """Overflow and infinities under a scale of 2^40, float32's own subnormals under one of 2^-130."""
+    """Overflow and infinities under a scale of 2^25, float32's own subnormals under one of 2^-115."""
     run = RunFolder.create(tmp_path / "run", base.config, POLICIES[policy], "numba")
     shutil.copytree(base.path / "checkpoints", run.path / "checkpoints")
     for name in ("data.json", "tokens.bin"):
         shutil.copy(base.path / name, run.path)
-    step, results = recorded_step(run, scale, keeping_recorder)
-    counting, counted = recorded_step(run, scale, statistics_recorder)
+    step, results = recorded_step(run, scale, CapturingRecorder)
+    counting, counted = recorded_step(run, scale, Recorder)
     statistics = as_statistics(counted["records"], counting.formats)
     assert statistics.keys() == results["records"].keys()
     totals = dict.fromkeys(("overflowed", "nan", "infinite", "subnormal", "underflowed", "inexact"), 0)
     for key, (x, _) in results["records"].items():
-        expected = recount(x, step.formats[key])
+        expected = recount(x, step.formats[key].name)
         assert statistics[key].as_json() == expected, key
         for name in totals:
             totals[name] += expected[name]
-    assert (totals["overflowed"] > 0, totals["infinite"] > 0, totals["nan"] > 0) == (scale == 2.0**40,) * 3
+    assert (totals["overflowed"] > 0, totals["infinite"] > 0, totals["nan"] > 0) == (scale == 2.0**25,) * 3
     assert (totals["inexact"] > 0) == (policy != "fp32")
-    assert totals["subnormal"] > 0 or policy in ("bf16", "fp32")
+    assert (totals["subnormal"] > 0) == (policy != "bf16")
 
 
 # Data

@@ -194,7 +194,9 @@ def count(observed: dict[str, tuple[Array, Array]], formats: dict[str, Format]) 
 def _count_together(pairs: list[tuple[Array, Array]], fmt: Format) -> list[tuple[int, Array, Array]]:
     """One pass over all arrays of a format: two histograms whose bins are (array, event word), (array, exponent)."""
     sizes = [x.size for x, _ in pairs]
-    owner = jnp.repeat(jnp.arange(len(pairs)), np.array(sizes), total_repeat_length=sum(sizes))
+    # behind a barrier, or XLA spends minutes folding the owners of all values into a constant
+    ends = lax.optimization_barrier(jnp.asarray(np.cumsum(sizes), jnp.int32))
+    owner = jnp.searchsorted(ends, lax.iota(jnp.int32, sum(sizes)), side="right", method="scan_unrolled")
     u, rounded = (to_bits(jnp.concatenate(column)) for column in zip(*pairs, strict=True))
     events = bits.events(u, rounded, fmt.constants)
     words = _histogram(owner, events.astype(jnp.int32), (len(pairs), 1 << len(COUNTERS)))
