@@ -91,34 +91,52 @@ def clip_factor(ar: Calculator, norm: Array, limit: float | None) -> Array:
 
 
 def adamw(
-    ar: Calculator,
-    config: OptimizerConfig,
-    state: dict[str, Tree],
-    gradients: Tree,
-    scalars: Tree,
-    factor: Array,
+    ar: Calculator, config: OptimizerConfig, state: dict[str, Tree], gradients: Tree, scalars: Tree, factor: Array
 ) -> dict[str, Tree]:
     """One update of parameters and moments (``parameters``, ``first``, ``second`` by name).
 
     m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2,  w = w - lr (m c1 / (sqrt(v c2) + eps) + decay w),
-    with g the gradient times ``factor``, c1 and c2 the bias corrections.
+    with g the gradient times ``factor``, c1 and c2 the bias corrections.  Elementwise, so that parameters of equal
+    decay are updated as one vector.
     """
     new: dict[str, Tree] = {"parameters": {}, "first": {}, "second": {}}
-    for name, w in state["parameters"].items():
-        decays = config.decay_gains_and_biases or not name.endswith((".gain", ".bias"))
-        old = (w, state["first"][name], state["second"][name])
-        decay = config.weight_decay if decays else 0.0
-        gradient = ar.float32.multiply(gradients[name], factor)
+    for decay, names in _by_decay(config, state["parameters"]).items():
+        old = tuple(_join(ar, state[part], names) for part in new)
+        gradient = ar.float32.multiply(_join(ar, gradients, names), factor)
         updated = _update(ar, config, old, gradient, scalars, decay)
-        for part, value in zip(("parameters", "first", "second"), updated, strict=True):
-            new[part][name] = value
+        for part, vector in zip(new, updated, strict=True):
+            new[part] |= _separate(vector, state[part], names)
     return new
+
+
+def _by_decay(config: OptimizerConfig, parameters: Tree) -> dict[float, list[str]]:
+    """Names by weight decay: that of the configuration, or 0 for gains and biases unless they decay too."""
+    groups: dict[float, list[str]] = {}
+    for name in sorted(parameters):
+        decays = config.decay_gains_and_biases or not name.endswith((".gain", ".bias"))
+        groups.setdefault(config.weight_decay if decays else 0.0, []).append(name)
+    return groups
+
+
+def _join(ar: Calculator, tree: Tree, names: list[str]) -> Array:
+    """Tensors laid end to end, one vector."""
+    return ar.xp.concatenate([tree[name].reshape(-1) for name in names])
+
+
+def _separate(vector: Array, like: Tree, names: list[str]) -> Tree:
+    """The inverse of ``_join``."""
+    tree, start = {}, 0
+    for name in names:
+        size = math.prod(like[name].shape)
+        tree[name] = vector[start : start + size].reshape(like[name].shape)
+        start += size
+    return tree
 
 
 def _update(
     ar: Calculator,
     config: OptimizerConfig,
-    old: tuple[Array, Array, Array],
+    old: tuple[Array, ...],
     g: Array,
     scalars: Tree,
     decay: float,

@@ -96,22 +96,26 @@ class RunFolder:
             file.write(json.dumps(row) + "\n")
 
     def rows(self, name: str) -> Iterator[dict[str, Any]]:
-        """The lines of a .jsonl file; a last line cut short by a kill is left out."""
+        """The lines of a .jsonl file; a last line cut short by a kill is left out, RunError for any other."""
         path = self.path / name
         if not path.is_file():
             return
-        for line in path.read_text(encoding="utf-8").splitlines():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        for number, line in enumerate(lines, start=1):
             try:
                 yield json.loads(line)
             except json.JSONDecodeError:
-                return
+                if number < len(lines):
+                    raise RunError(f"line {number} of {str(path)!r} is damaged; restore it or delete it") from None
 
     def cut_after(self, step: int) -> None:
-        """Drop what was written after a step, before going on from its checkpoint."""
-        for name in ("metrics.jsonl", "hashes.jsonl"):
-            kept = [row for row in self.rows(name) if row["step"] <= step and "validation_loss" not in row]
-            text = "".join(json.dumps(row) + "\n" for row in kept)
-            write_atomically(self.path / name, text.encode())
+        """Drop what was written after a step, before going on from its checkpoint; both files are read first."""
+        kept = {
+            name: [row for row in self.rows(name) if row["step"] <= step and "validation_loss" not in row]
+            for name in ("metrics.jsonl", "hashes.jsonl")
+        }
+        for name, rows in kept.items():
+            write_atomically(self.path / name, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
     def hashes(self) -> dict[int, dict[str, Any]]:
         """hashes.jsonl by step."""

@@ -7,6 +7,8 @@ import json
 import math
 import os
 import platform
+from collections.abc import Callable
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,17 @@ DROPOUT = {"model.dropout": 0.25}
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return small_run(tmp_path_factory.mktemp("training") / "run")
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, bool], RunFolder]:
+    """Uninterrupted runs, each made once."""
+
+    @cache
+    def make(policy: str, dropout: bool) -> RunFolder:
+        return small_run(tmp_path_factory.mktemp("straight") / "run", policy, **(DROPOUT if dropout else {}))
+
+    return make
 
 
 def scaled_from(initial: float, interval: int = 50) -> Arithmetic:
@@ -278,7 +291,7 @@ def test_scale_grows_after_its_interval(tmp_path: Path) -> None:
 # Interruption
 
 
-def interrupt_and_resume(folder: Path, after: int, policy: str = "fp32", **changes: Any) -> RunFolder:
+def interrupted_run(folder: Path, after: int, policy: str = "fp32", **changes: Any) -> RunFolder:
     with pytest.raises(KeyboardInterrupt):
         small_run(folder, policy, progress=interrupted(after), **changes)
     stopped = RunFolder.open(folder)
@@ -288,16 +301,18 @@ def interrupt_and_resume(folder: Path, after: int, policy: str = "fp32", **chang
 
 
 @pytest.mark.parametrize("policy", ["fp32", "fp16"])
-@pytest.mark.parametrize("changes", [{}, DROPOUT], ids=["plain", "dropout"])
+@pytest.mark.parametrize("dropout", [False, True], ids=["plain", "dropout"])
 @pytest.mark.parametrize("after", [1, 3, 4, 6])
-def test_resumed_run_is_the_uninterrupted_one(tmp_path: Path, after: int, changes: dict, policy: str) -> None:
+def test_resumed_run_is_the_uninterrupted_one(
+    tmp_path: Path, straight: Callable[[str, bool], RunFolder], after: int, dropout: bool, policy: str
+) -> None:
     """Checkpoints at 0, 2, 4 and 6: step 3 lies after one, 4 and 6 on one, 1 has only the start."""
-    straight = small_run(tmp_path / "straight", policy, **changes)
-    stopped = interrupt_and_resume(tmp_path / "stopped", after, policy, **changes)
+    whole = straight(policy, dropout)
+    stopped = interrupted_run(tmp_path / "stopped", after, policy, **(DROPOUT if dropout else {}))
     assert resume(stopped).finished
-    assert hash_rows(stopped) == hash_rows(straight)
-    assert figures(stopped) == figures(straight)
-    a, b = contents(stopped.path), contents(straight.path)
+    assert hash_rows(stopped) == hash_rows(whole)
+    assert figures(stopped) == figures(whole)
+    a, b = contents(stopped.path), contents(whole.path)
     assert a.keys() == b.keys()
     different = {name for name in a if a[name] != b[name]}
     assert different <= {"metrics.jsonl", "data.json", "environment.json"}  # seconds, path of the text, commit
@@ -324,14 +339,27 @@ def test_a_step_cut_short_is_made_again(tmp_path: Path, run: RunFolder, monkeypa
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "hashes.jsonl"])
-@pytest.mark.parametrize("half", ['{"step": 4, "lo', '{"step": 4', "{", '{"step": 4, "loss": "ab"'])
+@pytest.mark.parametrize("half", ['{"step": 4, "lo', '{"step": 4', "{"])
 def test_half_written_last_line_is_dropped(tmp_path: Path, run: RunFolder, name: str, half: str) -> None:
-    stopped = interrupt_and_resume(tmp_path / "run", 3)
+    stopped = interrupted_run(tmp_path / "run", 3)
     with (stopped.path / name).open("a") as file:
         file.write(half)
     resume(stopped)
     assert hash_rows(stopped) == hash_rows(run)
     assert figures(stopped) == figures(run)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "hashes.jsonl"])
+def test_damage_before_the_last_line_is_refused(tmp_path: Path, name: str) -> None:
+    """A kill cuts the last line alone; to drop what follows another one would lose it."""
+    stopped = interrupted_run(tmp_path / "run", 3)
+    lines = (stopped.path / name).read_text().splitlines(keepends=True)
+    (stopped.path / name).write_text(lines[0] + lines[1][:20] + "\n" + lines[2])
+    before = contents(stopped.path)
+    with pytest.raises(RunError) as error:
+        resume(stopped)
+    assert_sentence(error.value, "line 2", name, "damaged", "restore it or delete it")
+    assert contents(stopped.path) == before
 
 
 def test_run_killed_before_its_held_out_loss_gets_it(tmp_path: Path, run: RunFolder) -> None:
@@ -350,7 +378,7 @@ def test_resuming_a_finished_run_leaves_it_as_it_is(run: RunFolder) -> None:
 
 
 def test_interrupted_twice(tmp_path: Path, run: RunFolder) -> None:
-    stopped = interrupt_and_resume(tmp_path / "run", 1)
+    stopped = interrupted_run(tmp_path / "run", 1)
     with pytest.raises(KeyboardInterrupt):
         resume(stopped, progress=interrupted(5))
     resume(stopped)
@@ -358,7 +386,7 @@ def test_interrupted_twice(tmp_path: Path, run: RunFolder) -> None:
 
 
 def test_no_checkpoint_to_resume_from(tmp_path: Path) -> None:
-    stopped = interrupt_and_resume(tmp_path / "run", 1)
+    stopped = interrupted_run(tmp_path / "run", 1)
     for file in checkpoint_path(stopped.path, 0).iterdir():
         file.unlink()
     checkpoint_path(stopped.path, 0).rmdir()
@@ -369,7 +397,7 @@ def test_no_checkpoint_to_resume_from(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["policy_sha256", "data_sha256"])
 def test_checkpoint_of_something_else_is_refused(tmp_path: Path, key: str) -> None:
-    stopped = interrupt_and_resume(tmp_path / "run", 3)
+    stopped = interrupted_run(tmp_path / "run", 3)
     path = checkpoint_path(stopped.path, 2) / "state.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: "0" * 64}))
     before = contents(stopped.path)

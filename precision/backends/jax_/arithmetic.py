@@ -1,7 +1,7 @@
 """Rounding, float32 arithmetic, sums and counters on JAX arrays.
 
-XLA contracts ``a * b + c`` into a fused multiply-add, rewrites divisions and, on a CPU, flushes subnormals.  The
-guard ``where(x == x, x, nan)`` around a result is the identity to the reader and opaque to those rewrites.
+XLA contracts ``a * b + c`` into a fused multiply-add, joins ``(x + c) + d`` for constants, rewrites divisions and, on
+a CPU, flushes subnormals.  A ``guard`` around a result is the identity to the reader and opaque to the compiler.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from precision.random_bits import Key
 from precision.statistics import COUNTERS, EXPONENT_BINS
 
 Array = Any
-_NAN = np.float32(np.nan)
 
 
 def to_bits(x: Array) -> Array:
@@ -32,8 +31,14 @@ def from_bits(u: Array) -> Array:
 
 
 def guard(x: Array) -> Array:
-    """x, out of reach of contraction and algebraic rewriting; infinities stay."""
-    return jnp.where(x == x, x, _NAN)
+    """x, out of reach of contraction and algebraic rewriting.
+
+    The pattern u is combined by exclusive or with a zero that no compiler recognises: u^2 mod 8 is 0, 1 or 4, so its
+    bits 0 and 2 are never both set.  (``where(x == x, x, nan)`` is taken away where x is provably not NaN.)
+    """
+    u = to_bits(x)
+    square = u * u
+    return from_bits(u ^ (square & (square >> 2) & 1))
 
 
 def product(x: Array, y: Array) -> Array:
@@ -73,13 +78,17 @@ def _zero_of(x: Array) -> Array:
     return from_bits((to_bits(x) >> 31) << 31)
 
 
-_in_hardware = Ftz32(lambda x, y: x + y, lambda x, y: x - y, product, quotient)
+_in_hardware = Ftz32(lambda x, y: guard(x + y), lambda x, y: guard(x - y), product, quotient)
 _spelled_out = make_ftz32(product, flush, _zero_of, jnp.where)
 
 
-def _ftz32() -> Ftz32:
+def _flushed_in_hardware() -> bool:
     """XLA's CPU code runs with FTZ and DAZ set; elsewhere the flushes are spelled out."""
-    return _in_hardware if jax.default_backend() == "cpu" else _spelled_out
+    return jax.default_backend() == "cpu"
+
+
+def _ftz32() -> Ftz32:
+    return _in_hardware if _flushed_in_hardware() else _spelled_out
 
 
 def add(x: Array, y: Array) -> Array:
@@ -116,14 +125,18 @@ erf = elementary.make_erf(_primitives)
 
 def tree_sum(x: Array, axis: int = -1) -> Array:
     """Neighbours (2i, 2i + 1) added until one is left; padded with -0, which changes no sum."""
-    x = flush(jnp.moveaxis(x, axis, -1))
+    x = jnp.moveaxis(x, axis, -1)
     width = x.shape[-1]
+    if width < 2 or not _flushed_in_hardware():
+        x = flush(x)
     size = 1 << max(width - 1, 0).bit_length()
     x = jnp.concatenate([x, jnp.full((*x.shape[:-1], size - width), -0.0, jnp.float32)], axis=-1)
+    # neither leaf nor sum is a constant that XLA could join, so only the root is guarded
+    plus = jnp.add if _flushed_in_hardware() else _spelled_out.add
     while x.shape[-1] > 1:
         pairs = x.reshape(*x.shape[:-1], x.shape[-1] // 2, 2)
-        x = add(pairs[..., 0], pairs[..., 1])
-    return x[..., 0]
+        x = plus(pairs[..., 0], pairs[..., 1])
+    return guard(x[..., 0])
 
 
 def row_max(x: Array, mask: Array | None = None) -> Array:

@@ -59,7 +59,7 @@ def _walk(step: Step, a: Array, b: Array, c: Array) -> Array:
     def body(total: Array, pair: tuple[Array, Array]) -> tuple[Array, None]:
         return step(pair[0][:, :, None], pair[1][:, None, :], total), None
 
-    return lax.scan(body, c, (columns, rows), unroll=1 if step is not _float_step else 8)[0]
+    return lax.scan(body, c, (columns, rows))[0]
 
 
 def _float_step(x: Array, y: Array, total: Array) -> Array:
