@@ -207,8 +207,7 @@ CONSTANTS = [0.0, -0.0, 1.0, -1.0, 2.0, 0.5, 3.0, float(2**23 + 2**22)]
 @pytest.mark.parametrize("constant", CONSTANTS)
 @pytest.mark.parametrize("operation", BINARY)
 def test_constant_operands_under_jit(operation: str, constant: float) -> None:
-    """A constant that XLA knows is no licence to leave the operation out: x + 0, x - 0, x 1 and x / 1 still flush,
-    and -0 + 0 is +0."""
+    """A constant that the compiler knows is no licence to leave the operation out: every one flushes."""
     x = EDGES.view(np.float32)
     compute = getattr(get_backend("jax"), operation)
     wanted = getattr(get_backend("numpy"), operation)(x, np.float32(constant))

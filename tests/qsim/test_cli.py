@@ -256,21 +256,22 @@ def start(*arguments: object) -> subprocess.Popen[str]:
 
 def test_interrupt_and_resume(cli: Cli, tmp_path: Path) -> None:
     """Ctrl-C after the first line of progress; with --resume the same hashes as without the interruption."""
-    text, steps = write_text(tmp_path), 100
-    flags = ("--text", text, *small_flags(steps=steps, **{"model.dropout": 0.1, "record.checkpoint_every": 3}))
+    text, steps = write_text(tmp_path), 80
+    changes = {"model.dropout": 0.1, "record.checkpoint_every": 3, "record.statistics_every": 0}
+    flags = ("--text", text, *small_flags(steps=steps, **changes))
     command = ("train", "--policy", "fp16", *flags, "--out", tmp_path / "stopped")
     process = start(*command)
     assert process.stderr is not None
     first = process.stderr.readline()
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert first.startswith("fp16: step 10/100 ")
+    out, err = process.communicate(timeout=120)
+    assert first.startswith("fp16: step 8/80 ")
     assert process.returncode == 130
     assert out == ""
     *progress, last = err.splitlines()
     assert all(line.startswith("fp16: step ") for line in progress)
     assert_sentence(last, "qsim train: interrupted", "--resume")
-    assert 10 <= len(hash_rows(tmp_path / "stopped")) < steps
+    assert 8 <= len(hash_rows(tmp_path / "stopped")) < steps
 
     assert cli(*command, "--resume")[0] == 0
     assert cli("train", "--policy", "fp16", *flags, "--out", tmp_path / "straight")[0] == 0
@@ -283,7 +284,9 @@ def test_the_installed_command(tmp_path: Path, base: Path) -> None:
     script = Path(sys.executable).with_name("qsim")
 
     def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([script, *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(
+            [script, *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False
+        )
 
     verified = run("verify", base, "--steps", 1, "--json")
     assert (verified.returncode, json.loads(verified.stdout)["equal"]) == (0, True)

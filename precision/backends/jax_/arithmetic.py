@@ -30,15 +30,19 @@ def from_bits(u: Array) -> Array:
     return lax.bitcast_convert_type(u, jnp.float32)
 
 
+def _unknown_zero(u: Array) -> Array:
+    """A zero that no compiler recognises: u^2 mod 8 is 0, 1 or 4, so its bits 0 and 2 are never both set."""
+    square = u * u
+    return square & (square >> 2) & 1
+
+
 def guard(x: Array) -> Array:
     """x, out of reach of contraction and algebraic rewriting.
 
-    The pattern u is combined by exclusive or with a zero that no compiler recognises: u^2 mod 8 is 0, 1 or 4, so its
-    bits 0 and 2 are never both set.  (``where(x == x, x, nan)`` is taken away where x is provably not NaN.)
+    (``where(x == x, x, nan)`` in its place is taken away wherever x is provably not NaN.)
     """
     u = to_bits(x)
-    square = u * u
-    return from_bits(u ^ (square & (square >> 2) & 1))
+    return from_bits(u ^ _unknown_zero(u))
 
 
 def product(x: Array, y: Array) -> Array:
@@ -92,19 +96,31 @@ def _ftz32() -> Ftz32:
 
 
 def add(x: Array, y: Array) -> Array:
-    return _ftz32().add(x, y)
+    return _ftz32().add(*_beside_constants(x, y))
 
 
 def subtract(x: Array, y: Array) -> Array:
-    return _ftz32().subtract(x, y)
+    return _ftz32().subtract(*_beside_constants(x, y))
 
 
 def multiply(x: Array, y: Array) -> Array:
-    return _ftz32().multiply(x, y)
+    return _ftz32().multiply(*_beside_constants(x, y))
 
 
 def divide(x: Array, y: Array) -> Array:
-    return _ftz32().divide(x, y)
+    return _ftz32().divide(*_beside_constants(x, y))
+
+
+def _beside_constants(x: Any, y: Any) -> tuple[Array, Array]:
+    """The operands, a constant beside a traced one made unknown: the compiler reads x + 0 and x 1 as x, unflushed."""
+    x_known, y_known = (not isinstance(operand, jax.core.Tracer) for operand in (x, y))
+    if x_known == y_known:
+        return x, y
+    return (_unknown(x, y), y) if x_known else (x, _unknown(y, x))
+
+
+def _unknown(constant: Any, traced: Array) -> Array:
+    return from_bits(to_bits(constant) ^ _unknown_zero(to_bits(traced)))
 
 
 def square_root(x: Array) -> Array:

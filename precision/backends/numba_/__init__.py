@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from precision.accumulators import Accumulator
-from precision.backends.numba_ import gemm, kernels
+from precision.backends.numba_ import gemm, kernels, scalars
 from precision.backends.numpy_ import array_module, asarray, count, jit, join, scan
 from precision.formats import FP32, Format
 from precision.random_bits import Key
@@ -54,14 +54,14 @@ def decode(codes: Array, fmt: Format) -> Array:
     return out.view(np.float32).reshape(np.shape(codes))
 
 
-def _binary(kernel: Any, x: Array, y: Array) -> Array:
+def _binary(operation: int, x: Array, y: Array) -> Array:
     x, y = np.asarray(x, np.float32), np.asarray(y, np.float32)
     shape = np.broadcast_shapes(x.shape, y.shape)
     x = np.ascontiguousarray(x) if x.shape == shape else np.array(np.broadcast_to(x, shape))
     columns = shape[-1] if shape else 1
     wide = x.reshape(-1, columns) if x.size else x.reshape(0, columns)
     out = np.empty_like(wide)
-    kernel(wide, _rows(y, shape), out)
+    kernels.binary(wide, _rows(y, shape), out, operation)
     return out.reshape(shape)
 
 
@@ -78,19 +78,19 @@ def _rows(y: Array, shape: tuple[int, ...]) -> Array:
 
 
 def add(x: Array, y: Array) -> Array:
-    return _binary(kernels.add, x, y)
+    return _binary(scalars.ADD, x, y)
 
 
 def subtract(x: Array, y: Array) -> Array:
-    return _binary(kernels.subtract, x, y)
+    return _binary(scalars.SUBTRACT, x, y)
 
 
 def multiply(x: Array, y: Array) -> Array:
-    return _binary(kernels.multiply, x, y)
+    return _binary(scalars.MULTIPLY, x, y)
 
 
 def divide(x: Array, y: Array) -> Array:
-    return _binary(kernels.divide, x, y)
+    return _binary(scalars.DIVIDE, x, y)
 
 
 def _unary(kernel: Any, x: Array) -> Array:
@@ -191,10 +191,8 @@ def matmul(
     shape = (*a.shape[:2], b.shape[2])
     total = np.zeros(shape, np.float32) if c is None else np.array(c, np.float32, order="C")
     work = total.size * a.shape[2] >> 6
-    if accumulator.product == "exact":
-        gemm.fused(a, b, total, work=work)
-    elif accumulator.sum is FP32:
-        gemm.rounded_product(a, b, total, work=work)
+    if accumulator.sum is FP32:
+        gemm.sequential(a, b, total, accumulator.product == "exact", work=work)
     else:
         gemm.rounded_everywhere(a, b, total, accumulator.sum.constants, work=work)
     return total

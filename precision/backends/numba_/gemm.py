@@ -9,16 +9,17 @@ from numba import prange
 from precision.backends.numba_ import scalars
 from precision.backends.numba_.compilation import kernel
 
-_fma = scalars.fused_multiply_add
+_step = scalars.add_product
 _round = scalars.words["round_nearest_even"]
 _to_bits, _from_bits = scalars.to_bits, scalars.from_bits
 
 
 @kernel
-def fused(a, b, total):
-    """total (B, m, n) += a (B, m, k) b (B, k, n), products exact, one rounding an addition.
+def sequential(a, b, total, exact):
+    """total (B, m, n) += a (B, m, k) b (B, k, n) in float32, one rounding an addition.
 
-    Four k a pass, nested in their order, so that a row of sums is loaded and stored once for all four.
+    ``exact``: products are not rounded before they are added.  Four k a pass, nested in their order, so that a row of
+    sums is loaded and stored once for all four.
     """
     rows, depth = a.shape[1], a.shape[2]
     for i in prange(a.shape[0] * rows):
@@ -29,35 +30,17 @@ def fused(a, b, total):
             x0, x1, x2, x3 = a[block, row, k], a[block, row, k + 1], a[block, row, k + 2], a[block, row, k + 3]
             y0, y1, y2, y3 = b[block, k], b[block, k + 1], b[block, k + 2], b[block, k + 3]
             for j in range(out.size):
-                out[j] = _fma(x3, y3[j], _fma(x2, y2[j], _fma(x1, y1[j], _fma(x0, y0[j], out[j]))))
+                two = _step(exact, x1, y1[j], _step(exact, x0, y0[j], out[j]))
+                out[j] = _step(exact, x3, y3[j], _step(exact, x2, y2[j], two))
         for k in range(fours, depth):
             x, y = a[block, row, k], b[block, k]
             for j in range(out.size):
-                out[j] = _fma(x, y[j], out[j])
-
-
-@kernel
-def rounded_product(a, b, total):
-    """As ``fused``, the product rounded to float32 before it is added."""
-    rows, depth = a.shape[1], a.shape[2]
-    for i in prange(a.shape[0] * rows):
-        block, row = i // rows, i % rows
-        out = total[block, row]
-        fours = depth - depth % 4
-        for k in range(0, fours, 4):
-            x0, x1, x2, x3 = a[block, row, k], a[block, row, k + 1], a[block, row, k + 2], a[block, row, k + 3]
-            y0, y1, y2, y3 = b[block, k], b[block, k + 1], b[block, k + 2], b[block, k + 3]
-            for j in range(out.size):
-                out[j] = (((out[j] + x0 * y0[j]) + x1 * y1[j]) + x2 * y2[j]) + x3 * y3[j]
-        for k in range(fours, depth):
-            x, y = a[block, row, k], b[block, k]
-            for j in range(out.size):
-                out[j] = out[j] + x * y[j]
+                out[j] = _step(exact, x, y[j], out[j])
 
 
 @kernel
 def rounded_everywhere(a, b, total, f):
-    """As ``fused``, product and sum each rounded to the format of the running sum."""
+    """As ``sequential``, product and sum each rounded to the format of the running sum."""
     rows = a.shape[1]
     for i in prange(a.shape[0] * rows):
         block, row = i // rows, i % rows

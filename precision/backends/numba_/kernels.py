@@ -20,7 +20,7 @@ _exponent_index = scalars.words["exponent_index"]
 _order_key = scalars.words["order_key"]
 _from_order_key = scalars.words["from_order_key"]
 _threefry = scalars.words["threefry2x32"]
-_add, _subtract, _multiply, _divide = scalars.add, scalars.subtract, scalars.multiply, scalars.divide
+_add, _apply = scalars.add, scalars.apply
 _exp, _log, _erf, _flush_float = scalars.exp, scalars.log, scalars.erf, scalars.flush
 _to_bits, _from_bits = scalars.to_bits, scalars.from_bits
 _ALL = np.uint32(0xFFFFFFFF)
@@ -50,55 +50,20 @@ def decode_flat(codes, out, f):
         out[i] = _decode(np.uint32(codes[i]), f)
 
 
-# Binary operations: x and out are (rows, columns); y is too, or has 1 in place of either (broadcast).
-
-
 @kernel
-def add(x, y, out):
+def binary(x, y, out, operation):
+    """out = x op y; x and out are (rows, columns), y is too, or has 1 in place of either (broadcast).
+
+    ``operation`` does not change within a call: the compiler makes one loop of each.
+    """
     for i in prange(x.shape[0]):
         row = y[i] if y.shape[0] > 1 else y[0]
         if y.shape[1] > 1:
             for j in range(x.shape[1]):
-                out[i, j] = _add(x[i, j], row[j])
+                out[i, j] = _apply(operation, x[i, j], row[j])
         else:
             for j in range(x.shape[1]):
-                out[i, j] = _add(x[i, j], row[0])
-
-
-@kernel
-def subtract(x, y, out):
-    for i in prange(x.shape[0]):
-        row = y[i] if y.shape[0] > 1 else y[0]
-        if y.shape[1] > 1:
-            for j in range(x.shape[1]):
-                out[i, j] = _subtract(x[i, j], row[j])
-        else:
-            for j in range(x.shape[1]):
-                out[i, j] = _subtract(x[i, j], row[0])
-
-
-@kernel
-def multiply(x, y, out):
-    for i in prange(x.shape[0]):
-        row = y[i] if y.shape[0] > 1 else y[0]
-        if y.shape[1] > 1:
-            for j in range(x.shape[1]):
-                out[i, j] = _multiply(x[i, j], row[j])
-        else:
-            for j in range(x.shape[1]):
-                out[i, j] = _multiply(x[i, j], row[0])
-
-
-@kernel
-def divide(x, y, out):
-    for i in prange(x.shape[0]):
-        row = y[i] if y.shape[0] > 1 else y[0]
-        if y.shape[1] > 1:
-            for j in range(x.shape[1]):
-                out[i, j] = _divide(x[i, j], row[j])
-        else:
-            for j in range(x.shape[1]):
-                out[i, j] = _divide(x[i, j], row[0])
+                out[i, j] = _apply(operation, x[i, j], row[0])
 
 
 @kernel

@@ -89,6 +89,27 @@ subtract = _jit(_ftz32.subtract)
 multiply = _jit(_ftz32.multiply)
 divide = _jit(_ftz32.divide)
 
+ADD, SUBTRACT, MULTIPLY, DIVIDE = range(4)
+
+
+@_jit
+def apply(operation, x, y):  # type: ignore[no-untyped-def]
+    """One of the four operations of ``ftz32``."""
+    if operation == ADD:
+        return add(x, y)
+    if operation == SUBTRACT:
+        return subtract(x, y)
+    if operation == MULTIPLY:
+        return multiply(x, y)
+    return divide(x, y)
+
+
+@_jit
+def add_product(exact, x, y, total):  # type: ignore[no-untyped-def]
+    """total + x y, the product exact or rounded to float32 first."""
+    return fused_multiply_add(x, y, total) if exact else total + product(x, y)
+
+
 _primitives = elementary.Primitives(multiply=product, select=select, to_bits=to_bits, from_bits=from_bits, word=word)
 exp = _jit(elementary.make_exp(_primitives))
 log = _jit(elementary.make_log(_primitives))

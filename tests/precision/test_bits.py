@@ -1,0 +1,323 @@
+"""Kernels of ``bits``: the same words from Python integers, NumPy arrays, Numba and jitted JAX.
+
+Agreement shows that the one source is portable; that it is right is shown in ``test_rounding`` and, for what has no
+test there, beside its definition below.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Callable, Iterable
+from functools import cache
+from math import frexp
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numba
+import numpy as np
+import oracles
+import pytest
+from jax.extend.random import threefry_2x32
+from strategies import EDGES, drawn, every_pair, generator
+
+from precision import BF16, FORMATS, FP16, INT8, bits, soft_float
+from precision.backends.numba_.scalars import words
+from precision.formats import Constants, Format
+
+WORD = 0xFFFFFFFF
+STRIDED = np.concatenate([np.arange(0, 1 << 32, 4297, dtype=np.uint64).astype(np.uint32), EDGES])  # about 10^6
+FEW = np.concatenate([STRIDED[::251], EDGES])  # about 4,000, for Python integers
+KEY = (0x13198A2E, 0x03707344)
+OF_A_FORMAT = ("round_nearest_even", "flush_subnormal", "encode", "decode", "events")
+OF_A_WORD = ("order_key", "from_order_key", "exponent_index", "threefry_first", "threefry_second")
+
+of_each_format = pytest.mark.parametrize("fmt", [FP16, BF16, INT8], ids=str)
+
+
+def of_a_format(kernels: Any, u: Any, f: Constants) -> tuple[Any, ...]:
+    """The kernels that take a format, in the order of ``OF_A_FORMAT``; every code is decoded, NaN and all."""
+    rounded = kernels.round_nearest_even(u, f)
+    codes = u >> (31 - f.magnitude_bits)
+    return (
+        rounded,
+        kernels.flush_subnormal(u, f),
+        kernels.encode(rounded, f),
+        kernels.decode(codes, f),
+        kernels.events(u, rounded, f),
+    )
+
+
+def of_a_word(kernels: Any, u: Any, key: tuple[Any, Any], word: Any) -> tuple[Any, ...]:
+    """The kernels that take none, in the order of ``OF_A_WORD``."""
+    first, second = kernels.threefry2x32(key[0], key[1], u, u ^ key[0], word)
+    return kernels.order_key(u), kernels.from_order_key(u), kernels.exponent_index(u), first, second
+
+
+def in_numpy(u: np.ndarray, fmt: Format | None) -> list[np.ndarray]:
+    if fmt is None:
+        return list(of_a_word(bits, u, tuple(map(np.uint32, KEY)), np.uint32(WORD)))
+    return list(of_a_format(bits, u, fmt.constants))
+
+
+def in_python(u: np.ndarray, fmt: Format | None) -> list[np.ndarray]:
+    """Every result is a word as it stands, but for the two inversions, whose lowest 32 bits are."""
+    if fmt is None:
+        rows = [of_a_word(bits, x, KEY, WORD) for x in u.tolist()]
+        rows = [(key & WORD, pattern & WORD, *rest) for key, pattern, *rest in rows]
+    else:
+        constants = Constants(*map(int, fmt.constants))
+        rows = [of_a_format(bits, x, constants) for x in u.tolist()]
+    return [np.array(column, np.uint32) for column in zip(*rows, strict=True)]
+
+
+def in_jax(u: np.ndarray, fmt: Format | None) -> list[np.ndarray]:
+    if fmt is None:
+        jitted = jax.jit(lambda u: of_a_word(bits, u, tuple(map(np.uint32, KEY)), np.uint32(WORD)))
+    else:
+        jitted = jax.jit(lambda u: of_a_format(bits, u, fmt.constants))
+    return [np.asarray(x) for x in jitted(u)]
+
+
+def in_numba(u: np.ndarray, fmt: Format | None) -> list[np.ndarray]:
+    out = np.empty((5, u.size), np.uint32)
+    if fmt is None:
+        _loop_over_words()(u, np.uint32(KEY[0]), np.uint32(KEY[1]), out)
+    else:
+        _loop_of_a_format()(u, fmt.constants, out)
+    return list(out)
+
+
+@cache
+def _loop_of_a_format() -> Callable:
+    rounding, flush, encode, decode, events = (words[name] for name in OF_A_FORMAT)
+
+    @numba.njit
+    def loop(u, f, out):
+        for i in range(u.size):
+            rounded = rounding(u[i], f)
+            out[0, i] = rounded
+            out[1, i] = flush(u[i], f)
+            out[2, i] = encode(rounded, f)
+            out[3, i] = decode(np.uint32(u[i] >> np.uint32(31 - f.magnitude_bits)), f)
+            out[4, i] = events(u[i], rounded, f)
+
+    return loop
+
+
+@cache
+def _loop_over_words() -> Callable:
+    order_key, from_order_key, exponent_index = (words[name] for name in OF_A_WORD[:3])
+    threefry, all_bits = words["threefry2x32"], np.uint32(WORD)
+
+    @numba.njit
+    def loop(u, key0, key1, out):
+        for i in range(u.size):
+            out[0, i] = order_key(u[i])
+            out[1, i] = from_order_key(u[i])
+            out[2, i] = exponent_index(u[i])
+            out[3, i], out[4, i] = threefry(key0, key1, u[i], u[i] ^ key0, all_bits)
+
+    return loop
+
+
+def assert_same_words(
+    found: list[np.ndarray], expected: list[np.ndarray], u: np.ndarray, names: Iterable[str]
+) -> None:
+    for name, a, b in zip(names, found, expected, strict=True):
+        assert a.dtype == b.dtype == np.uint32, name
+        wrong = np.flatnonzero(a != b)
+        shown = [f"{name}({u[i]:#010x}) = {a[i]:#x}, not {b[i]:#x}" for i in wrong[:8]]
+        assert not shown, f"{len(wrong)} of {u.size} differ: {'; '.join(shown)}"
+
+
+# One source, four executors
+
+
+@of_each_format
+@pytest.mark.parametrize("executor", [in_numba, in_jax, in_python])
+def test_kernels_of_a_format_agree_with_numpy(executor: Callable, fmt: Format) -> None:
+    u = FEW if executor is in_python else STRIDED
+    assert_same_words(executor(u, fmt), in_numpy(u, fmt), u, OF_A_FORMAT)
+
+
+@pytest.mark.parametrize("executor", [in_numba, in_jax, in_python])
+def test_kernels_of_a_word_agree_with_numpy(executor: Callable) -> None:
+    u = FEW if executor is in_python else STRIDED
+    assert_same_words(executor(u, None), in_numpy(u, None), u, OF_A_WORD)
+
+
+def test_samples_are_as_large_as_they_say() -> None:
+    assert len(STRIDED) > 999_000
+    assert len(FEW) > 4_000
+    assert set(EDGES.tolist()) <= set(FEW.tolist())
+
+
+# Conditions
+
+BELOW_THE_TOP = [0, 1, 2, 24, 0x7FFFFF, 0x800000, 0x3FFFFFFF, 0x40000000, 0x7F800000, 0x7FFFFFFE, 0x7FFFFFFF]
+ANY_WORD = [*BELOW_THE_TOP, 0x80000000, 0x80000001, 0xFF800000, 0xFFFFFFFE, 0xFFFFFFFF]
+
+
+def on_four(kernel: str, *columns: list[int]) -> list[list[int]]:
+    """The kernel over columns of words: on Python integers, NumPy, Numba, JAX."""
+    arrays = [np.array(column, np.uint32) for column in columns]
+    function = getattr(bits, kernel)
+    return [
+        [function(*row) & WORD for row in zip(*columns, strict=True)],
+        function(*arrays).tolist(),
+        [words[kernel](*row) for row in zip(*arrays, strict=True)],
+        np.asarray(jax.jit(function)(*arrays)).tolist(),
+    ]
+
+
+@pytest.mark.parametrize(("kernel", "relation"), [("less", int.__lt__), ("equal", int.__eq__)])
+def test_comparison_is_a_word_zero_or_one(kernel: str, relation: Callable) -> None:
+    x, y = (column.tolist() for column in every_pair(np.array(BELOW_THE_TOP)))
+    expected = [int(relation(a, b)) for a, b in zip(x, y, strict=True)]
+    assert on_four(kernel, x, y) == [expected] * 4
+
+
+def test_select_takes_the_first_word_where_the_condition_is_one() -> None:
+    x, y = (column.tolist() for column in every_pair(np.array(ANY_WORD)))
+    assert on_four("select", [1] * len(x), x, y) == [x] * 4
+    assert on_four("select", [0] * len(x), x, y) == [y] * 4
+
+
+# Order
+
+
+def test_order_keys_sort_like_numbers() -> None:
+    numbers = np.unique(np.concatenate([EDGES, drawn(generator(1), 4000)]))
+    numbers = numbers[(numbers & 0x7FFFFFFF) <= 0x7F800000]
+    by_key = numbers[np.argsort(bits.order_key(numbers), kind="stable")]
+    values = by_key.view(np.float32).astype(np.float64)
+    assert np.array_equal(values, np.sort(values))
+    zeros = by_key[values == 0].tolist()
+    assert zeros == [0x80000000, 0x00000000]
+
+
+def test_order_keys_of_every_pair_of_edges() -> None:
+    x, y = every_pair(EDGES[(EDGES & 0x7FFFFFFF) <= 0x7F800000])
+    a, b = x.view(np.float32), y.view(np.float32)
+    before = (a < b) | ((a == b) & np.signbit(a) & ~np.signbit(b))
+    assert np.array_equal(bits.order_key(x) < bits.order_key(y), before)
+
+
+def test_canonical_nan_sorts_above_infinity_and_every_number_above_the_word_zero() -> None:
+    infinity, nan, lowest = bits.order_key(np.array([0x7F800000, 0x7FC00000, 0xFF800000], np.uint32))
+    assert nan > infinity > lowest > 0
+
+
+def test_from_order_key_undoes_order_key() -> None:
+    assert np.array_equal(bits.from_order_key(bits.order_key(STRIDED)), STRIDED)
+
+
+# Exponents and random words against their definitions
+
+
+def test_exponent_index_is_the_exponent() -> None:
+    u = np.concatenate([EDGES, drawn(generator(2), 4000), np.arange(1, 0x800000, 5003, np.uint32)])
+    magnitude = u & 0x7FFFFFFF
+    u = u[(magnitude != 0) & (magnitude < 0x7F800000)]
+    expected = [frexp(x)[1] - 1 + 149 for x in u.view(np.float32).tolist()]
+    assert bits.exponent_index(u).tolist() == expected
+    assert {min(expected), max(expected)} == {0, 276}
+
+
+@pytest.mark.parametrize(
+    ("key", "counter", "expected"),
+    [  # known answers of Random123
+        ((0, 0), (0, 0), (0x6B200159, 0x99BA4EFE)),
+        ((WORD, WORD), (WORD, WORD), (0x1CB996FC, 0xBB002BE7)),
+        ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), (0xC4923A9C, 0x483DF7A0)),
+    ],
+)
+def test_threefry_known_answers(key: tuple[int, int], counter: tuple[int, int], expected: tuple[int, int]) -> None:
+    assert bits.threefry2x32(*key, *counter, WORD) == expected
+
+
+def test_threefry_is_the_one_of_jax() -> None:
+    counter = generator(3).integers(0, 1 << 32, (2, 4000), np.uint32)
+    expected = threefry_2x32(jnp.array(KEY, jnp.uint32), jnp.asarray(counter.ravel()))
+    found = bits.threefry2x32(*map(np.uint32, KEY), *counter, np.uint32(WORD))
+    assert np.array_equal(np.concatenate(found), np.asarray(expected))
+
+
+# The rules of the source
+
+
+@pytest.mark.parametrize("module", [bits, soft_float], ids=lambda module: module.__name__)
+def test_source_keeps_its_rules(module: ModuleType) -> None:
+    tree = ast.parse(inspect.getsource(module))
+    choices = (ast.Compare, ast.BoolOp, ast.IfExp, ast.If, ast.While, ast.Not)
+    assert not [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, choices)]
+    constants = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    assert all(isinstance(value, str) or (type(value) is int and 0 <= value < 1 << 31) for value in constants)
+    arithmetic = (ast.Add, ast.Sub, ast.Mult, ast.BitAnd, ast.BitOr, ast.BitXor, ast.LShift, ast.RShift)
+    unary = (ast.USub, ast.Invert)
+    operators = [node.op for node in ast.walk(tree) if isinstance(node, ast.BinOp | ast.UnaryOp)]
+    assert all(isinstance(operator, arithmetic + unary) for operator in operators)
+
+
+class Word(int):
+    """A 32-bit word that refuses the shifts LLVM leaves undefined."""
+
+    def __new__(cls, value: int) -> Word:
+        return super().__new__(cls, value & WORD)
+
+    def __lshift__(self, count: int) -> Word:
+        assert 0 <= count < 32, f"shift by {count}"
+        return Word(int(self) << int(count))
+
+    def __rshift__(self, count: int) -> Word:
+        assert 0 <= count < 32, f"shift by {count}"
+        return Word(int(self) >> int(count))
+
+    def __rlshift__(self, value: int) -> Word:
+        return Word(value) << self
+
+    def __rrshift__(self, value: int) -> Word:
+        return Word(value) >> self
+
+    def __neg__(self) -> Word:
+        return Word(-int(self))
+
+    def __invert__(self) -> Word:
+        return Word(~int(self))
+
+
+def _wrapping(name: str) -> Callable:
+    operation = getattr(int, name)
+    return lambda self, other: Word(operation(int(self), int(other)))
+
+
+for _name in ("add", "sub", "mul", "and", "or", "xor"):
+    for _prefix in ("", "r"):
+        setattr(Word, f"__{_prefix}{_name}__", _wrapping(f"__{_prefix}{_name}__"))
+
+
+@pytest.mark.parametrize("fmt", FORMATS.values(), ids=str)
+def test_shift_counts_stay_below_32(fmt: Format) -> None:
+    u = np.concatenate([EDGES, drawn(generator(4), 200)])
+    constants = Constants(*(Word(int(word)) for word in fmt.constants))
+    rows = [of_a_format(bits, Word(x), constants) for x in u.tolist()]
+    found = [np.array(list(map(int, column)), np.uint32) for column in zip(*rows, strict=True)]
+    assert_same_words(found, in_numpy(u, fmt), u, OF_A_FORMAT)
+
+
+def test_shift_counts_of_the_other_kernels_stay_below_32() -> None:
+    u = np.concatenate([EDGES, drawn(generator(5), 200)])
+    rows = [of_a_word(bits, Word(x), (Word(KEY[0]), Word(KEY[1])), Word(WORD)) for x in u.tolist()]
+    found = [np.array(list(map(int, column)), np.uint32) for column in zip(*rows, strict=True)]
+    assert_same_words(found, in_numpy(u, None), u, OF_A_WORD)
+
+
+def test_shift_counts_of_the_fused_multiply_add_stay_below_32() -> None:
+    rng = generator(6)
+    u = np.concatenate([EDGES, drawn(rng, 200)])
+    for a, b, c in zip(u.tolist(), rng.permutation(u).tolist(), rng.permutation(u).tolist(), strict=True):
+        exact = oracles.fused_multiply_add(*map(oracles.read, (a, b, c)))
+        assert soft_float.fused_multiply_add(Word(a), Word(b), Word(c)) == oracles.write(exact)
