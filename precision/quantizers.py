@@ -123,13 +123,14 @@ def quantized_matmul(
 
         y = round_output((sum_k qx qw) s_x s_w + bias)
 
-    Shapes: x (..., m, k); w (k, n), an array or a ``QArray`` along axis -2; bias (n,).  -> (..., m, n).
+    Shapes: x (..., m, k), an array or a ``QArray`` along axis -1; w (k, n), an array or a ``QArray`` along axis -2;
+    bias (n,).  -> (..., m, n).
     Exactness: INT32 sums exact; each scaling and the bias one float32 rounding; one rounding to ``output``.
     Bit-identical on every back end.
     Errors: ValueError for inner axes that differ, k > 133,144 (INT32 could overflow), NaN or infinity.
     """
-    module = get_backend(backend) if backend else choose_backend(x)
-    qx = quantize(x, scheme, axis=-1, backend=module.name)
+    module = get_backend(backend) if backend else choose_backend(x.codes if isinstance(x, QArray) else x)
+    qx = x if isinstance(x, QArray) else quantize(x, scheme, axis=-1, backend=module.name)
     qw = w if isinstance(w, QArray) else quantize(w, scheme, axis=-2, backend=module.name)
     _check_product(qx, qw)
     m = math.prod(qx.shape[:-1])
@@ -145,5 +146,7 @@ def _check_product(x: QArray, w: QArray) -> None:
         raise ValueError(f"x of shape {x.shape} and w of shape {w.shape} do not multiply; x is (..., m, k), w (k, n)")
     if w.axis not in (-2, 0):
         raise ValueError(f"w is quantized along axis {w.axis}; quantize it along its contraction axis, -2")
+    if x.axis not in (-1, len(x.shape) - 1):
+        raise ValueError(f"x is quantized along axis {x.axis}; quantize it along its contraction axis, -1")
     if x.shape[-1] > LARGEST_K:
         raise ValueError(f"k = {x.shape[-1]} could overflow INT32; at most {LARGEST_K} is exact, so split k")

@@ -30,11 +30,15 @@ def _gelu_gradient(x: np.ndarray) -> np.ndarray:
 
 
 def _exact_gelu(x: mpmath.mpf) -> mpmath.mpf:
-    return x * mpmath.erfc(-x / mpmath.sqrt(2)) / 2
+    tail = x * mpmath.erfc(abs(x) / mpmath.sqrt(2)) / 2
+    # above 23 the tail is below the last bit: rounded down, the value still lies on its side of a tie at x
+    return mpmath.fsub(x, tail, rounding="d") if x > 0 else tail
 
 
 def _exact_gelu_gradient(x: mpmath.mpf) -> mpmath.mpf:
-    return mpmath.erfc(-x / mpmath.sqrt(2)) / 2 + x * mpmath.npdf(x)
+    tail = mpmath.erfc(abs(x) / mpmath.sqrt(2)) / 2
+    slope = x * mpmath.npdf(x)
+    return mpmath.fadd(1, slope - tail, rounding="u") if x > 0 else tail + slope
 
 
 _FUNCTIONS: dict[str, tuple[Callable, Callable, dict[float, float]]] = {
@@ -86,7 +90,8 @@ def _round_exact(function: Callable, x: float, fmt: Format) -> float:
         y = function(mpmath.mpf(x))
         exponent = max(mpmath.frexp(y)[1] - 1, fmt.min_normal_exponent)
         quantum = exponent - fmt.significand_bits
-        return float(mpmath.ldexp(mpmath.nint(mpmath.ldexp(y, -quantum)), quantum))
+        magnitude = float(mpmath.ldexp(mpmath.nint(mpmath.ldexp(abs(y), -quantum)), quantum))
+        return -magnitude if y < 0 else magnitude
 
 
 def round_once(y: np.ndarray, fmt: Format) -> np.ndarray:

@@ -19,6 +19,7 @@ from qsim import config as configuration
 from qsim.config import PRESETS, ConfigError, RunConfig
 
 Arguments = argparse.Namespace
+DEFAULT_EXECUTOR = "numba"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -89,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_run_options(parser: argparse.ArgumentParser, out: str | None = None) -> None:
     default = f" (default {out})" if out else ""
     parser.add_argument("--preset", default=None, help=f"one of {', '.join(PRESETS)} (default tiny)")
-    parser.add_argument("--executor", default="numba", choices=BACKENDS, help="default numba")
+    parser.add_argument("--executor", choices=BACKENDS, help="default numba")
     parser.add_argument("--text", type=Path, nargs="+", metavar="PATH", help="text to train on; embedded otherwise")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--seed", type=int)
@@ -99,7 +100,7 @@ def _add_run_options(parser: argparse.ArgumentParser, out: str | None = None) ->
         "--model.dropout 0.1",
     )  # fmt: skip
     if out is None:
-        parser.add_argument("--policy", default="fp32", help="default fp32; see qsim policy")
+        parser.add_argument("--policy", help="default fp32; see qsim policy")
         parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")
 
 
@@ -170,11 +171,17 @@ def _config_file(path: Path) -> dict[str, Any]:
 
 def _config(arguments: Arguments) -> RunConfig:
     """Preset, then file, then --steps and --seed, then dotted overrides."""
+    named = None if arguments.config is None else _config_file(arguments.config).get("preset")
+    config = configuration.preset(arguments.preset or named or "tiny")
+    return configuration.override_all(config, _pairs(arguments))
+
+
+def _pairs(arguments: Arguments) -> list[tuple[str, Any]]:
+    """What the file and the options say, key by key, the later ones prevailing."""
     values = {} if arguments.config is None else _config_file(arguments.config)
-    config = configuration.preset(arguments.preset or values.get("preset", "tiny"))
     pairs = [(key, value) for key, value in values.items() if key != "preset"]
     pairs += [(key, getattr(arguments, key)) for key in ("steps", "seed") if getattr(arguments, key) is not None]
-    return configuration.override_all(config, pairs + arguments.overrides)
+    return pairs + arguments.overrides
 
 
 def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
@@ -186,6 +193,18 @@ def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
     print_table(rows)
 
 
+def _check_unchanged(arguments: Arguments, run: Any) -> None:
+    """A resumed run is the run that was begun: an option given again must say the same."""
+    asked = {"policy": arguments.policy, "executor": arguments.executor, "preset": arguments.preset}
+    begun = {"policy": run.policy.name, "executor": run.executor, "preset": run.config.preset}
+    changed = [f"--{name} {asked[name]}" for name in asked if asked[name] not in (None, begun[name])]
+    for key, value in _pairs(arguments):
+        if configuration.override_all(run.config, [(key, value)]) != run.config:
+            changed.append(f"--{key} {value}")
+    if changed:
+        raise ConfigError(f"a resumed run keeps what it was begun with, and {changed[0]} differs; leave it out")
+
+
 def _train(arguments: Arguments) -> int:
     from qsim import progress
     from qsim.demo import train_new
@@ -194,14 +213,16 @@ def _train(arguments: Arguments) -> int:
     from qsim.summary import summarise
 
     if arguments.resume:
-        run = resume(RunFolder.open(arguments.out), progress=progress.shown)
+        begun = RunFolder.open(arguments.out)
+        _check_unchanged(arguments, begun)
+        run = resume(begun, progress=progress.shown)
     else:
         config = _config(arguments)
         run = train_new(
             arguments.out,
             config,
-            arguments.policy,
-            arguments.executor,
+            arguments.policy or "fp32",
+            arguments.executor or DEFAULT_EXECUTOR,
             arguments.text,
             progress=progress.shown,
         )
@@ -288,7 +309,9 @@ def _demo(arguments: Arguments) -> int:
 
     config = _config(arguments)
     out = arguments.out or _unused(Path("demo"))
-    base, replays, report = demo(out, config, arguments.executor, arguments.text, progress=progress.shown)
+    base, replays, report = demo(
+        out, config, arguments.executor or DEFAULT_EXECUTOR, arguments.text, progress=progress.shown
+    )
     rows = summarise(base.path, [run.path for run in replays])
     if arguments.json:
         print(json.dumps({"runs": rows, "report": str(report)}, indent=1))

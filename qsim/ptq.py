@@ -51,11 +51,13 @@ def quantization_error(
 
 def layer_error(x: np.ndarray, w: np.ndarray) -> dict[str, float]:
     """RMSE and SQNR (dB) of the input (N, k), the weight (k, n) and the output of one INT8 linear layer."""
+    # a run that diverged has NaN for weights: its figures are NaN, and its report is written all the same
+    qx, qw = (pr.quantize(v, SCHEME, axis=axis, nonfinite="propagate") for v, axis in ((x, -1), (w, -2)))
     exact = x.astype(np.float64) @ w.astype(np.float64)
     pairs = {
-        "input": (x, pr.quantize(x, SCHEME, axis=-1).dequantize()),
-        "weight": (w, pr.quantize(w, SCHEME, axis=-2).dequantize()),
-        "output": (exact, pr.quantized_matmul(x, w, scheme=SCHEME, output=pr.FP32)),
+        "input": (x, qx.dequantize()),
+        "weight": (w, qw.dequantize()),
+        "output": (exact, pr.quantized_matmul(qx, qw, output=pr.FP32)),
     }
     figures: dict[str, float] = {}
     for name, (true, rounded) in pairs.items():

@@ -14,7 +14,7 @@ from qsim.data import load_data, reference_data
 from qsim.hashing import tree_hash
 from qsim.policy import Arithmetic
 from qsim.progress import Progress, silent
-from qsim.runs import RunFolder
+from qsim.runs import RunError, RunFolder
 from qsim.training import train
 
 
@@ -45,9 +45,11 @@ def replay(
 
 def _first_steps(config: RunConfig, steps: int) -> RunConfig:
     """The configuration cut to its first steps, the learning rate of each as it was."""
+    if steps > config.steps:
+        raise RunError(f"the run has {config.steps} steps, so {steps} cannot be replayed; leave out --steps")
     last = config.optimizer.decay_steps or config.steps
     optimizer = dataclasses.replace(config.optimizer, decay_steps=last)
-    return dataclasses.replace(config, steps=min(steps, config.steps), optimizer=optimizer)
+    return dataclasses.replace(config, steps=steps, optimizer=optimizer)
 
 
 def _identity(parent: RunFolder, out: Path, start: dict[str, Any]) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def recount(words: np.ndarray, fmt: str) -> tuple[dict[str, int], dict[int, int]
     """Counters and histogram, one value at a time."""
     counts = dict.fromkeys(COUNTERS, 0)
     exponents: dict[int, int] = {}
-    for value in words.view(np.float32).ravel().astype(np.float64).tolist():
+    for value in words.view(np.float32).ravel().tolist():
         if math.isnan(value):
             counts["nan"] += 1
             continue

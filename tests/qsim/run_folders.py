@@ -32,8 +32,7 @@ def loss_curve(steps: int, *, drift: float = 0.0) -> list[float]:
     """A falling loss with deterministic noise; the drift grows with the step."""
     noise = [0.06 * math.sin(12.9898 * i) * math.cos(4.1 * i * i) for i in range(1, steps + 1)]
     return [
-        2.2 + 3.3 * math.exp(-i / 60) + n + drift * (i / steps) ** 3 * (1 + n)
-        for i, n in enumerate(noise, start=1)
+        2.2 + 3.3 * math.exp(-i / 60) + n + drift * (i / steps) ** 3 * (1 + n) for i, n in enumerate(noise, start=1)
     ]
 
 
@@ -128,18 +127,13 @@ def write_run(
         for i in steps
     ]
     hashes = [
-        {"step": i}
-        | {part: _hash_of(part, i, name, differs_from) for part in ("loss", "gradients", "parameters")}
+        {"step": i} | {part: _hash_of(part, i, name, differs_from) for part in ("loss", "gradients", "parameters")}
         for i in steps
     ]
     if held_out is not None:
         rows.append({"step": len(losses), "validation_loss": held_out})
-    _write_json(
-        folder / "config.json", _config(name, planned or len(losses), "dynamic" if scales else "none")
-    )
-    _write_json(
-        folder / "environment.json", {"python": "3.11", "numpy": "2.4", "cpu": "a CPU", "git": "0" * 40}
-    )
+    _write_json(folder / "config.json", _config(name, planned or len(losses), "dynamic" if scales else "none"))
+    _write_json(folder / "environment.json", {"python": "3.11", "numpy": "2.4", "cpu": "a CPU", "git": "0" * 40})
     _write_json(
         folder / "data.json",
         {"sha256": fingerprint("data"), "count": 1_115_394, "sources": ["a.txt", "b.txt"]},
@@ -177,9 +171,7 @@ def _write_json(path: Path, value: object) -> None:
 
 def write_study(folder: Path, *, steps: int = 300, layers: int = 4) -> tuple[Path, list[Path]]:
     """A base run and replays of every temper: close, skipping, drifting, broken, interrupted."""
-    scales = [
-        65536.0 * 2 ** -sum(i >= at for at in (2, 3, 140)) * 2 ** (i // 120) for i in range(1, steps + 1)
-    ]
+    scales = [65536.0 * 2 ** -sum(i >= at for at in (2, 3, 140)) * 2 ** (i // 120) for i in range(1, steps + 1)]
     broken = [*loss_curve(121, drift=0.9), *[math.nan] * (steps - 121)]
     tiny = [x + 1e-5 * 1.025**i * math.sin(0.7 * i * i) for i, x in enumerate(loss_curve(steps))]
     base = write_run(

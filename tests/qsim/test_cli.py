@@ -430,3 +430,16 @@ def test_traceback_shows_where_an_error_came_from() -> None:
 def test_steps_of_the_small_run(base: Path) -> None:
     """The expectations above are of six steps."""
     assert len(hash_rows(base)) == STEPS == 6
+
+
+@pytest.mark.parametrize(
+    "option", [["--steps", "9"], ["--policy", "bf16"], ["--model.dropout", "0.5"], ["--seed", "4"]]
+)
+def test_a_resumed_run_keeps_what_it_was_begun_with(option, tmp_path, capsys):
+    out = tmp_path / "run"
+    RunFolder.create(out, PRESETS["tiny"], POLICIES["fp32"], "numba")
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--out", str(out), "--resume", *option])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{option[0]} {option[1]} differs; leave it out" in line

@@ -25,9 +25,7 @@ def _refuses(message: str):
 def _corpus(count: int = 1000, held_out: int = 100) -> Corpus:
     """Token i is i, so that a token names its own position."""
     tokens = np.arange(count).astype("<u2")
-    return Corpus(
-        tokens=tokens, vocabulary_size=count, tokenizer="none", sources=("a.bin",), held_out=held_out
-    )
+    return Corpus(tokens=tokens, vocabulary_size=count, tokenizer="none", sources=("a.bin",), held_out=held_out)
 
 
 def test_facade_names_exist() -> None:

@@ -59,7 +59,8 @@ def dropped(config, x, kept, site, layer):
 def drawn(config, seed):
     rng = np.random.default_rng(seed)
     parameters = {
-        name: rng.normal(0, 0.4, shape) + name.endswith(".gain") for name, shape in model.parameter_shapes(config).items()
+        name: rng.normal(0, 0.4, shape) + name.endswith(".gain")
+        for name, shape in model.parameter_shapes(config).items()
     }
     tokens, targets = rng.integers(0, config.vocabulary, (2, BATCH, LENGTH))
     return parameters, tokens, targets

@@ -91,8 +91,11 @@ def test_first_steps_of_a_replay_of_first_steps(base: RunFolder, tmp_path: Path)
     assert hash_rows(shorter) == hash_rows(base)[:4]
 
 
-def test_more_steps_than_the_run_has_are_the_whole_run(base: RunFolder, tmp_path: Path) -> None:
-    assert hash_rows(replay(base, POLICIES["fp32"], tmp_path / "all", steps=1000)) == hash_rows(base)
+def test_more_steps_than_the_run_has_are_refused(base: RunFolder, tmp_path: Path) -> None:
+    with pytest.raises(RunError) as error:
+        replay(base, POLICIES["fp32"], tmp_path / "all", steps=1000)
+    assert_sentence(error.value, "1000", "leave out --steps")
+    assert contents(tmp_path) == {}
 
 
 @pytest.mark.parametrize("steps", [0, -3])

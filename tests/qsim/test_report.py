@@ -54,9 +54,7 @@ class Page(HTMLParser):
             self.rows[-1].append("")
         found = dict(attrs)
         self.ids += [found["id"] or ""] if "id" in found else []
-        self.loads += [
-            value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "action")
-        ]
+        self.loads += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "action")]
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.handle_starttag(tag, attrs)
@@ -226,9 +224,7 @@ def test_worst_first_by_share_not_by_count(tmp_path: Path) -> None:
 
 def test_quantization_table_repeats_the_file(page: Page) -> None:
     row = quantization(2)["layers"][-1]
-    names = [
-        f"{tensor}_{measure}" for tensor in ("input", "weight", "output") for measure in ("sqnr_db", "rmse")
-    ]
+    names = [f"{tensor}_{measure}" for tensor in ("input", "weight", "output") for measure in ("sqnr_db", "rmse")]
     wanted = [f"{row[name]:.2f}" if name.endswith("db") else f"{row[name]:.4g}" for name in names]
     assert page.row("mlp_down 1", wanted[0]) == ["mlp_down 1", *wanted]
     assert "Held-out loss 2.3127 before, 2.3261 after: +0.0134" in page.text()
@@ -245,9 +241,7 @@ def test_hashes_and_configuration_are_printed_whole(study: tuple[Path, list[Path
 
 def test_exponent_shares_are_exact(tmp_path: Path) -> None:
     exponents = {-25: 1, -24: 2, -15: 3, -14: 4, 15: 20, 16: 10, -150: 5, -140: 5}
-    run = read_run(
-        write_run(tmp_path / "a", "fp32", [1.0], sites={"layer.0.qkv.wgrad": counts(exponents, zero=9)})
-    )
+    run = read_run(write_run(tmp_path / "a", "fp32", [1.0], sites={"layer.0.qkv.wgrad": counts(exponents, zero=9)}))
     fp16, bf16, fp32 = findings.bands()
     found = run.exponents("wgrad")
     assert found == exponents
@@ -265,9 +259,7 @@ def test_bands_are_those_of_the_formats() -> None:
 
 
 def test_statistics_are_summed_over_steps(tmp_path: Path) -> None:
-    folder = write_run(
-        tmp_path / "a", "fp16", [3.0, 2.0], sites={"loss.dgrad": counts({-20: 4}, subnormal=4)}
-    )
+    folder = write_run(tmp_path / "a", "fp16", [3.0, 2.0], sites={"loss.dgrad": counts({-20: 4}, subnormal=4)})
     later = {"step": 1, "sites": {"loss.dgrad": counts({-20: 1, -30: 2}, underflowed=2, subnormal=1)}}
     (folder / "statistics/step_000001.json").write_text(json.dumps(later))
     run = read_run(folder)
@@ -497,9 +489,7 @@ def test_many_layers_and_many_replays(tmp_path: Path) -> None:
     base = write_run(tmp_path / "a", "fp32", loss_curve(20))
     sites = {f"layer.{i}.qkv.dgrad": counts(bell(-20, 3, 1000), underflowed=i) for i in range(48)}
     replays = [
-        write_run(
-            tmp_path / f"r{i}", f"policy-{i}", loss_curve(20, drift=i / 9), sites=sites if i == 0 else None
-        )
+        write_run(tmp_path / f"r{i}", f"policy-{i}", loss_curve(20, drift=i / 9), sites=sites if i == 0 else None)
         for i in range(7)
     ]
     page = page_of(base, *replays)
@@ -530,9 +520,7 @@ def test_no_run_folder(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    "name", ["config.json", "data.json", "quantization.json", "statistics/step_000001.json"]
-)
+@pytest.mark.parametrize("name", ["config.json", "data.json", "quantization.json", "statistics/step_000001.json"])
 @pytest.mark.parametrize("text", ["{", "[1]", ""])
 def test_damaged_files_are_named(tmp_path: Path, name: str, text: str) -> None:
     base = write_run(tmp_path / "a", "fp32", [1.0], sites={}, quantized={})

@@ -37,9 +37,7 @@ def _corpus(kind: str, first: int = 7) -> Corpus:
         tokens=((np.arange(50) * 9973 + first) % size).astype(token_dtype(size)),
         vocabulary_size=size,
         tokenizer=kind,
-        tokenizer_model=train_sentencepiece("abcdefgh " * 50, size).model
-        if kind == "sentencepiece"
-        else None,
+        tokenizer_model=train_sentencepiece("abcdefgh " * 50, size).model if kind == "sentencepiece" else None,
         sources=("texts/é", "b.txt"),
         held_out=5,
     )
@@ -204,9 +202,7 @@ def test_unreadable_file_is_refused(tmp_path: Path) -> None:
         load_data(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"{", b"\xff", b"[" * 100_000], ids=["empty", "cut", "bytes", "deep"]
-)
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000], ids=["empty", "cut", "bytes", "deep"])
 def test_record_that_is_not_json_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "data.json").write_bytes(content)
     with _refuses(f"'{tmp_path / 'data.json'}' is not JSON; restore it from the run"):

@@ -112,9 +112,7 @@ def test_compressed_json_lines_of_two_frames(tmp_path: Path) -> None:
     assert read_text([path]) == "one\n\ntwo"
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda data: data[:-3], lambda data: b"junk" + data, lambda data: data + b"x"]
-)
+@pytest.mark.parametrize("damage", [lambda data: data[:-3], lambda data: b"junk" + data, lambda data: data + b"x"])
 def test_damaged_compressed_file_is_refused(tmp_path: Path, damage) -> None:
     zstandard = pytest.importorskip("zstandard")
     data = zstandard.compress(json.dumps({"text": "word " * 100}).encode())
