@@ -10,7 +10,7 @@ demo: $(INSTALLED)
 	$(BIN)/qsim demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-exhaustive: $(INSTALLED)
 	$(BIN)/python -m pytest -q -m exhaustive --durations=0

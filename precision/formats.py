@@ -198,8 +198,15 @@ def parse_format(name: str | Format | np.dtype | type) -> Format:
         return name
     if isinstance(name, str) and name.lower() in FORMATS:
         return FORMATS[name.lower()]
-    if not isinstance(name, str):
-        for known, dtype in _DTYPES.items():
-            if np.dtype(name) == np.dtype(dtype):
-                return FORMATS[known]
+    for known, dtype in _DTYPES.items():
+        if not isinstance(name, str) and np.dtype(dtype) == _dtype(name):
+            return FORMATS[known]
     raise ValueError(f"unknown number format {str(name)!r}; known formats: {', '.join(FORMATS)}")
+
+
+def _dtype(name: Any) -> np.dtype | None:
+    """The dtype that NumPy makes of it, or None."""
+    try:
+        return np.dtype(name)
+    except TypeError:
+        return None

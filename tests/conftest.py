@@ -6,6 +6,7 @@ import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import numpy as np
 import pytest
 from executors import EXECUTORS, Executor
 from hypothesis import HealthCheck, settings
@@ -24,3 +25,30 @@ settings.load_profile("deterministic")
 def backend(request: pytest.FixtureRequest) -> Executor:
     """Each back end in turn."""
     return request.param
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Compile the kernels of a step once, before several workers would each do so and write the same cache."""
+    config = session.config
+    distributing = not hasattr(config, "workerinput") and bool(getattr(config.option, "numprocesses", None))
+    if distributing:
+        warm_kernels()
+
+
+def warm_kernels() -> None:
+    from qsim.config import ModelConfig, RunConfig
+    from qsim.model import dropout_keys, initial_parameters
+    from qsim.optimizer import step_scalars
+    from qsim.policy import POLICIES
+    from qsim.sites import Recorder
+    from qsim.step import Step
+
+    config = RunConfig(model=ModelConfig(layers=1, hidden=4, heads=2, length=4, vocabulary=8, dropout=0.5))
+    parameters = initial_parameters(config.model, 0)
+    zeros = {name: 0 * w for name, w in parameters.items()}
+    tokens = np.zeros((config.data.batch_size, config.model.length), np.int32)
+    for policy in ("fp32", "fp16"):
+        step = Step(config, POLICIES[policy], "numba", Recorder)
+        scalars = step_scalars(config.optimizer, 1, 1, 0, 1.0)
+        state = {"parameters": parameters, "first": zeros, "second": zeros}
+        step(state, (tokens, tokens), scalars, dropout_keys(config.model, 0, 1))

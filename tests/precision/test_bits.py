@@ -1,7 +1,7 @@
 """Kernels of ``bits``: the same words from Python integers, NumPy arrays, Numba and jitted JAX.
 
-Agreement shows that the one source is portable; that it is right is shown in ``test_rounding`` and, for what has no
-test there, beside its definition below.
+Agreement shows that the one source is portable; that it is right is shown in ``test_rounding`` and
+``test_random_bits`` and, for what has no test there, against its definition below.
 """
 
 from __future__ import annotations
@@ -15,12 +15,10 @@ from types import ModuleType
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numba
 import numpy as np
 import oracles
 import pytest
-from jax.extend.random import threefry_2x32
 from strategies import EDGES, drawn, every_pair, generator
 
 from precision import BF16, FORMATS, FP16, INT8, bits, soft_float
@@ -215,7 +213,7 @@ def test_from_order_key_undoes_order_key() -> None:
     assert np.array_equal(bits.from_order_key(bits.order_key(STRIDED)), STRIDED)
 
 
-# Exponents and random words against their definitions
+# Exponents
 
 
 def test_exponent_index_is_the_exponent() -> None:
@@ -225,25 +223,6 @@ def test_exponent_index_is_the_exponent() -> None:
     expected = [frexp(x)[1] - 1 + 149 for x in u.view(np.float32).tolist()]
     assert bits.exponent_index(u).tolist() == expected
     assert {min(expected), max(expected)} == {0, 276}
-
-
-@pytest.mark.parametrize(
-    ("key", "counter", "expected"),
-    [  # known answers of Random123
-        ((0, 0), (0, 0), (0x6B200159, 0x99BA4EFE)),
-        ((WORD, WORD), (WORD, WORD), (0x1CB996FC, 0xBB002BE7)),
-        ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), (0xC4923A9C, 0x483DF7A0)),
-    ],
-)
-def test_threefry_known_answers(key: tuple[int, int], counter: tuple[int, int], expected: tuple[int, int]) -> None:
-    assert bits.threefry2x32(*key, *counter, WORD) == expected
-
-
-def test_threefry_is_the_one_of_jax() -> None:
-    counter = generator(3).integers(0, 1 << 32, (2, 4000), np.uint32)
-    expected = threefry_2x32(jnp.array(KEY, jnp.uint32), jnp.asarray(counter.ravel()))
-    found = bits.threefry2x32(*map(np.uint32, KEY), *counter, np.uint32(WORD))
-    assert np.array_equal(np.concatenate(found), np.asarray(expected))
 
 
 # The rules of the source
