@@ -138,13 +138,13 @@ def order_key(u):
     Positive patterns get their top bit set, negative ones are inverted.
     """
     sign = u >> 31
-    return u ^ (-sign | ((1 + 0 * u) << 31))
+    return u ^ (((sign << 31) - sign) | ((1 + 0 * u) << 31))
 
 
 def from_order_key(key):
     """The pattern that ``order_key`` made the word from."""
-    positive = key >> 31
-    return key ^ (-(1 - positive) | ((1 + 0 * key) << 31))
+    negative = 1 - (key >> 31)
+    return key ^ (((negative << 31) - negative) | ((1 + 0 * key) << 31))
 
 
 def exponent_index(u):

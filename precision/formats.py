@@ -57,6 +57,13 @@ class Format:
     significand_bits: int
     bias: int = 0
 
+    def __post_init__(self) -> None:
+        if self.exponent_bits < 0 or self.exponent_bits == 1 or self.significand_bits < 1:
+            raise ValueError(
+                f"format {self.name} has {self.exponent_bits} exponent and {self.significand_bits} significand bits; "
+                "it needs at least 2 (0 for an integer) and 1"
+            )
+
     @property
     def is_integer(self) -> bool:
         return self.exponent_bits == 0
@@ -116,7 +123,7 @@ class Format:
     @property
     def dtype(self) -> np.dtype:
         """The NumPy or ml_dtypes type whose bit patterns are this format's codes."""
-        if self.name not in _DTYPES:
+        if FORMATS.get(self.name) != self or self.name not in _DTYPES:
             raise ValueError(f"format {self.name} has no NumPy dtype; carry its values in float32")
         return np.dtype(_DTYPES[self.name])
 
@@ -163,7 +170,8 @@ class Format:
 
 
 def _float32_bits(value: float) -> int:
-    bits = int(np.float32(value).view(np.uint32))
+    with np.errstate(over="ignore"):
+        bits = int(np.float32(value).view(np.uint32))
     if float(np.uint32(bits).view(np.float32)) != value:
         raise ValueError(f"{value!r} is not a float32 value, so no float32 carrier can hold this format")
     return bits

@@ -183,7 +183,6 @@ def test_neutral_constants_flush_like_any_other() -> None:
 @pytest.mark.parametrize(
     ("operation", "neutral"), [("add", jnp.zeros_like), ("subtract", jnp.zeros_like), ("multiply", jnp.ones_like)]
 )
-@pytest.mark.xfail(strict=True, reason="a constant made under jit is a tracer like any other, and is not hidden")
 def test_neutral_constants_made_under_jit_flush_too(operation: str, neutral: Callable) -> None:
     jitted = traced(lambda x: getattr(arithmetic, operation)(x, neutral(x)), SUBNORMALS)
     assert_same_bits(jitted, np.zeros_like(SUBNORMALS))

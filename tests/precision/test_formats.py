@@ -324,3 +324,15 @@ def test_parse_format_refuses_what_is_no_name_and_no_dtype(thing: Any) -> None:
     with pytest.raises(ValueError, match="unknown number format") as refusal:
         pr.parse_format(thing)
     assert_names_the_known_formats(refusal.value, str(thing))
+
+
+@pytest.mark.parametrize(("exponent_bits", "significand_bits"), [(1, 6), (-1, 6), (5, 0), (0, 0)])
+def test_format_without_enough_bits_is_refused(exponent_bits: int, significand_bits: int) -> None:
+    with pytest.raises(ValueError, match="it needs at least 2") as refusal:
+        Format(name="odd", exponent_bits=exponent_bits, significand_bits=significand_bits)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_format_that_only_borrows_a_name_has_no_dtype() -> None:
+    with pytest.raises(ValueError, match="has no NumPy dtype"):
+        _ = Format(name="fp16", exponent_bits=4, significand_bits=11, bias=7).dtype

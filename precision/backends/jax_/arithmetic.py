@@ -45,14 +45,35 @@ def guard(x: Array) -> Array:
     return from_bits(u ^ _unknown_zero(u))
 
 
+def _hidden(x: Array, y: Array) -> tuple[Array, Array]:
+    """Both operands, of their common shape and unknown even where one is a constant: the compiler reads x + 0 and x 1
+    as x, unflushed, and (x + c) + d as x + (c + d)."""
+    u, v = to_bits(x), to_bits(y)
+    zero = _unknown_zero(u ^ v)
+    return from_bits(u ^ zero), from_bits(v ^ zero)
+
+
+def total(x: Array, y: Array) -> Array:
+    """RN32(x + y), never joined with another sum."""
+    x, y = _hidden(x, y)
+    return x + y
+
+
+def difference(x: Array, y: Array) -> Array:
+    """RN32(x - y), never joined with another sum."""
+    x, y = _hidden(x, y)
+    return x - y
+
+
 def product(x: Array, y: Array) -> Array:
     """RN32(x y), never contracted into what follows."""
+    x, y = _hidden(x, y)
     return guard(x * y)
 
 
 def quotient(x: Array, y: Array) -> Array:
     """RN32(x / y): equal shapes behind a barrier, because XLA divides by a broadcast value by its reciprocal."""
-    x, y = jnp.broadcast_arrays(x, y)
+    x, y = _hidden(x, y)
     return guard(x / lax.optimization_barrier(y))
 
 
@@ -82,7 +103,7 @@ def _zero_of(x: Array) -> Array:
     return from_bits((to_bits(x) >> 31) << 31)
 
 
-_in_hardware = Ftz32(lambda x, y: guard(x + y), lambda x, y: guard(x - y), product, quotient)
+_in_hardware = Ftz32(total, difference, product, quotient)
 _spelled_out = make_ftz32(product, flush, _zero_of, jnp.where)
 
 
@@ -96,31 +117,19 @@ def _ftz32() -> Ftz32:
 
 
 def add(x: Array, y: Array) -> Array:
-    return _ftz32().add(*_beside_constants(x, y))
+    return _ftz32().add(x, y)
 
 
 def subtract(x: Array, y: Array) -> Array:
-    return _ftz32().subtract(*_beside_constants(x, y))
+    return _ftz32().subtract(x, y)
 
 
 def multiply(x: Array, y: Array) -> Array:
-    return _ftz32().multiply(*_beside_constants(x, y))
+    return _ftz32().multiply(x, y)
 
 
 def divide(x: Array, y: Array) -> Array:
-    return _ftz32().divide(*_beside_constants(x, y))
-
-
-def _beside_constants(x: Any, y: Any) -> tuple[Array, Array]:
-    """The operands, a constant beside a traced one made unknown: the compiler reads x + 0 and x 1 as x, unflushed."""
-    x_known, y_known = (not isinstance(operand, jax.core.Tracer) for operand in (x, y))
-    if x_known == y_known:
-        return x, y
-    return (_unknown(x, y), y) if x_known else (x, _unknown(y, x))
-
-
-def _unknown(constant: Any, traced: Array) -> Array:
-    return from_bits(to_bits(constant) ^ _unknown_zero(to_bits(traced)))
+    return _ftz32().divide(x, y)
 
 
 def square_root(x: Array) -> Array:

@@ -10,7 +10,7 @@ from jax import lax
 
 from precision import soft_float
 from precision.accumulators import Accumulator
-from precision.backends.jax_.arithmetic import from_bits, product, round_to, to_bits
+from precision.backends.jax_.arithmetic import from_bits, guard, round_to, to_bits
 from precision.backends.underflow import always_normal, floats_suffice, products_fit
 from precision.formats import FP32, Format
 
@@ -39,16 +39,17 @@ def matmul(
     c = lax.optimization_barrier(jnp.zeros((*a.shape[:2], b.shape[2]), jnp.float32) if c is None else c)
     if accumulator.sum is not FP32:
         return _walk(_rounded_step(accumulator, inputs), a, b, c)
+    in_floats = _exact_step if products_fit(*inputs) else _float_step
     if from_zero and always_normal(*inputs):
-        return _walk(_float_step, a, b, c)
+        return _walk(in_floats, a, b, c)
     in_integers = _integer_step(accumulator)
     if accumulator.product == "exact" and not products_fit(*inputs):
         return _walk(in_integers, a, b, c)
     suffices = floats_suffice(jnp, to_bits(a), to_bits(b), to_bits(c), accumulator.product == "exact")
     if proofs is not None:
         proofs.append(suffices)
-        return _walk(_float_step, a, b, c)
-    floats, integers = (lambda *x, step=step: _walk(step, *x) for step in (_float_step, in_integers))
+        return _walk(in_floats, a, b, c)
+    floats, integers = (lambda *x, step=step: _walk(step, *x) for step in (in_floats, in_integers))
     return lax.cond(suffices, floats, integers, a, b, c)
 
 
@@ -63,7 +64,12 @@ def _walk(step: Step, a: Array, b: Array, c: Array) -> Array:
 
 
 def _float_step(x: Array, y: Array, total: Array) -> Array:
-    return total + product(x, y)
+    return total + guard(x * y)
+
+
+def _exact_step(x: Array, y: Array, total: Array) -> Array:
+    """For products that have no more than 24 bits: contracted or not, the sum is the same."""
+    return total + x * y
 
 
 def _rounded_step(accumulator: Accumulator, inputs: tuple[Format, Format]) -> Step:
