@@ -75,7 +75,7 @@ def _exact_step(x: Array, y: Array, total: Array) -> Array:
 def _rounded_step(accumulator: Accumulator, inputs: tuple[Format, Format]) -> Step:
     # 2^-130 2^127 is 1/8, but a float unit that flushes reads the first factor as 0
     normal = min(fmt.min_subnormal_exponent for fmt in inputs) >= FP32.min_normal_exponent
-    multiply = product if normal else _product_in_integers
+    multiply = jnp.multiply if normal else _product_in_integers  # rounded in integers next: nothing to contract
 
     def step(x: Array, y: Array, total: Array) -> Array:
         return round_to(total + round_to(multiply(x, y), accumulator.sum), accumulator.sum)
