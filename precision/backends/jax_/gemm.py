@@ -39,7 +39,7 @@ def matmul(
     c = lax.optimization_barrier(jnp.zeros((*a.shape[:2], b.shape[2]), jnp.float32) if c is None else c)
     if accumulator.sum is not FP32:
         return _walk(_rounded_step(accumulator, inputs), a, b, c)
-    in_floats = _exact_step if products_fit(*inputs) else _float_step
+    in_floats = _exact_step if accumulator.product == "exact" else _float_step
     if from_zero and always_normal(*inputs):
         return _walk(in_floats, a, b, c)
     in_integers = _integer_step(accumulator)
