@@ -178,6 +178,15 @@ def test_smallest_shapes(backend: Executor, shape: tuple[int, int, int], accumul
     assert_same_bits(backend.call(pr.matmul, a, b, inputs="fp16", accumulator=accumulator), expected)
 
 
+@pytest.mark.parametrize("accumulator", list(pr.ACCUMULATORS))
+@pytest.mark.parametrize("k", [1, 2])
+def test_minus_zero_is_added_to_plus_zero(backend: Executor, accumulator: str, k: int) -> None:
+    """0 + -0 is +0, also where a compiler sees that the loop runs once and that it starts from 0."""
+    a, b = np.full((2, k), 1 << 31, np.uint32), np.full((k, 3), 0x3F800000, np.uint32)
+    result = run(backend, a, b, inputs="bf16", accumulator=accumulator)
+    assert_same_bits(result, np.zeros((2, 3), np.uint32))
+
+
 def test_no_products_leave_the_start(backend: Executor) -> None:
     start = np.float32([[-0.0, 1e-40, np.inf]])
     a, b = np.zeros((1, 0), np.uint32), np.zeros((0, 3), np.uint32)
@@ -301,6 +310,23 @@ def test_one_product_below_the_normal_range_refutes_the_proof() -> None:
     result = run(EXECUTORS[2], bits[0], bits[1], inputs="bf16")
     assert float(result[0, 0]) == 2.0**-128
     assert proof(bits[0], bits[2], bits[2], "fp32_sequential", "bf16")[1]
+
+
+def test_the_proof_ends_where_a_sum_can_be_subnormal(backend: Executor) -> None:
+    """Two terms whose difference is their last bit: 2^-126 where the smallest product is 2^-103, else 2^-127."""
+    for exponent, proved in ((-103, True), (-104, False)):
+        above = np.float32(1 + 2.0**-23)
+        a, b = np.float32([[above, -1]]), np.full((2, 1), 2.0**exponent, np.float32)
+        c = np.float32([[2.0**exponent]]) * above
+        rest = 2.0 ** (exponent - 23)
+        for words in ([a, b, np.zeros((1, 1), np.float32)], [a[:, 1:], b[1:], c]):
+            words = [x.view(np.uint32) for x in words]
+            assert proof(*words, "fp32_mul_add", "fp32")[1] == proved
+            assert run(backend, *words, inputs="fp32", accumulator="fp32_mul_add").tolist() == [[rest]]
+    # the start alone is too fine: -2^-103 + (1 - 2^-24) 2^-103
+    words = [np.float32([[x]]).view(np.uint32) for x in (-1, 2.0**-103, (1 - 2.0**-24) * 2.0**-103)]
+    assert not proof(*words, "fp32_mul_add", "fp32")[1]
+    assert run(backend, *words, inputs="fp32", accumulator="fp32_mul_add").tolist() == [[-(2.0**-127)]]
 
 
 def test_an_exact_product_beyond_the_range_refutes_the_proof(backend: Executor) -> None:
