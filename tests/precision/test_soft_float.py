@@ -173,8 +173,8 @@ def test_many_more_against_float64_rounded_to_odd() -> None:
     for seed in range(128):
         rng = generator(1000 + seed)
         uniform = [rng.integers(0, 1 << 32, 1 << 20, np.uint32) for _ in range(3)]
-        exponents = 20 + seed
-        meeting = [drawn(rng, 1 << 20, (exponents - 20, exponents + 20)) for _ in range(2)]
-        meeting.append(drawn(rng, 1 << 20, (max(2 * exponents - 127 - 40, 0), min(2 * exponents - 127 + 60, 255))))
+        centre = 64 + seed // 2  # biased exponents of the factors; those of the product lie around 2 centre - 127
+        meeting = [drawn(rng, 1 << 20, (centre - 20, centre + 20)) for _ in range(2)]
+        meeting.append(drawn(rng, 1 << 20, (max(2 * centre - 177, 0), min(2 * centre - 77, 255))))
         for words in (uniform, meeting):
             assert_same_bits(soft_float.fused_multiply_add(*words), reference(*words), *words, any_nan=True)
