@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from precision.backends import choose_backend, get_backend, is_jax
+from precision.backends import choose_backend, get_backend, is_concrete
 from precision.formats import FP16, INT8, Format, parse_format
 from precision.rounding import as_float32
 
@@ -72,8 +72,8 @@ def quantize(
     x = as_float32(module, x)
     if not -x.ndim <= axis < x.ndim:
         raise ValueError(f"axis {axis} does not exist in an array of shape {tuple(x.shape)}")
-    if nonfinite == "raise" and not is_jax(x):
-        _refuse_nonfinite(x)
+    if nonfinite == "raise" and is_concrete(x):
+        _refuse_nonfinite(np.asarray(x))
     return QArray(axis=axis, **dict(zip(("codes", "scale"), _codes_and_scale(module, x, axis), strict=True)))
 
 
@@ -125,8 +125,8 @@ def quantized_matmul(
 
     Shapes: x (..., m, k), an array or a ``QArray`` along axis -1; w (k, n), an array or a ``QArray`` along axis -2;
     bias (n,).  -> (..., m, n).
-    Exactness: INT32 sums exact; each scaling and the bias one float32 rounding; one rounding to ``output``.
-    Bit-identical on every back end.
+    Exactness: INT32 sums exact; their conversion to float32 (a rounding above 2^24), each scaling and the bias are
+    one float32 rounding each; one rounding to ``output``.  Bit-identical on every back end.
     Errors: ValueError for inner axes that differ, k > 133,144 (INT32 could overflow), NaN or infinity.
     """
     module = get_backend(backend) if backend else choose_backend(x.codes if isinstance(x, QArray) else x)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import ml_dtypes
 import numpy as np
 
-from precision.backends import choose_backend
+from precision.backends import choose_backend, is_concrete
 from precision.formats import Format, parse_format
 
 Subnormals = Literal["keep", "flush"]
@@ -22,10 +22,24 @@ def as_float32(module: Any, x: Any) -> Any:
 
     Errors: TypeError for float64, complex, object and wide integers, which would be rounded on the way in.
     """
-    x = x if hasattr(x, "dtype") else np.asarray(x, np.float32)
+    x = x if hasattr(x, "dtype") else _exactly(x)
     if np.dtype(x.dtype) not in _WIDENS_EXACTLY + _SMALL_INTEGERS:
         raise TypeError(f"dtype {x.dtype} does not fit a float32 carrier exactly; convert it to float32 first")
     return module.asarray(x)
+
+
+def _exactly(x: Any) -> np.ndarray:
+    """Python numbers and lists as float32, refused where that would round them."""
+    wide = np.asarray(x)
+    if wide.dtype.kind not in "fiu":
+        return wide
+    with np.errstate(over="ignore"):
+        narrow = wide.astype(np.float32)
+    changed = np.argwhere(np.atleast_1d((narrow != wide) & ~np.isnan(narrow)))
+    if len(changed):
+        value = np.atleast_1d(wide)[tuple(changed[0])]
+        raise TypeError(f"{value!s} is not a float32 value; pass np.float32({value!s}) to have it rounded first")
+    return narrow
 
 
 def round_to(
@@ -99,7 +113,7 @@ def _check(rounding: str, subnormals: str) -> None:
 
 
 def _refuse_nan(x: Any, fmt: Format) -> None:
-    if fmt.is_integer and isinstance(x, np.ndarray) and np.isnan(x).any():
+    if fmt.is_integer and is_concrete(x) and np.isnan(np.asarray(x)).any():
         raise ValueError(f"{fmt.name} has no NaN, and the input holds one; remove it before rounding")
 
 

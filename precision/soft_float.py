@@ -1,7 +1,7 @@
 """Float32 multiply, add and fused multiply-add in 32-bit integer operations, subnormals kept.
 
-For executors whose float unit flushes subnormals or contracts.  Operators only, like ``bits``: the same source
-runs on Python integers, NumPy arrays, Numba scalars and JAX tracers.
+For executors whose float unit flushes subnormals or contracts.  Operators only, like ``bits``, on words that wrap at
+32 bits: NumPy arrays, Numba scalars and JAX tracers, not Python integers.
 
 The product and the addend stand in one 64-bit frame of two words, top bit free, and rounding looks at
 

@@ -29,6 +29,11 @@ def is_jax(x: Any) -> bool:
     return jax is not None and isinstance(x, jax.Array)
 
 
+def is_concrete(x: Any) -> bool:
+    """Whether x has values to look at: NumPy arrays and JAX arrays, not the tracers inside a JAX transformation."""
+    return not is_jax(x) or not isinstance(x, sys.modules["jax"].core.Tracer)
+
+
 def choose_backend(*arrays: Any, backend: str | None = None) -> Any:
     """The named back end, or the one these arrays live on: JAX; Numba; NumPy where they are small."""
     traced = [x for x in arrays if is_jax(x)]

@@ -421,3 +421,21 @@ def test_jax_array_on_another_back_end(name: str) -> None:
 def test_unknown_back_end() -> None:
     with refuses(ValueError, "unknown backend 'torch'; choose one of numpy, numba, jax"):
         pr.round_to(np.float32([1]), "fp16", backend="torch")
+
+
+@pytest.mark.parametrize("value", [0.1, [0.5, 0.1], [1, 2**24 + 1], 1e300])
+def test_python_numbers_that_float32_would_round_are_refused(value: object) -> None:
+    with pytest.raises(TypeError, match="is not a float32 value; pass"):
+        pr.round_to(value, "fp16")
+
+
+def test_python_numbers_that_float32_holds_are_taken() -> None:
+    found = pr.round_to([0.5, 65519, -np.inf, np.nan], "fp16")
+    assert_same_bits(found, np.array([0.5, 65504, -np.inf, np.nan], np.float32))
+
+
+def test_nan_into_an_integer_format_is_refused_on_concrete_jax_arrays_and_kept_under_jit() -> None:
+    x = jnp.array([1.0, np.nan], jnp.float32)
+    with pytest.raises(ValueError, match="int8 has no NaN"):
+        pr.round_to(x, "int8")
+    assert np.isnan(np.asarray(jax.jit(lambda x: pr.round_to(x, "int8"))(x))[1])
