@@ -207,10 +207,10 @@ def _check_unchanged(arguments: Arguments, run: Any) -> None:
 
 def _train(arguments: Arguments) -> int:
     from qsim import progress
-    from qsim.demo import train_new
     from qsim.replay import resume
     from qsim.runs import RunFolder
     from qsim.summary import summarise
+    from qsim.training import train_new
 
     if arguments.resume:
         begun = RunFolder.open(arguments.out)

@@ -7,47 +7,16 @@ from pathlib import Path
 
 from qsim.checkpoints import load_checkpoint
 from qsim.config import RunConfig
-from qsim.data import build_corpus, load_data, save_data
+from qsim.data import load_data
 from qsim.policy import parse_policy
 from qsim.progress import Progress, silent
 from qsim.ptq import quantization_error
 from qsim.replay import replay
 from qsim.report import write_report
 from qsim.runs import RunFolder, require_new
-from qsim.training import train
+from qsim.training import train_new
 
 REPLAYS = ("bf16", "fp16-noscale", "fp16")
-
-
-def train_new(
-    out: Path,
-    config: RunConfig,
-    policy: str,
-    executor: str,
-    text: Sequence[Path] | None,
-    *,
-    progress: Callable[..., Progress] = silent,
-) -> RunFolder:
-    """A new run on the embedded corpus or on the given text."""
-    from qsim.data import check_corpus
-
-    require_new(out)
-    arithmetic = parse_policy(policy)
-    corpus = build_corpus(
-        text,
-        tokenizer=config.data.tokenizer,
-        vocabulary_size=config.model.vocabulary,
-        held_out_fraction=config.data.held_out,
-    )
-    check_corpus(
-        corpus,
-        batch_size=config.data.batch_size,
-        length=config.model.length,
-        vocabulary_size=config.model.vocabulary,
-    )
-    run = RunFolder.create(out, config, arithmetic, executor)
-    save_data(run.path, corpus)
-    return train(run, corpus, progress=progress)
 
 
 def quantize_run(run: RunFolder, policy: str = "fp16") -> None:

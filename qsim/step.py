@@ -50,7 +50,7 @@ def training_step(
 
 
 def _all_finite(ar: Calculator, gradients: Tree) -> Array:
-    """Whether every gradient is finite: a product with zero is zero just for finite numbers."""
+    """Whether no gradient holds an infinity or a NaN."""
     flags = [ar.xp.all(ar.xp.isfinite(g)) for _, g in sorted(gradients.items())]
     return ar.xp.all(ar.xp.stack(flags))
 

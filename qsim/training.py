@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,14 @@ from precision.formats import Format
 from precision.statistics import Statistics
 from qsim.checkpoints import Checkpoint, load_checkpoint, save_checkpoint, saved_steps
 from qsim.config import RunConfig
-from qsim.data import Corpus, batch, check_corpus, validation_batches
+from qsim.data import Corpus, batch, build_corpus, check_corpus, save_data, validation_batches
 from qsim.hashing import scalar_hash, tree_hash, unstack
 from qsim.layers import cross_entropy_forward
 from qsim.model import dropout_keys, forward, initial_parameters
 from qsim.optimizer import ScaleState, learning_rate, step_scalars
-from qsim.policy import Arithmetic
+from qsim.policy import Arithmetic, parse_policy
 from qsim.progress import Progress, silent
-from qsim.runs import RunError, RunFolder
+from qsim.runs import RunError, RunFolder, require_new
 from qsim.sites import Calculator, Recorder
 from qsim.step import Step
 
@@ -75,6 +76,35 @@ def train(
             bar.update(position.step, loss)
     loop.finish(position)
     return run
+
+
+def train_new(
+    out: Path,
+    config: RunConfig,
+    policy: str,
+    executor: str,
+    text: Sequence[Path] | None,
+    *,
+    progress: Callable[..., Progress] = silent,
+) -> RunFolder:
+    """A new run on the embedded corpus or on the given text."""
+    require_new(out)
+    arithmetic = parse_policy(policy)
+    corpus = build_corpus(
+        text,
+        tokenizer=config.data.tokenizer,
+        vocabulary_size=config.model.vocabulary,
+        held_out_fraction=config.data.held_out,
+    )
+    check_corpus(
+        corpus,
+        batch_size=config.data.batch_size,
+        length=config.model.length,
+        vocabulary_size=config.model.vocabulary,
+    )
+    run = RunFolder.create(out, config, arithmetic, executor)
+    save_data(run.path, corpus)
+    return train(run, corpus, progress=progress)
 
 
 class _Loop:

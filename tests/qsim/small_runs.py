@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from qsim.config import RunConfig, override_all, preset
-from qsim.demo import train_new
 from qsim.progress import Progress, silent
 from qsim.runs import RunFolder
+from qsim.training import train_new
 
 STEPS = 6
 _WORDS = (

@@ -31,7 +31,6 @@ from small_runs import (
 from qsim import training
 from qsim.checkpoints import checkpoint_path, load_checkpoint, saved_steps
 from qsim.data import DataError, batch, build_corpus, load_data, save_data
-from qsim.demo import train_new
 from qsim.hashing import scalar_hash, tree_hash, unstack
 from qsim.model import initial_parameters
 from qsim.optimizer import learning_rate, step_scalars
@@ -39,7 +38,7 @@ from qsim.policy import PASSES, POLICIES, SITES, Arithmetic
 from qsim.replay import resume
 from qsim.runs import RunError, RunFolder
 from qsim.step import Step
-from qsim.training import train
+from qsim.training import train, train_new
 
 DROPOUT = {"model.dropout": 0.25}
 
