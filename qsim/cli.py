@@ -1,16 +1,18 @@
 """The command line: one entry point, ``qsim COMMAND``; what the commands do stands in ``qsim.commands``.
 
-Bad input is one sentence on standard error and exit code 2; Ctrl-C is exit code 130.
+Bad input is one sentence on standard error and exit code 2; Ctrl-C is exit code 130; where nobody
+reads on, 141, as the shell calls SIGPIPE.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from qsim.commands import formats, runs, tables
+from qsim.commands import bench, formats, runs, tables
 from qsim.commands.command import Arguments, Run
 from qsim.commands.options import dotted
 from qsim.config import ConfigError
@@ -32,10 +34,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parsed.overrides = dotted(rest)
         if parsed.overrides and not hasattr(parsed, "config"):
             raise ConfigError(f"unexpected argument {rest[0]!r}; see qsim {parsed.command} --help")
-        raise SystemExit(parsed.run(parsed))
+        code = parsed.run(parsed)
+        sys.stdout.flush()
+        raise SystemExit(code)
     except KeyboardInterrupt:
         print(f"qsim {parsed.command}: interrupted; what was saved is whole{_hint(parsed)}", file=sys.stderr)
         raise SystemExit(130) from None
+    except BrokenPipeError:  # as in `qsim formats | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
     except (ValueError, OSError) as error:
         if parsed.traceback:
             raise
@@ -65,6 +72,6 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added
 
-    for module in (runs, tables, formats):
+    for module in (runs, tables, formats, bench):
         module.add(command)
     return parser
