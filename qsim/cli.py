@@ -31,9 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = _parser()
     parsed, rest = parser.parse_known_args(arguments)
     try:
-        parsed.overrides = dotted(rest)
-        if parsed.overrides and not hasattr(parsed, "config"):
+        if rest and not hasattr(parsed, "config"):
             raise ConfigError(f"unexpected argument {rest[0]!r}; see qsim {parsed.command} --help")
+        parsed.overrides = dotted(rest)
         code = parsed.run(parsed)
         sys.stdout.flush()
         raise SystemExit(code)

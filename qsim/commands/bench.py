@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,9 +46,8 @@ def _list(arguments: Arguments) -> int:
 
 def _size(text: str) -> int:
     """``262144`` or ``2^18``."""
-    base, power, exponent = text.partition("^")
-    digits = base.isdecimal() and (not power or (exponent.isdecimal() and len(exponent) < 3))
-    size = (int(base) ** int(exponent) if power else int(base)) if digits and len(base) < 12 else 0
+    words = re.fullmatch(r"2\^([0-9]{1,2})|([0-9]{1,9})", text)
+    size = 0 if words is None else 1 << int(words[1]) if words[1] else int(words[2])
     if not 1 <= size <= LARGEST_SIZE:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of values; give 1 to 2^28, such as 4096 or 2^18")
     return size
