@@ -23,22 +23,28 @@ def print_comparison(result: Mapping[str, Any]) -> None:
 
 def _in_words(row: Mapping[str, Any]) -> dict[str, str | None]:
     best, median = (row[key] / row["values"] * 1e9 for key in ("seconds_best", "seconds_median"))
-    ratio, bar = row["ratio"], row["bar"]
+    ratio = row["ratio"]
     return {
         "contender": row["contender"],
         "format": row["format"],
-        "values": _power(row["values"]),
+        "values": power_of_two(row["values"]),
         "ns/value": f"{best:.3f}",
         "median": f"{median:.3f}",
         "G values/s": f"{1 / best:.3f}",
         "x copy": f"{row['speed_to_copy']:.3f}",
         "compared": None if ratio is None else f"{ratio:.2f} x the {row['quantity']} of {row['compared_with']}",
-        "bar": None if bar is None else f"{'>=' if row['quantity'] == 'speed' else '<='} {bar:g}",
+        "bar": bar_in_words(row),
         "met": MET[row["met"]],
         "wrong": None if row["wrong"] is None else str(row["wrong"]),
     }
 
 
-def _power(size: int) -> str:
-    """2^18 where it is a power of two."""
+def bar_in_words(row: Mapping[str, Any]) -> str | None:
+    if row["bar"] is None:
+        return None
+    return f"{'>=' if row['quantity'] == 'speed' else '<='} {row['bar']:g}"
+
+
+def power_of_two(size: int) -> str:
+    """As in 2^18; any other number as it is."""
     return f"2^{size.bit_length() - 1}" if size & (size - 1) == 0 else str(size)

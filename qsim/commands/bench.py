@@ -66,12 +66,14 @@ def _add_rounding_options(parser: argparse.ArgumentParser) -> None:
     repeats = f"rounds in which each contender has its turn (default {REPEATS})"
     parser.add_argument("--repeats", type=_count, metavar="N", default=REPEATS, help=repeats)
     parser.add_argument("--peers", action="store_true", help="other libraries too, those that are installed")
+    parser.add_argument("--markdown", action="store_true", help="print the ratios alone, as a Markdown table")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON there as well")
 
 
 def _rounding(arguments: Arguments) -> int:
     from qsim.atomic import write_atomically
     from qsim.bench import rounding
+    from qsim.bench.markdown import markdown
     from qsim.bench.table import print_comparison
     from qsim.runs import environment
 
@@ -92,7 +94,12 @@ def _rounding(arguments: Arguments) -> int:
     }
     if arguments.out is not None:
         write_atomically(arguments.out, json.dumps(result, indent=1).encode())
-    print(json.dumps(result, indent=1)) if arguments.json else print_comparison(result)
+    if arguments.json:
+        print(json.dumps(result, indent=1))
+    elif arguments.markdown:
+        print(markdown(result))
+    else:
+        print_comparison(result)
     return 0
 
 

@@ -15,6 +15,7 @@ from command_line import Cli
 from small_runs import assert_sentence
 
 from qsim.bench import measurement, rounding
+from qsim.bench.markdown import markdown
 from qsim.bench.measurement import Comparison, Contender, Timing, measure
 from qsim.bench.peers import PEERS
 from qsim.bench.table import print_comparison
@@ -169,6 +170,21 @@ def test_printed_result(result: dict[str, Any], capsys: pytest.CaptureFixture[st
     assert any("  5000  " in line for line in lines)
     assert "0.25 x the speed of copy" in lines[2]
     assert lines[2].split()[-4:] == [">=", "0.5", "NO", "0"]
+
+
+def test_markdown(result: dict[str, Any]) -> None:
+    judged = [dict(row) for row in result["rows"] if row["format"] != "bf16" or row["contender"] != OURS[1]]
+    for row in judged:
+        if row["contender"] == OURS[1]:
+            row |= {"ratio": 2.125, "bar": 2.0, "met": False}
+    head, rule, *lines = markdown({**result, "rows": judged}).splitlines()
+    assert head == "| contender | values | ratio | fp16 | bf16 | e4m3fn | bar |"
+    assert rule == "| --- | --- | --- | --- | --- | --- | --- |"
+    found = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert [(cells[0], cells[1]) for cells in found] == [(name, size) for size in ("2^12", "5000") for name in OURS]
+    ratio = "time / time of round_to (Numba)"
+    assert found[1] == [OURS[1], "2^12", ratio, "**2.12**", "", "**2.12**", "<= 2"]
+    assert [cells[-1] for cells in found] == ["", "<= 2", "", ""] * 2
 
 
 # The command
