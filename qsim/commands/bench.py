@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from qsim.commands.columns import print_columns
 from qsim.commands.command import AddCommand, Arguments, Run
@@ -72,18 +73,32 @@ def _add_rounding_options(parser: argparse.ArgumentParser) -> None:
 
 def _rounding(arguments: Arguments) -> int:
     from qsim.atomic import write_atomically
-    from qsim.bench import rounding
     from qsim.bench.markdown import markdown
     from qsim.bench.table import print_comparison
-    from qsim.runs import environment
 
     _check_out(arguments.out)
+    result = _measured_rounding(arguments)
+    text = json.dumps(result, indent=1)
+    if arguments.out is not None:
+        write_atomically(arguments.out, text.encode())
+    if arguments.json or arguments.markdown:
+        print(text if arguments.json else markdown(result))
+    else:
+        print_comparison(result)
+    return 0
+
+
+def _measured_rounding(arguments: Arguments) -> dict[str, Any]:
+    """What ``--json`` prints."""
+    from qsim.bench import rounding
+    from qsim.runs import environment
+
     threads = _threads(arguments.threads, rounding.bandwidth().most_threads())
     rows = []
     for size in dict.fromkeys(arguments.size):
         print(f"{size:,} values, {arguments.repeats} rounds", file=sys.stderr, flush=True)
         rows += rounding.rows(size, repeats=arguments.repeats, threads=threads, with_peers=arguments.peers)
-    result = {
+    return {
         "benchmark": "rounding",
         "environment": environment(),
         "threads": threads,
@@ -92,15 +107,6 @@ def _rounding(arguments: Arguments) -> int:
         "peers": {peer.package: peer.version() for peer in rounding.PEERS} if arguments.peers else None,
         "rows": rows,
     }
-    if arguments.out is not None:
-        write_atomically(arguments.out, json.dumps(result, indent=1).encode())
-    if arguments.json:
-        print(json.dumps(result, indent=1))
-    elif arguments.markdown:
-        print(markdown(result))
-    else:
-        print_comparison(result)
-    return 0
 
 
 def _check_out(out: Path | None) -> None:
