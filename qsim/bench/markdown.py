@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qsim.bench.table import bar_in_words, power_of_two
+from qsim.bench.table import bar_in_words, power_of_two, ratio_in_words
 
 Row = Mapping[str, Any]
 
@@ -31,5 +31,5 @@ def _cell(row: Row | None) -> str:
     """The ratio; bold where it misses its bar."""
     if row is None:
         return ""
-    text = f"{row['ratio']:.2f}"
+    text = ratio_in_words(row["ratio"])
     return f"**{text}**" if row["met"] is False else text

@@ -14,7 +14,6 @@ import numpy as np
 from precision import parse_format
 from qsim.bench.measurement import Comparison, Contender
 
-SLOW_VALUES = 1 << 20  # what the slow ones are given of a longer array; rates per value are compared
 GFLOAT_NAMES = {"fp16": "binary16", "bf16": "bfloat16", "e4m3fn": "ocp_e4m3"}
 PYCHOP_CHUNK = 1 << 17  # on two cores the fastest of its chunk sizes, from 800 (its default) to 2^20
 
@@ -27,13 +26,14 @@ class Peer:
 
     Fields
         formats: those of the benchmark that it has (pychop knows only formats with infinities).
+        most_values: what it is given of a longer array, so that it is done in a second; rates per value are compared.
     """
 
     package: str
     function: str
     formats: tuple[str, ...]
     rounding: Callable[[str], Rounding]
-    slow: bool = False
+    most_values: int
 
     def version(self) -> str | None:
         """None where it is not installed."""
@@ -44,7 +44,7 @@ class Peer:
 
     def contenders(self, x: np.ndarray, reference: str) -> Iterator[Contender]:
         """One a format, its speed compared with the contender ``reference``."""
-        given = x[:SLOW_VALUES] if self.slow else x
+        given = x[: self.most_values]
         for name in self.formats:
             yield Contender(
                 name=f"{self.function} ({self.package})",
@@ -79,7 +79,19 @@ def _pychop(name: str) -> Rounding:
 
 
 PEERS = (
-    Peer(package="ml_dtypes", function="astype", formats=("fp16", "bf16", "e4m3fn"), rounding=_ml_dtypes),
-    Peer(package="gfloat", function="round_ndarray", formats=tuple(GFLOAT_NAMES), rounding=_gfloat, slow=True),
-    Peer(package="pychop", function="Chop", formats=("fp16", "bf16"), rounding=_pychop, slow=True),
+    Peer(
+        package="ml_dtypes",
+        function="astype",
+        formats=("fp16", "bf16", "e4m3fn"),
+        rounding=_ml_dtypes,
+        most_values=1 << 24,
+    ),
+    Peer(
+        package="gfloat",
+        function="round_ndarray",
+        formats=tuple(GFLOAT_NAMES),
+        rounding=_gfloat,
+        most_values=1 << 20,
+    ),
+    Peer(package="pychop", function="Chop", formats=("fp16", "bf16"), rounding=_pychop, most_values=1 << 20),
 )

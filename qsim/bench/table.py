@@ -23,7 +23,9 @@ def print_comparison(result: Mapping[str, Any]) -> None:
 
 def _in_words(row: Mapping[str, Any]) -> dict[str, str | None]:
     best, median = (row[key] / row["values"] * 1e9 for key in ("seconds_best", "seconds_median"))
-    ratio = row["ratio"]
+    compared = None
+    if row["ratio"] is not None:
+        compared = f"{ratio_in_words(row['ratio'])} x the {row['quantity']} of {row['compared_with']}"
     return {
         "contender": row["contender"],
         "format": row["format"],
@@ -32,11 +34,15 @@ def _in_words(row: Mapping[str, Any]) -> dict[str, str | None]:
         "median": f"{median:.3f}",
         "G values/s": f"{1 / best:.3f}",
         "x copy": f"{row['speed_to_copy']:.3f}",
-        "compared": None if ratio is None else f"{ratio:.2f} x the {row['quantity']} of {row['compared_with']}",
+        "compared": compared,
         "bar": bar_in_words(row),
         "met": MET[row["met"]],
         "wrong": None if row["wrong"] is None else str(row["wrong"]),
     }
+
+
+def ratio_in_words(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.2g}"
 
 
 def bar_in_words(row: Mapping[str, Any]) -> str | None:

@@ -177,6 +177,8 @@ def test_markdown(result: dict[str, Any]) -> None:
     for row in judged:
         if row["contender"] == OURS[1]:
             row |= {"ratio": 2.125, "bar": 2.0, "met": False}
+        elif row["contender"] == OURS[2]:
+            row |= {"ratio": 0.00512, "bar": 3.0, "met": True}
     head, rule, *lines = markdown({**result, "rows": judged}).splitlines()
     assert head == "| contender | values | ratio | fp16 | bf16 | e4m3fn | bar |"
     assert rule == "| --- | --- | --- | --- | --- | --- | --- |"
@@ -184,7 +186,8 @@ def test_markdown(result: dict[str, Any]) -> None:
     assert [(cells[0], cells[1]) for cells in found] == [(name, size) for size in ("2^12", "5000") for name in OURS]
     ratio = "time / time of round_to (Numba)"
     assert found[1] == [OURS[1], "2^12", ratio, "**2.12**", "", "**2.12**", "<= 2"]
-    assert [cells[-1] for cells in found] == ["", "<= 2", "", ""] * 2
+    assert found[2][3:] == ["0.0051", "0.0051", "0.0051", "<= 3"]
+    assert [cells[-1] for cells in found] == ["", "<= 2", "<= 3", ""] * 2
 
 
 # The command
