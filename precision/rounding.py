@@ -10,7 +10,7 @@ from precision.backends import choose_backend, get_backend, is_concrete, is_jax
 from precision.format import Format
 from precision.formats import format_of_dtype, parse_format
 from precision.random_bits import Stream, as_key
-from precision.rounding_modes import Mode, Overflow, Rounding, Subnormals
+from precision.rounding_modes import Mode, Overflow, Rounding, Subnormals, rounding_of
 
 _SMALL_INTEGERS = tuple(map(np.dtype, (np.int8, np.uint8, np.int16, np.uint16)))
 _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
@@ -117,7 +117,7 @@ def round_to(
     Source: IEEE 754-2019, 4.3; kernels in ``precision.bits``.
     """
     fmt = parse_format(fmt)
-    how = Rounding(mode=rounding, overflow=overflow, subnormals=subnormals, random_bits=random_bits)
+    how = rounding_of(rounding, overflow, subnormals, random_bits)
     module = choose_backend(x, backend=backend)
     x = as_source(module, x)
     refuse_nan(x, fmt)
@@ -145,7 +145,7 @@ def encode(
     Shapes: any, kept.  Domain, exactness, errors: as ``round_to``; the canonical NaN is the quiet one, sign 0.
     """
     fmt = parse_format(fmt)
-    how = Rounding(mode=rounding, overflow=overflow, subnormals=subnormals, random_bits=random_bits)
+    how = rounding_of(rounding, overflow, subnormals, random_bits)
     module = choose_backend(x, backend=backend)
     x = as_source(module, x)
     refuse_nan(x, fmt)
