@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from itertools import product
 from typing import Any
 
@@ -11,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from bits_assertions import assert_same_bits
-from format_oracle import ENUMERATED, FLOATS, INTEGERS, MODES, OVERFLOWS, P3109, STANDARDS, standard
+from format_oracle import ENUMERATED, MODES, OVERFLOWS, P3109, STANDARDS, standard
 from format_search import encoded, every_value, searched
 from format_steps import expected, expected_of
 from reals import NAN_BITS, read_all, read_double, write, write_all
@@ -64,7 +63,7 @@ def sample(name: str, count: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("name", STANDARDS)
 def test_search_is_rounding_in_fractions(name: str) -> None:
     for mode, overflow, subnormals in product(MODES, overflows(name), ("keep", "flush")):
-        words, random = sample(name, 150)
+        words, random = sample(name, 40)
         rules = {"overflow": overflow, "subnormals": subnormals, "random_bits": 9}
         by_search = searched(words.view(np.float32), name, mode, words=random, **rules)
         assert_same_bits(by_search, in_fractions(words, random, name, mode, **rules), words)
@@ -82,17 +81,25 @@ def test_search_from_float64_is_rounding_in_fractions(name: str, mode: str) -> N
     assert_same_bits(by_search, exact)
 
 
-@pytest.mark.parametrize("name", STANDARDS)
+@pytest.mark.parametrize("name", [name for name in ENUMERATED if standard(name).bits <= 8])
 def test_steps_are_the_search(name: str) -> None:
-    if name in ("fp32", "tf32", "bf16", "fp16"):
-        return  # long; fp16 and bf16 are compared below
-    for mode, overflow, subnormals in product(DETERMINISTIC, overflows(name), ("keep", "flush")):
+    for mode in DETERMINISTIC:
+        rules = {"overflow": "ieee", "subnormals": "keep"} if mode != "up" else {"subnormals": "flush"}
         words = sources(name)
+        by_search = searched(words.view(np.float32), name, mode, **rules)
+        assert_same_bits(expected_of(words, name, mode, **rules), by_search, words)
+
+
+@pytest.mark.parametrize("name", ["e4m3fn", "e5m2", "e2m1", "int4", "binary8p3ue", "e8m0"])
+def test_steps_under_other_rules_are_the_search(name: str) -> None:
+    words = sources(name)
+    for mode, overflow, subnormals in product(DETERMINISTIC, overflows(name), ("keep", "flush")):
         rules = {"overflow": overflow, "subnormals": subnormals}
         by_search = searched(words.view(np.float32), name, mode, **rules)
         assert_same_bits(expected_of(words, name, mode, **rules), by_search, words)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ["fp16", "bf16"])
 @pytest.mark.parametrize("mode", DETERMINISTIC)
 def test_steps_of_sixteen_bits_are_the_search(name: str, mode: str) -> None:
@@ -137,9 +144,76 @@ def test_codes_are_those_of_the_library(name: str) -> None:
     assert_same_bits(every_value(name), canonical(values), codes)
 
 
-@pytest.mark.parametrize("name", NARROW)
+@pytest.mark.parametrize("name", [name for name in NARROW if name != "e8m0"])
 def test_nearest_even_is_the_library(name: str) -> None:
+    """Where every code is a number the library makes +NaN -0 and -NaN +0; here each NaN is -0."""
     words = sources(name)
     with np.errstate(all="ignore"):
         by_library = canonical(words.view(np.float32).astype(DTYPES[name]).astype(np.float32))
+    if not standard(name).has_nan:
+        negative_nan = words > 0xFF800000
+        assert set(by_library[negative_nan]) == {0}
+        by_library[negative_nan] = 1 << 31
     assert_same_bits(searched(words.view(np.float32), name), by_library, words)
+
+
+def test_the_library_takes_ties_of_e8m0_away_and_misses_subnormal_sources() -> None:
+    """Known disagreement: P3109 and gfloat take a tie at one digit to the even code; below 1.5 * 2^-127 the library
+    rounds up whatever lies above 2^-127."""
+    words = np.concatenate([sources("e8m0"), np.arange(0x400000, 0x600000, 4099, dtype=np.uint32)])
+    with np.errstate(all="ignore"):
+        by_library = canonical(words.view(np.float32).astype(DTYPES["e8m0"]).astype(np.float32))
+    wrong = (words > 0x400000) & (words < 0x600000)
+    away = searched(words.view(np.float32), "e8m0", "nearest_away")
+    assert_same_bits(by_library[~wrong], away[~wrong], words[~wrong])
+    assert set(by_library[wrong]) == {0x00800000}
+    assert set(away[wrong]) == {0x00400000}
+
+
+def gfloat_format(name: str) -> Any:
+    """The same format as gfloat describes it, from its own list or its P3109 constructor."""
+    gfloat = pytest.importorskip("gfloat", reason="gfloat is of the optional extra 'peers'")
+    formats = pytest.importorskip("gfloat.formats", reason="gfloat is of the optional extra 'peers'")
+    if name in P3109:
+        signed = gfloat.Signedness.Signed if name[-2] == "s" else gfloat.Signedness.Unsigned
+        domain = gfloat.Domain.Extended if name[-1] == "e" else gfloat.Domain.Finite
+        return formats.format_info_p3109(8, int(name[8]), signed, domain)
+    return getattr(formats, f"format_info_{GFLOAT[name]}")
+
+
+GFLOAT = {
+    "fp16": "binary16",
+    "bf16": "bfloat16",
+    "e5m2": "ocp_e5m2",
+    "e4m3fn": "ocp_e4m3",
+    "e2m3": "ocp_e2m3",
+    "e3m2": "ocp_e3m2",
+    "e2m1": "ocp_e2m1",
+}
+GFLOAT_MODES = {
+    "nearest_even": "TiesToEven",
+    "nearest_away": "TiesToAway",
+    "toward_zero": "TowardZero",
+    "up": "TowardPositive",
+    "down": "TowardNegative",
+    "stochastic": "Stochastic",
+}
+
+
+@pytest.mark.parametrize("name", [*GFLOAT, *P3109])
+def test_every_mode_is_gfloat(name: str) -> None:
+    """From float64, with 9 random bits; without saturation gfloat refuses what overflows a format of numbers only,
+    and it leaves negative numbers into unsigned formats undefined."""
+    info = gfloat_format(name)
+    gfloat = pytest.importorskip("gfloat", reason="gfloat is of the optional extra 'peers'")
+    x = doubles_near(name, 8, 200).view(np.float64)
+    x = np.abs(x) if name[-2] == "u" and name in P3109 else x
+    random = generator(9).integers(0, 1 << 32, len(x), np.uint32)
+    rules = ("saturate",) if standard(name).infinity is None and not standard(name).has_nan else ("ieee", "saturate")
+    x = x if len(rules) > 1 else np.where(np.isnan(x), 0, x)
+    for (mode, theirs), overflow in product(GFLOAT_MODES.items(), rules):
+        ours = searched(x, name, mode, overflow=overflow, words=random, random_bits=9)
+        how = (getattr(gfloat.RoundMode, theirs), overflow == "saturate")
+        pairs = zip(x.tolist(), (random >> np.uint32(23)).tolist(), strict=True)
+        values = [gfloat.round_float(info, v, *how, word, 9) for v, word in pairs]
+        assert_same_bits(ours, canonical(np.array(values)), x)
