@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from bits_assertions import assert_same_bits
-from format_oracle import ENUMERATED, MODES, OVERFLOWS, STANDARDS, standard
+from format_oracle import ENUMERATED, MODES, STANDARDS, overflows, standard
 from format_search import encoded, every_value, searched
 from format_steps import expected, expected_of
 from reals import NAN_BITS, read_all, read_double, write, write_all
@@ -34,11 +34,6 @@ DTYPES: dict[str, Any] = {
     "e2m1": ml_dtypes.float4_e2m1fn,
 }
 NARROW = [name for name in DTYPES if name != "fp32"]
-
-
-def overflows(name: str) -> tuple[str, ...]:
-    """Overflow rules that a format offers."""
-    return OVERFLOWS if standard(name).infinity is not None else ("ieee", "saturate")
 
 
 def in_fractions(words: np.ndarray, random: np.ndarray, name: str, mode: str, **rules: Any) -> np.ndarray:

@@ -1,0 +1,67 @@
+"""All 2^32 float32 patterns to four formats in every mode; in the default run every 4093rd."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from bits_assertions import assert_same_bits
+from executors import Executor
+from format_oracle import MODES
+from format_search import searched
+from format_steps import expected
+
+import precision as pr
+
+NAMES = ("fp16", "bf16", "e4m3fn", "e5m2")
+STRIDE = 4093  # prime, so that every low bit pattern turns up
+BLOCK = 1 << 22
+KEY = (0x13198A2E, 0x03707344)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_4093rd(backend: Executor, name: str, mode: str) -> None:
+    words = np.arange(0, 1 << 32, STRIDE, np.int64).astype(np.uint32)
+    assert len(words) >= 1 << 20
+    chosen = {"key": KEY} if mode == "stochastic" else {}
+    random = pr.random_bits(KEY, np.arange(len(words))) if chosen else None
+    by_search = searched(words.view(np.float32), name, mode, words=random)
+    found = backend.call(pr.round_to, words.view(np.float32), fmt=name, rounding=mode, **chosen)
+    assert_same_bits(found, by_search, words)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("mode", MODES[:-1])
+@pytest.mark.parametrize("name", NAMES)
+def test_all(backend: Executor, name: str, mode: str) -> None:
+    start = time.perf_counter()
+    for first in range(0, 1 << 32, BLOCK):
+        words = np.arange(first, first + BLOCK, dtype=np.uint32)
+        found = backend.call(pr.round_to, words.view(np.float32), fmt=name, rounding=mode)
+        agree(found, expected(first, first + BLOCK, name, mode), words)
+    print(f"{backend}: 2^32 patterns to {name}, {mode}: {time.perf_counter() - start:.0f} s")
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", NAMES)
+def test_all_by_chance(backend: Executor, name: str) -> None:
+    """Index i of the stream for pattern i; each back end is held against the search among the values."""
+    start = time.perf_counter()
+    for first in range(0, 1 << 32, BLOCK):
+        words = np.arange(first, first + BLOCK, dtype=np.uint32)
+        by_search = searched(words.view(np.float32), name, "stochastic", words=pr.random_bits(KEY, words))
+        found = backend.call(by_chance, words.view(np.float32), words, fmt=name)
+        agree(found, by_search, words)
+    print(f"{backend}: 2^32 patterns to {name}, stochastic: {time.perf_counter() - start:.0f} s")
+
+
+def by_chance(x, index, *, fmt, backend):
+    return pr.round_to(x, fmt, rounding="stochastic", key=KEY, counter=index, backend=backend)
+
+
+def agree(found: np.ndarray, wanted: np.ndarray, words: np.ndarray) -> None:
+    """One comparison where all is well."""
+    if not np.array_equal(found.view(np.uint32), wanted):
+        assert_same_bits(found, wanted, words)
