@@ -114,7 +114,7 @@ def test_a_key_may_be_traced() -> None:
 
 def test_another_key_is_another_stream() -> None:
     here, there = (stochastic(X, fmt="fp16", backend="numpy", key=key) for key in (1, 2))
-    assert 0.2 < np.mean(here != there) < 0.8
+    assert 0.1 < np.mean(here != there) < 0.5
 
 
 # Any number of random bits
