@@ -68,8 +68,8 @@ def refused(thing: Any) -> str:
 
 @pytest.mark.parametrize(
     "name",
-    ["fp8", "", "fp16 ", "half", "float64", "e9m3", "e1m3", "e5m0", "e5m24", "e05m2", "e5m2x", "binary8p8", "binary8p0",
-     "binary8p9ue", "binary16p3", "int3", "uint8"],
+    ["fp8", "", "fp16 ", "half", "float64", "e9m3", "e1m3", "e5m0", "e5m24", "e05m2", "e5m2x", "binary8p8",
+     "binary8p0", "binary8p9ue", "binary16p3", "int3", "uint8"],
 )  # fmt: skip
 def test_unknown_names(name: str) -> None:
     message = refused(name)
