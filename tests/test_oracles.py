@@ -12,7 +12,7 @@ import pytest
 from bits_assertions import assert_same_bits
 from format_oracle import ENUMERATED, MODES, STANDARDS, overflows, standard
 from format_search import encoded, every_value, searched
-from format_steps import expected, expected_of
+from format_steps import expected, expected_by_chance, expected_of
 from reals import NAN_BITS, read_all, read_double, write, write_all
 from strategies import boundaries, doubles_near, generator, sources
 
@@ -107,6 +107,17 @@ def test_a_block_of_steps_is_its_patterns(start: int) -> None:
     words = np.arange(start, start + 0x10000, dtype=np.uint32)
     for mode in DETERMINISTIC:
         assert_same_bits(expected(start, start + 0x10000, "e4m3fn", mode), expected_of(words, "e4m3fn", mode))
+
+
+@pytest.mark.parametrize(
+    "start", [0, 0x33000000, 0x3F800000, 0x477FF000, 0x7F7F8000, 0x80000000, 0xC7FFF000, 0xFFFF0000]
+)
+@pytest.mark.parametrize("name", ["e5m2", "e4m3fn", "int8", "binary8p1se"])
+def test_a_block_by_chance_is_the_search(name: str, start: int) -> None:
+    words = np.arange(start, start + 0x10000, dtype=np.uint32)
+    random = generator(10).integers(0, 1 << 32, len(words), np.uint32)
+    by_search = searched(words.view(np.float32), name, "stochastic", words=random)
+    assert_same_bits(expected_by_chance(start, start + 0x10000, name, random), by_search, words)
 
 
 @pytest.mark.parametrize("name", ENUMERATED)
