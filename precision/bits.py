@@ -90,10 +90,14 @@ def round_pattern(u, extra, word, f):
 
         u  s eeeeeeee mmmmmmmmmmmmmmmmmmmmmmm  extra  xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxt
 
+    A finite number from 2^128 is infinity's pattern with something behind it.
     word: 32 random bits, read by stochastic rounding alone.
     """
     magnitude = u & 0x7FFFFFFF
-    return finish(on_grid(magnitude, extra, u >> 31, word, f), magnitude, u >> 31, f)
+    # with bits behind it a pattern is neither zero nor infinity nor NaN, which is all that `finish` asks of it
+    kind = select(nonzero(extra), 1 + 0 * magnitude, magnitude)
+    grid = on_grid(magnitude, extra, u >> 31, word, f)
+    return finish(grid - (grid >> 31), kind, u >> 31, f)  # at one digit the value after 2^128 would be the sign bit
 
 
 def on_grid(magnitude, extra, sign, word, f):
