@@ -18,10 +18,12 @@ from precision.backends.jax_.arithmetic import (
     random_words,
     round_to,
     row_max,
+    rsqrt,
     scatter_add_rows,
     square_root,
     statistics,
     subtract,
+    tanh,
     tree_sum,
 )
 from precision.backends.jax_.gemm import integer_matmul, matmul
@@ -53,10 +55,12 @@ __all__ = [
     "random_words",
     "round_to",
     "row_max",
+    "rsqrt",
     "scan",
     "scatter_add_rows",
     "square_root",
     "statistics",
     "subtract",
+    "tanh",
     "tree_sum",
 ]

@@ -116,6 +116,14 @@ def erf(x: Array) -> Array:
     return _unary(kernels.erf, x)
 
 
+def tanh(x: Array) -> Array:
+    return _unary(kernels.tanh, x)
+
+
+def rsqrt(x: Array) -> Array:
+    return _unary(kernels.rsqrt, x)
+
+
 def tree_sum(x: Array, axis: int = -1) -> Array:
     x = np.ascontiguousarray(x, dtype=np.float32)
     axis %= x.ndim

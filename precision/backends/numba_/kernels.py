@@ -22,6 +22,7 @@ _from_order_key = scalars.words["from_order_key"]
 _threefry = scalars.words["threefry2x32"]
 _add, _apply = scalars.add, scalars.apply
 _exp, _log, _erf, _flush_float = scalars.exp, scalars.log, scalars.erf, scalars.flush
+_tanh, _rsqrt = scalars.tanh, scalars.rsqrt
 _to_bits, _from_bits = scalars.to_bits, scalars.from_bits
 _ALL = np.uint32(0xFFFFFFFF)
 
@@ -88,6 +89,18 @@ def log(x, out):
 def erf(x, out):
     for i in prange(x.size):
         out[i] = _erf(x[i])
+
+
+@kernel
+def tanh(x, out):
+    for i in prange(x.size):
+        out[i] = _tanh(x[i])
+
+
+@kernel
+def rsqrt(x, out):
+    for i in prange(x.size):
+        out[i] = _rsqrt(x[i])
 
 
 @kernel

@@ -16,10 +16,12 @@ from precision.backends.numpy_.arithmetic import (
     random_words,
     round_to,
     row_max,
+    rsqrt,
     scatter_add_rows,
     square_root,
     statistics,
     subtract,
+    tanh,
     tree_sum,
 )
 from precision.backends.numpy_.gemm import integer_matmul, matmul
@@ -51,10 +53,12 @@ __all__ = [
     "random_words",
     "round_to",
     "row_max",
+    "rsqrt",
     "scan",
     "scatter_add_rows",
     "square_root",
     "statistics",
     "subtract",
+    "tanh",
     "tree_sum",
 ]
