@@ -26,6 +26,7 @@ from precision.backends.jax_.arithmetic import (
     tanh,
     tree_sum,
 )
+from precision.backends.jax_.derivatives import differentiable
 from precision.backends.jax_.gemm import integer_matmul, matmul
 from precision.backends.jax_.structure import array_module, asarray, jit, scan
 
@@ -38,6 +39,7 @@ __all__ = [
     "asarray",
     "count",
     "decode",
+    "differentiable",
     "divide",
     "encode",
     "erf",

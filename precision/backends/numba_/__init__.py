@@ -9,14 +9,14 @@ import numpy as np
 
 from precision.accumulators import Accumulator
 from precision.backends.numba_ import gemm, kernels, scalars
-from precision.backends.numpy_ import array_module, asarray, count, jit, join, scan
+from precision.backends.numpy_ import array_module, asarray, count, differentiable, jit, join, scan
 from precision.formats import FP32, Format
 from precision.random_bits import Key
 from precision.statistics import COUNTERS, EXPONENT_BINS
 
 name = "numba"
 Array = np.ndarray
-__all__ = ["array_module", "asarray", "count", "jit", "join", "name", "scan"]
+__all__ = ["array_module", "asarray", "count", "differentiable", "jit", "join", "name", "scan"]
 
 
 def _flat_bits(x: Array) -> Array:

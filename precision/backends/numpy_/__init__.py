@@ -25,7 +25,7 @@ from precision.backends.numpy_.arithmetic import (
     tree_sum,
 )
 from precision.backends.numpy_.gemm import integer_matmul, matmul
-from precision.backends.numpy_.structure import array_module, asarray, count, jit, join, scan
+from precision.backends.numpy_.structure import array_module, asarray, count, differentiable, jit, join, scan
 
 name = "numpy"
 
@@ -36,6 +36,7 @@ __all__ = [
     "asarray",
     "count",
     "decode",
+    "differentiable",
     "divide",
     "encode",
     "erf",
