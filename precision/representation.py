@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from precision.formats import FP32, Format
+from precision.format import Format
+from precision.formats import FP32
 
 
 def check_representable(module: Any, x: Any, fmt: Format, name: str) -> None:

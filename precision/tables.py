@@ -57,8 +57,8 @@ def _tabulate(function: RealFunction, x: np.ndarray, fmt: Format) -> np.ndarray:
             y[x == argument] = limit
         exact = ~np.isfinite(x) | (x == 0) | function.exact(x)
         y = np.where((y == 0) & ~exact, np.copysign(_TINY, y), y)
-        low, high = (round_once(y * (1 + sign * SAFE), fmt) for sign in (-1, 1))
-        result = round_once(y, fmt)
+        low, high = (round_to(y * (1 + sign * SAFE), fmt) for sign in (-1, 1))
+        result = round_to(y, fmt)
     least, greatest = function.cancels
     hard = ~exact & (_differ(low, high) | ((least < x) & (x < greatest)))
     result[hard] = _decide(function, x[hard], fmt)
@@ -75,7 +75,7 @@ def _decide(function: RealFunction, x: np.ndarray, fmt: Format) -> np.ndarray:
     pending = np.arange(x.size)
     for digits in _DIGITS:
         ends = np.array([_enclosure(function, v, digits) for v in x[pending].tolist()]).reshape(-1, 2)
-        low, high = round_once(ends[:, 0], fmt), round_once(ends[:, 1], fmt)
+        low, high = round_to(ends[:, 0], fmt), round_to(ends[:, 1], fmt)
         result[pending] = low
         pending = pending[_differ(low, high)]
         if not pending.size:
@@ -98,21 +98,3 @@ def _round_to_odd(y: mpmath.mpf) -> float:
     kept = significand >> shift
     kept |= kept << shift != significand
     return math.copysign(math.ldexp(kept, exponent + shift), y)
-
-
-def round_once(y: np.ndarray, fmt: Format) -> np.ndarray:
-    """Float64 values rounded once to a format, to nearest even, float32 carrier.
-
-    On the way to float32 they are rounded to odd, so that the last bit records whether anything was lost and the
-    second rounding sees every tie for what it is; a format as wide as float32 takes the one rounding directly.
-    """
-    narrow = y.astype(np.float32)
-    if fmt.precision > 22:
-        return round_to(narrow, fmt)
-    error = y - narrow.astype(np.float64)
-    pattern = np.atleast_1d(narrow).view(np.int32)
-    even = (pattern & 1) == 0
-    # sign and magnitude: + 1 moves away from zero; from a zero, to the smallest subnormal of y's sign
-    step = np.where((narrow == 0) | ((error > 0) == (narrow > 0)), 1, -1)
-    odd = np.where(even & (error != 0) & np.isfinite(narrow), pattern + step, pattern).astype(np.int32)
-    return round_to(odd.view(np.float32), fmt)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from fractions import Fraction
 from functools import cache
 
 import numpy as np
@@ -16,7 +15,7 @@ from strategies import EDGES, drawn, generator
 
 import precision as pr
 from precision.real_functions import REAL_FUNCTIONS, RealFunction
-from precision.tables import _decide, round_once, table
+from precision.tables import _decide, table
 
 FUNCTIONS = tuple(REAL_FUNCTIONS)
 SIXTEEN = ("fp16", "bf16")
@@ -163,26 +162,6 @@ def test_a_tie_that_no_precision_decides_is_an_error() -> None:
     halfway = RealFunction(approximate=lambda x: x + 2.0**-11, precise=lambda x: x + 2.0**-11)
     with pytest.raises(ArithmeticError, match=r"^1600 bits do not decide how to round the function's value at 1\.0$"):
         _decide(halfway, np.ones(1), pr.FP16)
-
-
-# The rounding that the tables rest on
-
-
-def test_float64_is_rounded_once() -> None:
-    rng = generator(83)
-    random = rng.integers(0, 2**64, 4000, np.uint64).view(np.float64)
-    midpoints = np.float64([1 + 2.0**-11, 1 + 2.0**-8, 2.0**-25, 2.0**-134, 65520, 2.0**-150, 1 + 2.0**-24])
-    near = [np.nextafter(midpoints, 0), midpoints, np.nextafter(midpoints, np.inf), midpoints + np.ldexp(1, -300)]
-    close = rng.integers(0, 2**52, 2000, np.uint64) | (
-        rng.integers(1010, 1036, 2000).astype(np.uint64) << np.uint64(52)
-    )
-    y = np.concatenate([*near, np.negative(np.concatenate(near)), random, close.view(np.float64)])
-    y = y[np.isfinite(y)]
-    numbers = [oracles.Real(bool(np.signbit(v)), abs(Fraction(v))) for v in y.tolist()]
-    for fmt in ("fp16", "bf16", "e5m2", "tf32", "fp32"):
-        with np.errstate(over="ignore", under="ignore"):
-            found = round_once(y, pr.FORMATS[fmt])
-        assert_same_bits(found, oracles.write_all(oracles.rounded(x, fmt) for x in numbers), y)
 
 
 # Refusals

@@ -3,31 +3,37 @@
 from precision.backends.jax_.arithmetic import (
     absmax,
     add,
-    count,
-    decode,
     divide,
-    encode,
     erf,
     exp,
     flush,
-    join,
     log,
     lookup,
     multiply,
-    observe,
-    random_words,
-    round_to,
     row_max,
     rsqrt,
     scatter_add_rows,
     square_root,
-    statistics,
     subtract,
     tanh,
     tree_sum,
 )
 from precision.backends.jax_.derivatives import differentiable
 from precision.backends.jax_.gemm import integer_matmul, matmul
+from precision.backends.jax_.rounding import (
+    count,
+    decode,
+    encode,
+    join,
+    key_words,
+    observe,
+    random_words,
+    require_float64,
+    round_to,
+    statistics,
+    tally,
+    widen,
+)
 from precision.backends.jax_.structure import array_module, asarray, jit, scan
 
 name = "jax"
@@ -48,6 +54,7 @@ __all__ = [
     "integer_matmul",
     "jit",
     "join",
+    "key_words",
     "log",
     "lookup",
     "matmul",
@@ -55,6 +62,7 @@ __all__ = [
     "name",
     "observe",
     "random_words",
+    "require_float64",
     "round_to",
     "row_max",
     "rsqrt",
@@ -63,6 +71,8 @@ __all__ = [
     "square_root",
     "statistics",
     "subtract",
+    "tally",
     "tanh",
     "tree_sum",
+    "widen",
 ]

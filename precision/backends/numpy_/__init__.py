@@ -3,28 +3,32 @@
 from precision.backends.numpy_.arithmetic import (
     absmax,
     add,
-    decode,
     divide,
-    encode,
     erf,
     exp,
     flush,
     log,
     lookup,
     multiply,
-    observe,
-    random_words,
-    round_to,
     row_max,
     rsqrt,
     scatter_add_rows,
     square_root,
-    statistics,
     subtract,
     tanh,
     tree_sum,
 )
 from precision.backends.numpy_.gemm import integer_matmul, matmul
+from precision.backends.numpy_.rounding import (
+    decode,
+    encode,
+    observe,
+    random_words,
+    round_to,
+    statistics,
+    tally,
+    widen,
+)
 from precision.backends.numpy_.structure import array_module, asarray, count, differentiable, jit, join, scan
 
 name = "numpy"
@@ -60,6 +64,8 @@ __all__ = [
     "square_root",
     "statistics",
     "subtract",
+    "tally",
     "tanh",
     "tree_sum",
+    "widen",
 ]
