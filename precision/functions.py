@@ -28,7 +28,7 @@ def exp(x: Any, *, fmt: FormatLike = FP16, output: FormatLike | None = None, bac
     Derivative under JAX: that of the real function, as XLA has it in float32; it is not part of the bit contract.
     Errors: ValueError for a value that is not of ``fmt``, for a wider format than 16 bits other than FP32, and for
     an integer format; TypeError for a dtype that float32 cannot hold.
-    Source: IEEE 754-2019, 9.2; Ziv, ACM TOMS 17 (1991) 410, for the tables.
+    Source: IEEE 754-2019, 9.2, for the special values; tables: ``precision.tables``.
     """
     return _apply("exp", x, fmt, output, backend)
 

@@ -26,17 +26,19 @@ def table(function: str, fmt: str | Format, output: str | Format | None = None) 
 
         table[code(x)] = round(f(x)),  to ``output`` (the same format unless given), to nearest even
 
-    Domain: floating-point formats of at most 16 bits; ``function`` is a name of ``REAL_FUNCTIONS``.
+    Domain: floating-point formats, ``fmt`` of at most 16 bits; ``function`` is a name of ``REAL_FUNCTIONS``.
     Exactness: the real value rounded once; beyond the largest finite value, and where the function has none, as
     ``round_to`` does with overflow="ieee".  Every NaN is 0x7FC00000.
     Errors: ValueError for a wider or an integer format, or an unknown function.
+    Source: Ziv, Fast evaluation of elementary mathematical functions with correctly rounded last bit, ACM TOMS 17
+    (1991) 410.
     """
     source = parse_format(fmt)
     target = source if output is None else parse_format(output)
     if source.bits > 16 or source.is_integer:
         raise ValueError(f"tables cover floating-point formats of at most 16 bits, not {source.name}")
-    if target.is_integer:
-        raise ValueError(f"tables hold floating-point results, not {target.name}; choose a floating-point output")
+    if target.bits > 32 or target.is_integer:
+        raise ValueError(f"tables hold values of floating-point formats of at most 32 bits, not {target.name}")
     if function not in REAL_FUNCTIONS:
         raise ValueError(f"unknown function {function!r}; known: {', '.join(REAL_FUNCTIONS)}")
     return _table(function, source, target)

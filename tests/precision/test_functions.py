@@ -44,7 +44,7 @@ def refuses(message: str, error: type[Exception] = ValueError) -> object:
 # Up to 16 bits
 
 
-@pytest.mark.parametrize("fmt", ["fp16", "bf16", "e5m2"])
+@pytest.mark.parametrize("fmt", ["fp16", "bf16", "e5m2", "e4m3fn"])
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_every_value_of_a_format(backend: Executor, function: str, fmt: str) -> None:
     x = values(fmt)
@@ -90,6 +90,19 @@ def test_values_of_other_formats_are_refused(backend: Executor) -> None:
     with refuses("x = 257.0 is not a value of bf16; round_to it first"):
         pr.sin(backend.array(np.float32(257)), fmt="bf16", backend=backend.name)
     assert pr.exp(pr.round_to(x, "fp16"), backend=backend.name).shape == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("fmt", "value"), [("e4m3fn", INF), ("e2m1", NAN), ("e2m1", INF), ("e8m0", -1), ("e8m0", 0), ("binary8p3ue", -1)]
+)
+def test_specials_that_a_format_does_not_have(backend: Executor, fmt: str, value: float) -> None:
+    x = backend.array(np.float32([1, value]))
+    with refuses(f"x[1] = {np.float32(value)!s} is not a value of {fmt}; round_to it first"):
+        pr.exp(x, fmt=fmt, backend=backend.name)
+
+
+def test_formats_of_one_zero_take_the_other() -> None:
+    assert_same_bits(pr.sin(np.float32([-0.0, 0.0]), fmt="e4m3fnuz"), np.float32([0, 0]))
 
 
 def test_traced_values_are_rounded_first() -> None:
@@ -149,7 +162,7 @@ def test_narrow_types_widen(backend: Executor, dtype: type) -> None:
     assert_same_bits(backend.call(pr.log, x, fmt="bf16"), pr.log(np.arange(1, 8, dtype=np.float32), fmt="bf16"))
 
 
-@pytest.mark.parametrize("dtype", [np.complex64, np.int64, object])
+@pytest.mark.parametrize("dtype", [np.float64, np.complex64, np.int64, object])
 def test_types_that_float32_cannot_hold(dtype: type) -> None:
     with pytest.raises(TypeError, match="does not fit a float32 carrier"):
         pr.log(np.ones(3, dtype))
