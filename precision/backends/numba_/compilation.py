@@ -51,7 +51,8 @@ def compile_words(module: ModuleType, word: Any = np.uint32) -> dict[str, Callab
     exec(compile(tree, inspect.getfile(module), "exec"), namespace)
     names = [n.name for n in tree.body if isinstance(n, ast.FunctionDef)]
     for name in names:
-        namespace[name] = numba.njit(namespace[name], **_OPTIONS)
+        # a call left in a loop keeps LLVM from vectorising it
+        namespace[name] = numba.njit(namespace[name], forceinline=True, **_OPTIONS)
     return {name: namespace[name] for name in names}
 
 
