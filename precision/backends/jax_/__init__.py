@@ -11,11 +11,14 @@ from precision.backends.jax_.arithmetic import (
     lookup,
     multiply,
     row_max,
+    rsqrt,
     scatter_add_rows,
     square_root,
     subtract,
+    tanh,
     tree_sum,
 )
+from precision.backends.jax_.derivatives import differentiable
 from precision.backends.jax_.gemm import integer_matmul, matmul
 from precision.backends.jax_.rounding import (
     count,
@@ -42,6 +45,7 @@ __all__ = [
     "asarray",
     "count",
     "decode",
+    "differentiable",
     "divide",
     "encode",
     "erf",
@@ -61,12 +65,14 @@ __all__ = [
     "require_float64",
     "round_to",
     "row_max",
+    "rsqrt",
     "scan",
     "scatter_add_rows",
     "square_root",
     "statistics",
     "subtract",
     "tally",
+    "tanh",
     "tree_sum",
     "widen",
 ]
