@@ -93,8 +93,8 @@ def finish_stochastic(u, rounded, largest, overflow, nan_from, nan):
 
 @_inline
 def add_random(magnitude, word, dropped):
-    """With 24 random bits and d <= 24 dropped ones, t + r >= 2^24 just where the dropped bits and the top d bits of the
-    word carry; so their sum does it.
+    """The dropped bits and the top d bits of the word added, carry into what is kept: with 24 random bits and d <= 24
+    dropped ones that is t + r >= 2^24.
     """
     mask = np.uint32(np.uint32(_ONE << dropped) - _ONE)
     addend = np.uint32(np.uint32(word >> _ONE) >> np.uint32(_LAST_COUNT - dropped))
