@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, get_args
 
 import ml_dtypes
 import numpy as np
@@ -11,6 +12,7 @@ from precision.backends import choose_backend, is_concrete
 from precision.formats import Format, parse_format
 
 Subnormals = Literal["keep", "flush"]
+Gradient = Literal["straight_through", "clipped", "zero"]
 _WIDENS_EXACTLY = tuple(
     map(np.dtype, (np.float32, np.float16, ml_dtypes.bfloat16, ml_dtypes.float8_e5m2, ml_dtypes.float8_e4m3fn))
 )
@@ -48,6 +50,7 @@ def round_to(
     *,
     rounding: str = "nearest_even",
     subnormals: Subnormals = "keep",
+    gradient: Gradient = "straight_through",
     out: np.ndarray | None = None,
     backend: str | None = None,
 ) -> Any:
@@ -61,18 +64,25 @@ def round_to(
     that rounds beyond the largest finite one becomes infinity, and saturates in an integer format.  Every NaN
     becomes 0x7FC00000; into an integer format NaN is refused eagerly and stays NaN under JAX tracing.
     Exactness: one rounding, bit-identical on NumPy, Numba and JAX.
-    Errors: ValueError for an unknown format, mode or back end; TypeError for a dtype float32 cannot hold.
+    Gradients (JAX, forward and reverse mode): ``"straight_through"`` dy = dx; ``"clipped"`` the same where x lies
+    within the format's [minimum, maximum] or is NaN, 0 beyond; ``"zero"``.
+    Errors: ValueError for an unknown format, mode, gradient or back end, or another gradient than the default for
+    NumPy arrays; TypeError for a dtype float32 cannot hold.
     Source: IEEE 754-2019, 4.3.1; kernels in ``precision.bits``.
     """
     fmt = parse_format(fmt)
     _check(rounding, subnormals)
     module = choose_backend(x, backend=backend)
     x = as_float32(module, x)
+    _check_gradient(gradient, module)
     _refuse_nan(x, fmt)
     if out is not None:
         _check_out(out, x)
     # an integer format has no subnormals: its values below the top binade are ordinary integers
-    result = module.round_to(x, fmt, "keep" if fmt.is_integer else subnormals)
+    rounded = partial(module.round_to, fmt=fmt, subnormals="keep" if fmt.is_integer else subnormals)
+    if module.name == "jax":
+        return module.straight_through(rounded, x, fmt, gradient)
+    result = rounded(x)
     if out is None:
         return result
     np.copyto(out, result)
@@ -110,6 +120,13 @@ def _check(rounding: str, subnormals: str) -> None:
         raise ValueError(f"rounding {rounding!r} is not offered; choose 'nearest_even'")
     if subnormals not in ("keep", "flush"):
         raise ValueError(f"subnormals must be 'keep' or 'flush', not {subnormals!r}")
+
+
+def _check_gradient(gradient: str, module: Any) -> None:
+    if gradient not in get_args(Gradient):
+        raise ValueError(f"unknown gradient {gradient!r}; choose one of {', '.join(get_args(Gradient))}")
+    if gradient != get_args(Gradient)[0] and module.name != "jax":
+        raise ValueError(f"gradient={gradient!r} is for JAX arrays; {module.name} has no gradients, so leave it out")
 
 
 def _refuse_nan(x: Any, fmt: Format) -> None:

@@ -25,6 +25,7 @@ from precision.backends.jax_.arithmetic import (
     tree_sum,
 )
 from precision.backends.jax_.gemm import integer_matmul, matmul
+from precision.backends.jax_.gradients import product, straight_through
 from precision.backends.jax_.structure import array_module, asarray, jit, scan
 
 name = "jax"
@@ -50,6 +51,7 @@ __all__ = [
     "multiply",
     "name",
     "observe",
+    "product",
     "random_words",
     "round_to",
     "row_max",
@@ -57,6 +59,7 @@ __all__ = [
     "scatter_add_rows",
     "square_root",
     "statistics",
+    "straight_through",
     "subtract",
     "tree_sum",
 ]
