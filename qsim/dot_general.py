@@ -8,7 +8,7 @@ from qsim.policy import GEMM_SITES, PASSES, Arithmetic, SitePolicy, parse_policy
 
 
 def for_policy(policy: str | Arithmetic, site: str | None = None) -> DotGeneral:
-    """The ``dot_general`` of a GEMM site: fprop, dgrad and wgrad with the formats and accumulators of the policy's table.
+    """The ``dot_general`` of a GEMM site: formats and accumulators of its fprop, dgrad and wgrad from the policy.
 
     Without a ``site``, the one that all GEMM sites of the policy share.  Gradients of weights are one sum over all
     rows, as with one reduction chunk; parameters and moments, loss scaling and everything between products are the

@@ -17,6 +17,7 @@ from jax.custom_batching import custom_vmap
 
 from precision import bits
 from precision.backends.jax_.arithmetic import to_bits
+from precision.backends.jax_.structure import varying_together
 from precision.formats import Format
 
 Array = Any
@@ -35,7 +36,7 @@ def straight_through(function: Any, x: Array, fmt: Format, rule: str) -> Array:
     ``custom_vjp`` would refuse forward mode, and Hessians with it.  ``function`` is evaluated outside the rule on
     values that carry no tangent, so that it may close over tracers (a random key).
     """
-    return _with_tangent(rule, fmt, *_varying_together(x, function(lax.stop_gradient(x))))
+    return _with_tangent(rule, fmt, *varying_together(x, function(lax.stop_gradient(x))))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -66,16 +67,6 @@ def _ordered(x: Array) -> Array:
     return bits.order_key(to_bits(x)) if x.dtype == jnp.float32 else x
 
 
-def _varying_together(x: Array, y: Array) -> tuple[Array, ...]:
-    """Inside ``shard_map``: both typed as varying over the mesh axes of either; else as they are.
-
-    The cast's transpose sums the gradient of a replicated operand over devices, which a custom rule must not do.
-    """
-    own = [jax.typeof(operand).manual_axis_type.varying for operand in (x, y)]
-    rest = [tuple(sorted(own[0].union(own[1]) - axes)) for axes in own]
-    return tuple(lax.pcast(z, axes, to="varying") if axes else z for z, axes in zip((x, y), rest, strict=True))
-
-
 def product(passes: Any, a: Array, b: Array) -> Array:
     """``passes.fprop(a, b)`` with gradients by ``passes.dgrad`` and ``passes.wgrad``.  float32 (B, m, k) x (B, k, n).
 
@@ -85,7 +76,7 @@ def product(passes: Any, a: Array, b: Array) -> Array:
     Residuals: a and b as they came.  A ``custom_vjp``: a JVP could not say that the transposes are other products
     than the tangent's (``linear_call`` could, but has no batching rule); forward mode is refused by JAX.
     """
-    return _product(passes, *_varying_together(a, b))
+    return _product(passes, *varying_together(a, b))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

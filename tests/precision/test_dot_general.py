@@ -1,0 +1,445 @@
+"""dot_general: matrices picked out element by element, multiplied in fractions, against it; gradients as products."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import oracles
+import pytest
+from bits_assertions import assert_same_bits
+from hypothesis import given
+from hypothesis import strategies as st
+from jax import lax
+from strategies import drawn, generator, sprinkled
+
+import precision as pr
+from precision.passes import Passes
+
+Array = Any
+Numbers = tuple[tuple[tuple[int, ...], tuple[int, ...]], tuple[tuple[int, ...], tuple[int, ...]]]
+DENSE: Numbers = (((1,), (0,)), ((), ()))
+PLAIN = pr.make_dot_general(inputs="bf16", output="bf16")
+# every product another arithmetic, so that none can stand in for another
+MIXED = pr.make_dot_general(
+    inputs=("fp16", "bf16"),
+    output="fp16",
+    dgrad=pr.Gemm(inputs=("e5m2", "fp16"), accumulator="fp16_mul_add"),
+    wgrad=pr.Gemm(inputs=("bf16", "e5m2"), accumulator="fp32_mul_add", output="bf16"),
+)
+
+EXACT = pr.make_dot_general(inputs="fp16")  # on small integers
+CASES: dict[str, tuple[pr.DotGeneral, tuple[int, ...], tuple[int, ...], Numbers]] = {
+    "Dense": (MIXED, (2, 3, 4), (4, 2), (((2,), (0,)), ((), ()))),
+    "attention scores": (PLAIN, (2, 3, 2, 4), (2, 2, 2, 4), (((3,), (3,)), ((0, 2), (0, 2)))),
+    "contracting axes out of order": (EXACT, (2, 3, 2), (3, 2, 2), (((2, 1), (1, 0)), ((), ()))),
+    "batch axes out of order": (MIXED, (2, 3, 2, 2), (2, 2, 3), (((1,), (2,)), ((3, 0), (0, 1)))),
+    "inner product": (EXACT, (3,), (3,), (((0,), (0,)), ((), ()))),
+    "outer product": (EXACT, (2,), (3,), (((), ()), ((), ()))),
+}
+
+
+def refuses(error: type[Exception], message: str) -> Any:
+    return pytest.raises(error, match=rf"^{re.escape(message)}\Z")
+
+
+# The definition
+
+
+def positions(shape: Sequence[int], axes: Sequence[int]) -> list[tuple[int, ...]]:
+    """Indices along some axes, the last one fastest."""
+    return list(itertools.product(*(range(shape[axis]) for axis in axes)))
+
+
+def elements(shape: tuple[int, ...], parts: Sequence[Sequence[int]]) -> dict[tuple[int, ...], tuple[int, ...]]:
+    """Which element of an array stands where in (B, rows, columns), its axes dealt to three parts."""
+    found = {}
+    for place in itertools.product(*(enumerate(positions(shape, part)) for part in parts)):
+        at = dict(zip(itertools.chain(*parts), itertools.chain(*(index for _, index in place)), strict=True))
+        found[tuple(i for i, _ in place)] = tuple(at[axis] for axis in range(len(shape)))
+    return found
+
+
+def picked(x: np.ndarray, parts: Sequence[Sequence[int]]) -> np.ndarray:
+    matrices = np.empty([len(positions(x.shape, part)) for part in parts], np.float32)
+    for place, element in elements(x.shape, parts).items():
+        matrices[place] = x[element]
+    return matrices
+
+
+def put_back(matrices: np.ndarray, shape: tuple[int, ...], parts: Sequence[Sequence[int]]) -> np.ndarray:
+    x = np.empty(shape, np.float32)
+    for place, element in elements(shape, parts).items():
+        x[element] = matrices[place]
+    return x
+
+
+def parts_of(numbers: Numbers, ranks: tuple[int, int]) -> tuple[list[Sequence[int]], list[Sequence[int]]]:
+    """(batch, free, contracting) of lhs, (batch, contracting, free) of rhs."""
+    contracting, batch = numbers
+    free = [[a for a in range(ranks[i]) if a not in (*contracting[i], *batch[i])] for i in (0, 1)]
+    return [batch[0], free[0], contracting[0]], [batch[1], contracting[1], free[1]]
+
+
+def in_fractions(gemm: pr.Gemm, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(B, m, k) x (B, k, n): operands rounded, then dot products by definition."""
+    p, q = (oracles.nearest(x, fmt.name).view(np.uint32) for x, fmt in zip((a, b), gemm.formats, strict=True))
+    name, output = str(gemm.accumulator), gemm.output and str(gemm.output)
+    blocks = [oracles.matmul(x, y, name, output=output) for x, y in zip(p, q, strict=True)]
+    return np.stack(blocks).view(np.float32)
+
+
+def result_shape(lhs: np.ndarray, rhs: np.ndarray, parts: Any) -> tuple[int, ...]:
+    (batch, free, _), (_, _, other) = parts
+    return (*(lhs.shape[i] for i in (*batch, *free)), *(rhs.shape[i] for i in other))
+
+
+def by_definition(
+    dot_general: pr.DotGeneral, lhs: np.ndarray, rhs: np.ndarray, numbers: Numbers, dy: np.ndarray | None = None
+) -> tuple[np.ndarray, ...]:
+    """y, or with dy the two gradients."""
+    parts = parts_of(numbers, (lhs.ndim, rhs.ndim))
+    a, b = picked(lhs, parts[0]), picked(rhs, parts[1])
+    if dy is None:
+        return (in_fractions(dot_general.fprop, a, b).reshape(result_shape(lhs, rhs, parts)),)
+    g = dy.reshape(a.shape[0], a.shape[1], b.shape[2])
+    da = in_fractions(dot_general.dgrad, g, b.swapaxes(1, 2))
+    db = in_fractions(dot_general.wgrad, a.swapaxes(1, 2), g)
+    return put_back(da, lhs.shape, parts[0]), put_back(db, rhs.shape, parts[1])
+
+
+def operands(*shapes: tuple[int, ...], seed: int = 31, exponents: tuple[int, int] = (120, 130)) -> list[np.ndarray]:
+    rng = generator(seed)
+    return [drawn(rng, shape, exponents).view(np.float32) for shape in shapes]
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, Numbers]:
+    """Up to two batch, free and contracting axes each, shuffled."""
+    sizes = st.lists(st.integers(1, 3), max_size=2)
+    batch, contracting = draw(sizes), draw(sizes)
+    shapes, batches, contractions = [], [], []
+    for _ in range(2):
+        kinds = [("batch", i) for i in range(len(batch))] + [("k", i) for i in range(len(contracting))]
+        free = draw(sizes)
+        kinds = draw(st.permutations(kinds + [("free", i) for i in range(len(free))]))
+        lengths = {"batch": batch, "k": contracting, "free": free}
+        shapes.append(tuple(lengths[kind][i] for kind, i in kinds))
+        batches.append(tuple(kinds.index(("batch", i)) for i in range(len(batch))))
+        contractions.append(tuple(kinds.index(("k", i)) for i in range(len(contracting))))
+    rng = generator(draw(st.integers(0, 2**32)))
+    lhs, rhs = (sprinkled(rng, drawn(rng, shape, (90, 150))).view(np.float32) for shape in shapes)
+    return lhs, rhs, ((contractions[0], contractions[1]), (batches[0], batches[1]))
+
+
+@given(problem=problems(), dot_general=st.sampled_from([PLAIN, MIXED]))
+def test_drawn_axes_and_values(problem: tuple, dot_general: pr.DotGeneral) -> None:
+    assert_same_bits(dot_general(*problem), *by_definition(dot_general, *problem))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_forward_and_backward_on_jax(name: str) -> None:
+    dot_general, *case = CASES[name]
+    lhs, rhs = operands(*case[:2])
+    (expected,) = by_definition(dot_general, lhs, rhs, case[2])
+    (dy,) = operands(expected.shape, seed=32)
+
+    def value_and_gradients(lhs: Array, rhs: Array, dy: Array) -> Array:
+        y, vjp = jax.vjp(lambda lhs, rhs: dot_general(lhs, rhs, case[2]), lhs, rhs)
+        return y, *vjp(dy)
+
+    y, *gradients = jax.jit(value_and_gradients)(lhs, rhs, dy)
+    assert_same_bits(y, expected)
+    for gradient, by in zip(gradients, by_definition(dot_general, lhs, rhs, case[2], dy), strict=True):
+        assert_same_bits(gradient, by)
+
+
+def test_special_values_backward() -> None:
+    """NaN, infinities, subnormals and both zeros in every operand."""
+    rng = generator(33)
+    lhs, rhs, dy = (sprinkled(rng, drawn(rng, s), 0.2).view(np.float32) for s in ((3, 4), (4, 3), (3, 3)))
+    gradients = jax.jit(lambda *x: jax.vjp(lambda a, b: PLAIN(a, b, DENSE), *x[:2])[1](x[2]))(lhs, rhs, dy)
+    for gradient, expected in zip(gradients, by_definition(PLAIN, lhs, rhs, DENSE, dy), strict=True):
+        assert_same_bits(gradient, expected)
+
+
+@pytest.mark.parametrize("shapes", [((0, 3), (3, 2)), ((2, 0), (0, 3)), ((2, 3), (3, 0))])
+def test_empty_axes(shapes: tuple) -> None:
+    """A sum over nothing is +0, forward and backward."""
+    lhs, rhs = (np.ones(shape, np.float32) for shape in shapes)
+    y, vjp = jax.vjp(lambda lhs, rhs: PLAIN(lhs, rhs, DENSE), lhs, rhs)
+    assert_same_bits(y, PLAIN(lhs, rhs, DENSE))
+    assert_same_bits(y, np.zeros((shapes[0][0], shapes[1][1]), np.float32))
+    for gradient, shape in zip(vjp(y), shapes, strict=True):
+        assert_same_bits(gradient, np.zeros(shape, np.float32))
+
+
+def test_quantized_products() -> None:
+    """Vectors along k get their scales; the gradients stay bf16."""
+    lhs, rhs, dy = operands((3, 5), (5, 4), (3, 4))
+    plain = pr.Gemm(inputs="bf16", output="bf16")
+    quantized = pr.Gemm(inputs="bf16", output="fp16", quantization="int8_vectorwise")
+    dot_general = pr.DotGeneral(fprop=quantized, dgrad=plain, wgrad=plain)
+    a, b = (oracles.nearest(x, "bf16").view(np.uint32) for x in (lhs, rhs))
+    expected = oracles.quantized_matmul(a, b, "fp16")
+    assert_same_bits(dot_general(lhs, rhs, DENSE), expected)
+    y, vjp = jax.vjp(jax.jit(lambda lhs, rhs: dot_general(lhs, rhs, DENSE)), lhs, rhs)
+    assert_same_bits(y, expected)
+    for gradient, by in zip(vjp(dy), by_definition(dot_general, lhs, rhs, DENSE, dy), strict=True):
+        assert_same_bits(gradient, by)
+
+
+# Dtypes
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16], ids=["bf16", "fp16"])
+def test_narrow_operands_give_a_narrow_result(dtype: Any) -> None:
+    """The sum is rounded once, to the dtype; gradients have the operands' dtype, rounded once as well."""
+    name = pr.parse_format(dtype).name
+    lhs, rhs, dy = (oracles.nearest(x, name) for x in operands((3, 6), (6, 4), (3, 4), seed=34))
+    narrow = pr.make_dot_general(inputs=name)
+    stated = pr.make_dot_general(inputs=name, output=name)
+    a, b, g = (x.astype(dtype) for x in (lhs, rhs, dy))
+    y, vjp = jax.vjp(jax.jit(lambda a, b: narrow(a, b, DENSE)), a, b)
+    assert_same_bits(np.asarray(y), by_definition(stated, lhs, rhs, DENSE)[0].astype(dtype))
+    assert_same_bits(narrow(a, b, DENSE), by_definition(stated, lhs, rhs, DENSE)[0].astype(dtype))
+    for gradient, by in zip(vjp(jnp.asarray(g)), by_definition(stated, lhs, rhs, DENSE, dy), strict=True):
+        assert_same_bits(np.asarray(gradient), by.astype(dtype))
+    wide = narrow(a, b, DENSE, preferred_element_type=np.float32)
+    assert_same_bits(wide, by_definition(narrow, lhs, rhs, DENSE)[0])
+
+
+def test_operands_of_two_dtypes_give_float32() -> None:
+    lhs, rhs = operands((3, 6), (6, 4))
+    a = lhs.astype(ml_dtypes.bfloat16)
+    assert_same_bits(PLAIN(a, rhs, DENSE), PLAIN(a.astype(np.float32), rhs, DENSE))
+
+
+# Higher derivatives
+
+
+def test_second_derivatives_use_the_three_passes() -> None:
+    """da = dy b^T and db = a^T dy are linear in two operands again, each with a pass of its own."""
+    a, b, dy, ga, gb = operands((3, 4), (4, 2), (3, 2), (3, 4), (4, 2), seed=35)
+
+    def da(dy: Array, b: Array) -> Array:
+        return jax.vjp(lambda a: MIXED(a, b, DENSE), a)[1](dy)[0]
+
+    def db(a: Array, dy: Array) -> Array:
+        return jax.vjp(lambda b: MIXED(a, b, DENSE), b)[1](dy)[0]
+
+    of_da = jax.jit(lambda *x: jax.vjp(da, *x[:2])[1](x[2]))(dy, b, ga)
+    assert_same_bits(of_da[0], in_fractions(MIXED.fprop, ga[None], b[None])[0])
+    assert_same_bits(of_da[1], in_fractions(MIXED.wgrad, ga.T[None], dy[None])[0])
+    of_db = jax.jit(lambda *x: jax.vjp(db, *x[:2])[1](x[2]))(a, dy, gb)
+    assert_same_bits(of_db[0], in_fractions(MIXED.dgrad, dy[None], gb.T[None])[0])
+    assert_same_bits(of_db[1], in_fractions(MIXED.fprop, a[None], gb[None])[0])
+
+
+def test_passes_close() -> None:
+    """Twice around, the passes are what they were."""
+    passes = Passes(MIXED.fprop, MIXED.dgrad, MIXED.wgrad)
+    assert passes.of_dgrad().of_dgrad().fprop == passes.fprop
+    assert passes.of_wgrad().of_wgrad().fprop == passes.fprop
+    assert passes.of_dgrad().of_wgrad().fprop == passes.wgrad.swapped()
+    assert passes.of_wgrad().of_dgrad().fprop == passes.dgrad.swapped()
+
+
+# Transformations, on small integers, where every arithmetic is exact and so equal to lax.dot_general
+
+
+def integers(*shapes: tuple[int, ...]) -> list[np.ndarray]:
+    rng = generator(36)
+    return [rng.integers(-2, 3, shape).astype(np.float32) for shape in shapes]
+
+
+def squares(dot_general: Callable, a: Array, b: Array) -> Array:
+    return (dot_general(a, b, DENSE) ** 2).sum()
+
+
+TRANSFORMATIONS: dict[str, Callable[[Callable], Callable]] = {
+    "grad": lambda f: jax.grad(f, (0, 1)),
+    "grad of grad": lambda f: jax.jacrev(jax.grad(f, (0, 1)), (0, 1)),
+    "third derivative": lambda f: jax.jacrev(jax.jacrev(jax.grad(f, 0), 1), 0),
+    "remat": lambda f: jax.grad(jax.checkpoint(f), (0, 1)),
+    "vmap of grad": lambda f: jax.vmap(jax.grad(lambda a, b: f(a[None], b), (0, 1)), (0, None)),
+    "grad of vmap": lambda f: jax.grad(lambda a, b: jax.vmap(lambda a: f(a[None], b))(a).sum(), (0, 1)),
+    "vmap of both": lambda f: lambda a, b: jax.vmap(jax.grad(f, (0, 1)))(jnp.stack([a, -a]), jnp.stack([b, b])),
+    "vmap of vmap": lambda f: jax.vmap(lambda a, b: jax.vmap(f, (None, 0))(a[None], jnp.stack([b, -b])), (0, None)),
+    "scan": lambda f: jax.grad(lambda a, b: lax.scan(lambda s, row: (s + f(row[None], b), None), 0.0, a)[0], (0, 1)),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMATIONS)
+def test_transformations(name: str) -> None:
+    a, b = integers((3, 4), (4, 2))
+    transformed = TRANSFORMATIONS[name]
+    ours = jax.jit(transformed(lambda a, b: squares(EXACT, a, b)))(a, b)
+    plain = jax.jit(transformed(lambda a, b: squares(lax.dot_general, a, b)))(a, b)
+    for x, y in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
+        assert_same_bits(np.asarray(x) + 0, np.asarray(y) + 0)  # -0 + 0 is +0
+    assert any(np.any(x != 0) for x in jax.tree.leaves(plain))
+
+
+@pytest.mark.parametrize("inputs", ["bf16", "fp32"])
+@pytest.mark.parametrize("mapped", [(0, None), (None, 1), (1, 2)], ids=str)
+def test_vmap_gives_the_bits_of_single_products(inputs: str, mapped: tuple) -> None:
+    dot_general = pr.make_dot_general(inputs=inputs)
+    shapes = [list(shape) for shape in ((3, 4), (4, 2))]
+    for shape, axis in zip(shapes, mapped, strict=True):
+        if axis is not None:
+            shape.insert(axis, 5)
+    both = operands(*map(tuple, shapes), seed=37)
+    result = jax.jit(jax.vmap(lambda a, b: dot_general(a, b, DENSE), mapped))(*both)
+    for i in range(5):
+        a, b = (x if axis is None else np.take(x, i, axis) for x, axis in zip(both, mapped, strict=True))
+        assert_same_bits(result[i], dot_general(a, b, DENSE))
+
+
+def test_einsum_takes_it() -> None:
+    q, k = operands((2, 3, 2, 4), (2, 5, 2, 4), seed=38)
+    scores = jnp.einsum("bthd,bshd->bhts", q, k, _dot_general=PLAIN)
+    expected = [[PLAIN(q[b, :, h], k[b, :, h].T, DENSE) for h in range(2)] for b in range(2)]
+    assert_same_bits(scores, np.array(expected))
+
+
+def test_on_eight_devices() -> None:
+    """shard_map and jit over a mesh; in a process of its own, because the number of devices is fixed at the start."""
+    script = Path(__file__).with_name("eight_devices.py")
+    own = {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "PYTHONPATH": os.pathsep.join(map(str, (script.parents[2], script.parents[1]))),
+    }
+    command = [sys.executable, "-W", "error", str(script)]
+    finished = subprocess.run(command, env=os.environ | own, capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.split() == ["replicated_weights", "sharded_columns", "sharded_by_jit", "roundings"]
+
+
+# Records and bad input
+
+
+def test_equal_records_are_compiled_once() -> None:
+    traced = []
+
+    def run(dot_general: pr.DotGeneral, a: Array, b: Array) -> Array:
+        traced.append(dot_general)
+        return dot_general(a, b, DENSE)
+
+    a, b = integers((3, 4), (4, 2))
+    for _ in range(2):
+        jax.jit(run, static_argnums=0)(pr.make_dot_general(inputs="bf16"), a, b)
+    assert len(traced) == 1
+
+
+def test_gradients_default_to_the_forward_product() -> None:
+    assert PLAIN.fprop == PLAIN.dgrad == PLAIN.wgrad
+    assert pr.make_dot_general(wgrad=MIXED.wgrad) == pr.DotGeneral(
+        fprop=pr.Gemm(), dgrad=pr.Gemm(), wgrad=MIXED.wgrad
+    )
+
+
+def test_two_input_formats_need_gradients_of_their_own() -> None:
+    message = "inputs (e5m2, bf16) leave open what gradients are rounded to; pass dgrad and wgrad as well"
+    with refuses(ValueError, message):
+        pr.make_dot_general(inputs=("e5m2", "bf16"), dgrad=pr.Gemm())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"inputs": "fp99"}, "unknown number format 'fp99'"),
+        ({"output": "fp99"}, "unknown number format 'fp99'"),
+        ({"accumulator": "fp99"}, "unknown accumulator 'fp99'"),
+        ({"quantization": "int3"}, "unknown quantization scheme 'int3'; known schemes: int8_vectorwise, or None"),
+        ({"inputs": ("bf16", "int8")}, "a Gemm takes floating-point inputs, not int8; name a quantization instead"),
+    ],
+)
+def test_a_gemm_is_checked_when_it_is_made(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{re.escape(message)}"):
+        pr.Gemm(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "numbers", "message"),
+    [
+        (
+            ((3, 4), (5, 2)),
+            DENSE,
+            "contracting axes (1,) of lhs (3, 4) and (0,) of rhs (5, 2) do not match; "
+            "name axes that exist, counted from 0, of equal sizes",
+        ),
+        (
+            ((3, 4), (4, 3)),
+            (((1,), (0,)), ((0,), (2,))),
+            "batch axes (0,) of lhs (3, 4) and (2,) of rhs (4, 3) do not match; "
+            "name axes that exist, counted from 0, of equal sizes",
+        ),
+        (
+            ((4, 4), (4, 4)),
+            (((1, 1), (0, 1)), ((), ())),
+            "axes (1, 1) of lhs name one axis twice; an axis is contracted or batched once",
+        ),
+    ],
+)
+@pytest.mark.parametrize("array", [np.ones, jnp.ones])
+def test_axes_that_do_not_match_are_refused(array: Callable, shapes: tuple, numbers: Numbers, message: str) -> None:
+    lhs, rhs = (array(shape, np.float32) for shape in shapes)
+    with refuses(ValueError, message):
+        PLAIN(lhs, rhs, numbers)
+
+
+@pytest.mark.parametrize("array", [np.ones, jnp.ones])
+def test_integers_are_refused(array: Callable) -> None:
+    with refuses(TypeError, "rhs is int8; dot_general takes and gives floats of at most 32 bits"):
+        PLAIN(array((2, 2), np.float32), array((2, 2), np.int8), DENSE)
+
+
+def test_float64_is_refused() -> None:
+    with refuses(TypeError, "lhs is float64; dot_general takes and gives floats of at most 32 bits"):
+        PLAIN(np.ones((2, 2)), np.ones((2, 2)), DENSE)
+    with refuses(TypeError, "preferred_element_type is int32; dot_general takes and gives floats of at most 32 bits"):
+        PLAIN(np.ones((2, 2), "f4"), np.ones((2, 2), "f4"), DENSE, preferred_element_type=np.int32)
+
+
+def test_a_dtype_that_does_not_hold_the_output_is_refused() -> None:
+    x = np.ones((2, 2), np.float16)
+    message = (
+        "output bf16 does not fit an array of float16; "
+        "ask for preferred_element_type=float32 or pass operands in float32"
+    )
+    with refuses(ValueError, message):
+        PLAIN(x, x, DENSE)
+
+
+@pytest.mark.parametrize("precision", ["highest", lax.Precision.HIGH, (None, "highest")])
+def test_a_precision_is_refused(precision: Any) -> None:
+    x = np.ones((2, 2), np.float32)
+    message = f"precision={precision!s} is not for this dot_general: its accumulator says how it sums"
+    with refuses(ValueError, message):
+        PLAIN(x, x, DENSE, precision)
+
+
+@pytest.mark.parametrize("precision", [None, "default", lax.Precision.DEFAULT, (None, lax.Precision.DEFAULT)])
+def test_the_default_precision_is_accepted(precision: Any) -> None:
+    x = np.ones((2, 2), np.float32)
+    assert_same_bits(PLAIN(x, x, DENSE, precision), np.full((2, 2), 2, np.float32))
+
+
+def test_an_out_sharding_is_refused() -> None:
+    x = np.ones((2, 2), np.float32)
+    with refuses(
+        ValueError, "out_sharding is not offered; constrain the result with jax.lax.with_sharding_constraint"
+    ):
+        PLAIN(x, x, DENSE, out_sharding="x")
