@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,65 +16,77 @@ import precision as pr
 
 Array = Any
 DENSE = (((1,), (0,)), ((), ()))
-BF16 = pr.make_dot_general(inputs="bf16", output="bf16")
 P = PartitionSpec
+# bf16 may need the integer path, on one device and not on another; fp16 never
+BF16, FP16 = (pr.make_dot_general(inputs=name, output=name) for name in ("bf16", "fp16"))
 
 
-def operands(*shapes: tuple[int, ...]) -> list[np.ndarray]:
+def operands(m: int, k: int, n: int) -> list[np.ndarray]:
+    """x (m, k), w (k, n), dy (m, n); the first row of x has products below 2^-126 in bf16."""
     rng = generator(41)
-    return [drawn(rng, shape, (120, 130)).view(np.float32) for shape in shapes]
+    x, w, dy = (drawn(rng, shape, (120, 130)).view(np.float32) for shape in ((m, k), (k, n), (m, n)))
+    x[0] *= np.float32(2.0**-115)
+    return [x, w, dy]
 
 
-def backward(x: Array, w: Array, dy: Array) -> tuple[Array, Array]:
-    return jax.vjp(lambda x, w: BF16(x, w, DENSE), x, w)[1](dy)
+def forward(dot_general: pr.DotGeneral) -> Callable[[Array, Array], Array]:
+    return lambda x, w: dot_general(x, w, DENSE)
 
 
-def explicit(x: np.ndarray, w: np.ndarray, dy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both gradients, in NumPy."""
-    return BF16(dy, w, (((1,), (1,)), ((), ()))), BF16(x, dy, (((0,), (0,)), ((), ())))
+def backward(function: Callable) -> Callable[[Array, Array, Array], tuple[Array, Array, Array]]:
+    """(y, dx, dw) of function(x, w), under jit."""
+
+    def run(x: Array, w: Array, dy: Array) -> tuple[Array, Array, Array]:
+        y, vjp = jax.vjp(function, x, w)
+        return y, *vjp(dy)
+
+    return jax.jit(run)
+
+
+def explicit(dot_general: pr.DotGeneral, x: np.ndarray, w: np.ndarray, dy: np.ndarray) -> list[np.ndarray]:
+    """The three products, in NumPy."""
+    dx, dw = dot_general(dy, w, (((1,), (1,)), ((), ()))), dot_general(x, dy, (((0,), (0,)), ((), ())))
+    return [dot_general(x, w, DENSE), dx, dw]
 
 
 def replicated_weights(mesh: Mesh) -> None:
     """Rows over devices: the gradient of the weights is one product a device, summed by JAX over devices."""
-    x, w, dy = operands((64, 96), (96, 40), (64, 40))
-    by_rows = jax.jit(
-        jax.shard_map(lambda x, w: BF16(x, w, DENSE), mesh=mesh, in_specs=(P("d"), P()), out_specs=P("d"))
-    )
-    assert_same_bits(by_rows(x, w), BF16(x, w, DENSE))
-    dx, dw = jax.jit(lambda x, w, dy: jax.vjp(by_rows, x, w)[1](dy))(x, w, dy)
-    assert_same_bits(dx, explicit(x, w, dy)[0])
-    parts = [explicit(*rows)[1] for rows in zip(np.split(x, 8), [w] * 8, np.split(dy, 8), strict=True)]
+    by_rows = jax.shard_map(forward(BF16), mesh=mesh, in_specs=(P("d"), P()), out_specs=P("d"))
+    run = backward(by_rows)
+    x, w, dy = operands(64, 96, 40)
+    y, dx, dw = run(x, w, dy)
+    expected = explicit(BF16, x, w, dy)
+    assert_same_bits(y, expected[0])
+    assert_same_bits(dx, expected[1])
+    parts = [explicit(BF16, *rows)[2] for rows in zip(np.split(x, 8), [w] * 8, np.split(dy, 8), strict=True)]
     assert np.allclose(dw, np.sum(parts, axis=0, dtype=np.float64), rtol=1e-5, atol=1e-3)  # JAX's own sum
-    local = jax.shard_map(backward, mesh=mesh, in_specs=(P("d"), P(), P("d")), out_specs=(P("d"), P()))
-    assert_same_bits(jax.jit(local)(x, w, dy)[0], dx)
-    small = [np.sign(z) for z in (x, w, dy)]  # where every order of summation is exact
-    exact = jax.jit(lambda x, w, dy: jax.vjp(by_rows, x, w)[1](dy))(*small)[1]
-    assert_same_bits(np.asarray(exact) + 0, explicit(*small)[1] + 0)
+    signs = [np.sign(z) for z in (x, w, dy)]  # where every order of summation is exact
+    assert_same_bits(np.asarray(run(*signs)[2]) + 0, explicit(BF16, *signs)[2] + 0)
 
 
 def sharded_columns(mesh: Mesh) -> None:
     """Columns of the weights over devices: their gradients stay where they are, bit for bit."""
-    x, w, dy = operands((24, 96), (96, 64), (24, 64))
-    specs = (P(), P(None, "d"))
-    by_columns = jax.shard_map(lambda x, w: BF16(x, w, DENSE), mesh=mesh, in_specs=specs, out_specs=P(None, "d"))
-    assert_same_bits(jax.jit(by_columns)(x, w), BF16(x, w, DENSE))
-    dw = jax.jit(lambda x, w, dy: jax.vjp(by_columns, x, w)[1](dy)[1])(x, w, dy)
-    assert_same_bits(dw, explicit(x, w, dy)[1])
+    by_columns = jax.shard_map(forward(FP16), mesh=mesh, in_specs=(P(), P(None, "d")), out_specs=P(None, "d"))
+    x, w, dy = operands(24, 96, 64)
+    y, _, dw = backward(by_columns)(x, w, dy)
+    expected = explicit(FP16, x, w, dy)
+    assert_same_bits(y, expected[0])
+    assert_same_bits(dw, expected[2])
 
 
 def sharded_by_jit(mesh: Mesh) -> None:
     """jit over sharded arguments: k may lie on several devices, the order of summation stays."""
-    x, w, dy = operands((64, 96), (96, 40), (64, 40))
+    x, w, dy = operands(64, 96, 40)
+    run = backward(forward(FP16))
     for spec in (P("d"), P(None, "d")):
-        placed = jax.device_put(x, NamedSharding(mesh, spec))
-        assert_same_bits(jax.jit(lambda x, w: BF16(x, w, DENSE))(placed, w), BF16(x, w, DENSE))
-        for gradient, expected in zip(jax.jit(backward)(placed, w, dy), explicit(x, w, dy), strict=True):
-            assert_same_bits(gradient, expected)
+        results = run(jax.device_put(x, NamedSharding(mesh, spec)), w, dy)
+        for result, expected in zip(results, explicit(FP16, x, w, dy), strict=True):
+            assert_same_bits(result, expected)
 
 
 def roundings(mesh: Mesh) -> None:
     """On values of one device, and on replicated values that become a device's own."""
-    (x,) = operands((64,))
+    x = drawn(generator(42), 64, (120, 130)).view(np.float32)
     for rule, slope in (("straight_through", 1), ("clipped", 1), ("zero", 0)):
 
         def rounded(x: Array, rule: Any = rule) -> Array:

@@ -29,8 +29,8 @@ def scan(body: Callable, carry: Any, xs: Any, *, reverse: bool = False) -> tuple
 def varying_together(*arrays: jax.Array) -> tuple[jax.Array, ...]:
     """Inside ``shard_map``: all typed as varying over the mesh axes of any; elsewhere as they are.
 
-    A scan's carry must have the type of its result, and a custom gradient that of its operand: the cast's own transpose
-    is what sums the gradient of a replicated operand over devices.
+    A scan's carry must have the type of its result, and a custom gradient that of its operand: the cast's own
+    transpose is what sums the gradient of a replicated operand over devices.
     """
     axes = [jax.typeof(x).manual_axis_type.varying for x in arrays]
     missing = [tuple(sorted(frozenset().union(*axes) - own)) for own in axes]
