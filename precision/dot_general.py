@@ -12,10 +12,12 @@ import numpy as np
 
 from precision.accumulators import Accumulator
 from precision.backends import choose_backend
-from precision.formats import FP16, FP32, Format, parse_format
+from precision.format import Format
+from precision.formats import FP16, FP32, parse_format
 from precision.gemm import FormatLike
 from precision.passes import Gemm, Passes
 from precision.rounding import as_float32
+from precision.rounding_modes import Overflow
 
 Axes = Sequence[int]
 DimensionNumbers = tuple[tuple[Axes, Axes], tuple[Axes, Axes]]
@@ -24,6 +26,7 @@ DimensionNumbers = tuple[tuple[Axes, Axes], tuple[Axes, Axes]]
 def make_dot_general(
     *,
     inputs: FormatLike | tuple[FormatLike, FormatLike] = FP16,
+    overflow: Overflow = "ieee",
     accumulator: str | Accumulator = "fp32_sequential",
     output: FormatLike | None = None,
     dgrad: Gemm | None = None,
@@ -39,7 +42,7 @@ def make_dot_general(
     nothing then says what dy is rounded to.
     Example: ``flax.linen.Dense(256, dot_general=pr.make_dot_general(inputs="bf16", output="bf16"))``.
     """
-    fprop = Gemm(inputs=inputs, accumulator=accumulator, output=output)
+    fprop = Gemm(inputs=inputs, overflow=overflow, accumulator=accumulator, output=output)
     if len(set(fprop.formats)) > 1 and (dgrad is None or wgrad is None):
         a, b = fprop.formats
         raise ValueError(

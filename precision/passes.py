@@ -8,10 +8,12 @@ from typing import Any, Literal, NamedTuple
 
 from precision.accumulators import Accumulator, parse_accumulator
 from precision.backends import choose_backend
-from precision.formats import FP16, FP32, Format, parse_format
+from precision.format import Format
+from precision.formats import FP16, FP32, parse_format
 from precision.gemm import FormatLike, matmul
 from precision.quantizers import LARGEST_K, SCHEMES, quantized_product
 from precision.rounding import round_to
+from precision.rounding_modes import Overflow, Rounding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,22 +24,25 @@ class Gemm:
 
     Fields
         inputs: what operands are rounded to (nearest even) before they are multiplied: one format, or one for each.
+        overflow: what operands beyond the range of their format become, as in ``round_to``; fp8 wants "saturate".
         accumulator: a name of ``ACCUMULATORS`` or a record.
         output: what the sum is rounded to, once, to nearest even; None for the accumulator's own format, or for the
             format of the dtype asked for where that is narrower.
         quantization: ``"int8_vectorwise"`` quantizes the rounded operands along k and sums in INT32, in place of the
             accumulator.
     Called with (B, m, k) and (B, k, n) it returns (B, m, n) in float32; bit-identical on every back end.
-    Errors: ValueError on creation for unknown names and integer inputs.
+    Errors: ValueError on creation for unknown names and for inputs that are integers or float64.
     """
 
     inputs: FormatLike | tuple[FormatLike, FormatLike] = FP16
+    overflow: Overflow = "ieee"
     accumulator: str | Accumulator = "fp32_sequential"
     output: FormatLike | None = None
     quantization: Literal["int8_vectorwise"] | None = None
 
     def __post_init__(self) -> None:
         parse_accumulator(self.accumulator)
+        Rounding(overflow=self.overflow)
         if self.output is not None:
             parse_format(self.output)
         if self.quantization not in (None, *SCHEMES):
@@ -45,8 +50,8 @@ class Gemm:
                 f"unknown quantization scheme {self.quantization!r}; known schemes: {', '.join(SCHEMES)}, or None"
             )
         for fmt in self.formats:
-            if fmt.is_integer:
-                raise ValueError(f"a Gemm takes floating-point inputs, not {fmt.name}; name a quantization instead")
+            if fmt.is_integer or fmt.bits > FP32.bits:
+                raise ValueError(f"a Gemm takes floats of at most {FP32.bits} bits as inputs, not {fmt.name}")
 
     @property
     def formats(self) -> tuple[Format, Format]:
@@ -59,7 +64,7 @@ class Gemm:
         return dataclasses.replace(self, inputs=self.formats[::-1])
 
     def __call__(self, a: Any, b: Any) -> Any:
-        a, b = (round_to(x, fmt) for x, fmt in zip((a, b), self.formats, strict=True))
+        a, b = (round_to(x, fmt, overflow=self.overflow) for x, fmt in zip((a, b), self.formats, strict=True))
         if self.quantization is None:
             return matmul(a, b, inputs=self.formats, accumulator=self.accumulator, output=self.output)
         if a.shape[2] > LARGEST_K:

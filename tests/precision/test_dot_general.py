@@ -371,7 +371,9 @@ def test_two_input_formats_need_gradients_of_their_own() -> None:
         ({"output": "fp99"}, "unknown number format 'fp99'"),
         ({"accumulator": "fp99"}, "unknown accumulator 'fp99'"),
         ({"quantization": "int3"}, "unknown quantization scheme 'int3'; known schemes: int8_vectorwise, or None"),
-        ({"inputs": ("bf16", "int8")}, "a Gemm takes floating-point inputs, not int8; name a quantization instead"),
+        ({"inputs": ("bf16", "int8")}, "a Gemm takes floats of at most 32 bits as inputs, not int8"),
+        ({"inputs": ("fp64", "bf16")}, "a Gemm takes floats of at most 32 bits as inputs, not fp64"),
+        ({"overflow": "wrap"}, "overflow 'wrap' is not offered"),
     ],
 )
 def test_a_gemm_is_checked_when_it_is_made(arguments: dict, message: str) -> None:

@@ -18,7 +18,7 @@ import precision as pr
 from precision.backends.jax_.gradients import straight_through
 
 RULES = ("straight_through", "clipped", "zero")
-FORMATS = ("fp16", "bf16", "e5m2", "fp32", "int8")
+FORMATS = ("fp16", "bf16", "e4m3fn", "e8m0", "fp32", "int8")
 Array = Any
 
 every_rule = pytest.mark.parametrize("rule", RULES)
@@ -34,7 +34,7 @@ def operand(size: int = 512) -> np.ndarray:
 
 def beside_the_ends() -> np.ndarray:
     """The ends of each format's range and the float32 values beside them."""
-    ends = np.float32([end for name in FORMATS for end in (pr.FORMATS[name].minimum, pr.FORMATS[name].maximum)])
+    ends = np.array([end for name in FORMATS for end in (pr.FORMATS[name].minimum, pr.FORMATS[name].maximum)], "f4")
     with np.errstate(over="ignore"):
         return np.concatenate([ends, np.nextafter(ends, np.float32(np.inf)), np.nextafter(ends, np.float32(-np.inf))])
 
@@ -130,7 +130,7 @@ def test_higher_derivatives(rule: str, factor: int) -> None:
     assert_same_bits(hessian + 0, np.diag(6 * q * inside) + 0)
 
 
-@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16, ml_dtypes.float8_e5m2])
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16, ml_dtypes.float8_e5m2, ml_dtypes.float4_e2m1fn])
 def test_gradient_has_the_operand_s_dtype(dtype: Any) -> None:
     x = jnp.asarray(np.float32([0.5, 1.5, -2]), dtype)
     dx = jax.grad(lambda x: (pr.round_to(x, "int8") * np.float32([1, 2, 4])).sum())(x)
@@ -173,6 +173,21 @@ def test_the_function_may_close_over_tracers() -> None:
     assert_same_bits(value, np.floor(x + offsets[:, None]))
     slope = jax.jit(jax.vmap(jax.grad(lambda x, offset: shifted(x, offset).sum()), (None, 0)))(x, offsets)
     assert_same_bits(slope, np.ones((3, 2), np.float32))
+
+
+def test_gradient_of_stochastic_rounding() -> None:
+    """Straight through whatever was drawn; the key is split inside the transformation."""
+    x = generator(25).normal(size=(3, 50)).astype(np.float32)
+
+    def rounded(key: Array, x: Array) -> Array:
+        return pr.round_to(x, "bf16", rounding="stochastic", key=key)
+
+    keys = jax.random.split(jax.random.key(7, impl="threefry2x32"), 3)
+    y, dx = jax.jit(jax.vmap(jax.value_and_grad(lambda key, x: (rounded(key, x) * x).sum(), 1)))(keys, x)
+    for i in range(3):
+        single = pr.round_to(x[i], "bf16", rounding="stochastic", key=np.asarray(jax.random.key_data(keys[i])))
+        assert_same_bits(dx[i], x[i] + single)
+    assert y.shape == (3,)
 
 
 # Bad input

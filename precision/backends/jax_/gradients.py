@@ -16,9 +16,8 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 
 from precision import bits
-from precision.backends.jax_.arithmetic import to_bits
 from precision.backends.jax_.structure import varying_together
-from precision.formats import Format
+from precision.format import Format
 
 Array = Any
 
@@ -64,7 +63,7 @@ def _inside(x: Array, fmt: Format) -> Array:
 
 def _ordered(x: Array) -> Array:
     """Integers in the order of x: comparisons of float32 on a CPU read subnormals as 0."""
-    return bits.order_key(to_bits(x)) if x.dtype == jnp.float32 else x
+    return bits.order_key(lax.bitcast_convert_type(x, jnp.uint32)) if x.dtype == jnp.float32 else x
 
 
 def product(passes: Any, a: Array, b: Array) -> Array:
