@@ -51,17 +51,21 @@ def explicit(dot_general: pr.DotGeneral, x: np.ndarray, w: np.ndarray, dy: np.nd
 
 def replicated_weights(mesh: Mesh) -> None:
     """Rows over devices: the gradient of the weights is one product a device, summed by JAX over devices."""
-    by_rows = jax.shard_map(forward(BF16), mesh=mesh, in_specs=(P("d"), P()), out_specs=P("d"))
-    run = backward(by_rows)
+    bf16, fp16 = (
+        jax.shard_map(forward(product), mesh=mesh, in_specs=(P("d"), P()), out_specs=P("d"))
+        for product in (BF16, FP16)
+    )
+    run = backward(fp16)
     x, w, dy = operands(64, 96, 40)
+    assert_same_bits(jax.jit(bf16)(x, w), BF16(x, w, DENSE))
     y, dx, dw = run(x, w, dy)
-    expected = explicit(BF16, x, w, dy)
+    expected = explicit(FP16, x, w, dy)
     assert_same_bits(y, expected[0])
     assert_same_bits(dx, expected[1])
-    parts = [explicit(BF16, *rows)[2] for rows in zip(np.split(x, 8), [w] * 8, np.split(dy, 8), strict=True)]
+    parts = [explicit(FP16, *rows)[2] for rows in zip(np.split(x, 8), [w] * 8, np.split(dy, 8), strict=True)]
     assert np.allclose(dw, np.sum(parts, axis=0, dtype=np.float64), rtol=1e-5, atol=1e-3)  # JAX's own sum
     signs = [np.sign(z) for z in (x, w, dy)]  # where every order of summation is exact
-    assert_same_bits(np.asarray(run(*signs)[2]) + 0, explicit(BF16, *signs)[2] + 0)
+    assert_same_bits(np.asarray(run(*signs)[2]) + 0, explicit(FP16, *signs)[2] + 0)
 
 
 def sharded_columns(mesh: Mesh) -> None:
@@ -82,6 +86,28 @@ def sharded_by_jit(mesh: Mesh) -> None:
         results = run(jax.device_put(x, NamedSharding(mesh, spec)), w, dy)
         for result, expected in zip(results, explicit(FP16, x, w, dy), strict=True):
             assert_same_bits(result, expected)
+
+
+def scanned_and_recomputed(mesh: Mesh) -> None:
+    """Two layers by scan, recomputed in the backward pass, mapped over heads, rows over devices."""
+
+    def layer(x: Array, w: Array) -> tuple[Array, None]:
+        return jax.vmap(forward(FP16))(x, w), None
+
+    def layers(x: Array, w: Array) -> Array:
+        return jax.lax.scan(jax.checkpoint(layer), x, w)[0]
+
+    rows = P(None, "d")
+    by_rows = jax.shard_map(layers, mesh=mesh, in_specs=(rows, P()), out_specs=rows)
+    x, w, dy = operands(64, 24, 24)
+    x, dy = x.reshape(2, 32, 24), dy.reshape(2, 32, 24)
+    w = np.stack([w, w.T, w[::-1], -w]).reshape(2, 2, 24, 24)  # (layers, heads, 24, 24)
+    y, dx, _ = backward(by_rows)(x, w, dy)
+    for head in range(2):
+        hidden, _, _ = explicit(FP16, x[head], w[0, head], dy[head])
+        last, dhidden, _ = explicit(FP16, hidden, w[1, head], dy[head])
+        assert_same_bits(y[head], last)
+        assert_same_bits(dx[head], explicit(FP16, x[head], w[0, head], dhidden)[1])
 
 
 def roundings(mesh: Mesh) -> None:
@@ -107,6 +133,6 @@ def roundings(mesh: Mesh) -> None:
 
 if __name__ == "__main__":
     devices = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
-    for check in (replicated_weights, sharded_columns, sharded_by_jit, roundings):
+    for check in (replicated_weights, sharded_columns, sharded_by_jit, scanned_and_recomputed, roundings):
         check(devices)
         print(check.__name__)
