@@ -11,8 +11,8 @@ def split(u):
         s  eeeeeeee   mmmmmmmmmmmmmmmmmmmmmmm mmmmmmmmmmmmmmmmmmmmmmmmmmmmm000 (extra)
 
     The pattern is truncated toward zero; the last bit of ``extra`` also stands for everything beyond it, where
-    float32's subnormals leave more behind.  A number from 2^128 becomes the largest float32 and all ones, which every rounding
-    takes for what it is; NaN becomes 0x7FC00000.
+    float32's subnormals leave more behind.  A number from 2^128 becomes the largest float32 and all ones, which
+    every rounding takes for what it is; NaN becomes 0x7FC00000.
     """
     magnitude = u & ((1 << 63) - 1)
     exponent = magnitude >> 52

@@ -51,7 +51,8 @@ def compile_words(module: ModuleType, word: Any = np.uint32) -> dict[str, Callab
     exec(compile(tree, inspect.getfile(module), "exec"), namespace)
     names = [n.name for n in tree.body if isinstance(n, ast.FunctionDef)]
     for name in names:
-        namespace[name] = numba.njit(namespace[name], **_OPTIONS)
+        # a call left in a loop keeps LLVM from vectorising it
+        namespace[name] = numba.njit(namespace[name], forceinline=True, **_OPTIONS)
     return {name: namespace[name] for name in names}
 
 
@@ -104,5 +105,19 @@ def _renamed(function: Callable) -> Callable:
 
 
 def _stamped(dispatcher: Any) -> Any:
-    dispatcher._cache._cache_file._source_stamp = source_stamp()
+    file = dispatcher._cache._cache_file
+    file._source_stamp = source_stamp()
+    file._load_index = _empty_where_types_moved(file._load_index)
     return dispatcher
+
+
+def _empty_where_types_moved(load: Callable) -> Callable:
+    """An index that names types which other sources defined cannot be read; its kernels are stale anyway."""
+
+    def tolerant() -> dict:
+        try:
+            return load()
+        except (AttributeError, ImportError):
+            return {}
+
+    return tolerant
