@@ -2,6 +2,7 @@
 
 from precision.accumulators import ACCUMULATORS, Accumulator, parse_accumulator
 from precision.backends import BACKENDS
+from precision.dot_general import DotGeneral, make_dot_general
 from precision.format import Format
 from precision.formats import (
     BF16,
@@ -43,6 +44,7 @@ from precision.functions import (
 )
 from precision.gemm import matmul
 from precision.measure import round_with_statistics, statistics
+from precision.passes import Gemm
 from precision.quantizers import QArray, quantize, quantized_matmul
 from precision.random_bits import random_bits
 from precision.rounding import decode, encode, round_to
@@ -73,7 +75,9 @@ __all__ = [
     "INT8",
     "TF32",
     "Accumulator",
+    "DotGeneral",
     "Format",
+    "Gemm",
     "QArray",
     "Rounding",
     "Statistics",
@@ -86,6 +90,7 @@ __all__ = [
     "gelu",
     "gelu_gradient",
     "log",
+    "make_dot_general",
     "matmul",
     "parse_accumulator",
     "parse_format",

@@ -20,6 +20,7 @@ from precision.backends.jax_.arithmetic import (
 )
 from precision.backends.jax_.derivatives import differentiable
 from precision.backends.jax_.gemm import integer_matmul, matmul
+from precision.backends.jax_.gradients import product, straight_through
 from precision.backends.jax_.rounding import (
     count,
     decode,
@@ -61,6 +62,7 @@ __all__ = [
     "multiply",
     "name",
     "observe",
+    "product",
     "random_words",
     "require_float64",
     "round_to",
@@ -70,6 +72,7 @@ __all__ = [
     "scatter_add_rows",
     "square_root",
     "statistics",
+    "straight_through",
     "subtract",
     "tally",
     "tanh",
