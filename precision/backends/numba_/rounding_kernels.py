@@ -16,7 +16,7 @@ _encode = scalars.words["encode"]
 _decode = scalars.words["decode"]
 _threefry = scalars.words["threefry2x32"]
 _split = scalars.split
-_to_bits, _from_bits = scalars.to_bits, scalars.from_bits
+_narrow, _same_range = scalars.narrow, scalars.same_range
 _ALL = np.uint32(0xFFFFFFFF)
 _NONE = np.uint32(0)
 _MAGNITUDE = np.uint32(0x7FFFFFFF)
@@ -34,44 +34,16 @@ def round_nearest(u, out, f):
         out[i] = _nearest(u[i], f)
 
 
-@_inline
-def narrow(u, base, shift, overflow_from, overflow, nan_from, nan):
-    """To nearest even by the float unit, for formats whose exponents lie well inside float32's.
-
-    Adding C = 2^(e + drop), e the exponent of x or of the smallest normal value, moves the format's last bit to
-    the last bit of a float32, where the addition rounds it; taking C away again is exact.
-    """
-    magnitude = np.uint32(u & _MAGNITUDE)
-    exponent = np.uint32(magnitude & _EXPONENT)
-    exponent = exponent if exponent > base else base
-    moved = _from_bits(np.uint32(exponent + shift))
-    rounded = _to_bits(np.float32(np.float32(_from_bits(magnitude) + moved) - moved))
-    rounded = overflow if magnitude >= overflow_from else rounded
-    return nan if magnitude >= nan_from else np.uint32(rounded | (u & _SIGN))
-
-
-@_inline
-def same_range(u, drop, overflow_from, overflow, nan_from, nan):
-    """To nearest even, for formats with float32's exponents: every value loses the same bits, subnormals too."""
-    magnitude = np.uint32(u & _MAGNITUDE)
-    count = np.uint32(drop & _LAST_COUNT)
-    mask = np.uint32(np.uint32(_ONE << count) - _ONE)
-    half = np.uint32(np.uint32(mask >> _ONE) + np.uint32(np.uint32(magnitude >> count) & _ONE))
-    rounded = np.uint32(np.uint32(magnitude + half) & np.uint32(~mask))
-    rounded = overflow if magnitude >= overflow_from else rounded
-    return nan if magnitude >= nan_from else np.uint32(rounded | (u & _SIGN))
-
-
 @kernel
 def round_narrow(u, out, base, shift, overflow_from, overflow, nan_from, nan):
     for i in prange(u.size):
-        out[i] = narrow(u[i], base, shift, overflow_from, overflow, nan_from, nan)
+        out[i] = _narrow(u[i], base, shift, overflow_from, overflow, nan_from, nan)
 
 
 @kernel
 def round_same_range(u, out, drop, _, overflow_from, overflow, nan_from, nan):
     for i in prange(u.size):
-        out[i] = same_range(u[i], drop, overflow_from, overflow, nan_from, nan)
+        out[i] = _same_range(u[i], drop, _NONE, overflow_from, overflow, nan_from, nan)
 
 
 @_inline

@@ -12,13 +12,13 @@ from numba import prange
 
 from precision.backends.numba_ import scalars
 from precision.backends.numba_.compilation import kernel
-from precision.backends.numba_.rounding_kernels import narrow, same_range
 from precision.statistics import BLOCK, LANES
 
 _tell = scalars.words["round_and_tell"]
 _nearest_events = scalars.words["nearest_even_events"]
 _exponent_index = scalars.words["exponent_index"]
 _from_bits = scalars.from_bits
+_narrow, _same_range = scalars.narrow, scalars.same_range
 _ALL = np.uint32(0xFFFFFFFF)
 _NONE = np.uint32(0)
 _ONE = np.uint32(1)
@@ -173,24 +173,20 @@ def _count_rare(u, out, counts):
 
 
 @kernel
-def tally_nearest(u, out, halves, by_addition, loop, thresholds, chunk, counts, exponents, extremes, powers):
-    """As ``tally``, for the formats of the fast loops; ``loop``: the arguments of ``narrow`` or ``same_range``.
-
-    ``thresholds``: the first patterns that do not become zero, do not become subnormal, and overflow; 1 where
-    overflow is finite.  Order of ``counts``: statistics.COUNTERS.
-    """
-    above_zero, above_subnormal, overflow_from, saturates = thresholds
-    first, second, _, overflow, nan_from, nan = loop
+def tally_nearest(u, out, halves, plan, chunk, counts, exponents, extremes, powers):
+    """As ``tally``, for the formats that have a ``nearest.Plan``.  Order of ``counts``: statistics.COUNTERS."""
+    by_addition, thresholds, above_zero, above_subnormal, saturates = plan
+    first, second, overflow_from, overflow, nan_from, nan = thresholds
     for c in prange(counts.shape[0]):
         fields, lanes = np.empty((4, 512), np.uint32), np.empty((2, LANES))
         for start in range(c * chunk, min((c + 1) * chunk, u.size), BLOCK):
             x, y = u[start : min(start + BLOCK, u.size)], out[start : min(start + BLOCK, u.size)]
             if by_addition:
                 for i in range(x.size):
-                    y[i] = narrow(x[i], first, second, overflow_from, overflow, nan_from, nan)
+                    y[i] = _narrow(x[i], first, second, overflow_from, overflow, nan_from, nan)
             else:
                 for i in range(x.size):
-                    y[i] = same_range(x[i], first, overflow_from, overflow, nan_from, nan)
+                    y[i] = _same_range(x[i], first, second, overflow_from, overflow, nan_from, nan)
             _count_fields(halves[2 * start : 2 * (start + x.size)], fields)
             _add_exponents(x, fields, exponents[c])
             unusual = _field_count(fields, 255) > _NONE
