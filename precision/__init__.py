@@ -2,6 +2,8 @@
 
 from precision.accumulators import ACCUMULATORS, Accumulator, parse_accumulator
 from precision.backends import BACKENDS
+from precision.block_formats import BLOCK_FORMATS, BlockFormat, parse_block_format
+from precision.block_quantizers import BlockArray, quantize_blocks, round_to_blocks
 from precision.dot_general import DotGeneral, make_dot_general
 from precision.format import Format
 from precision.formats import (
@@ -55,6 +57,7 @@ __all__ = [
     "ACCUMULATORS",
     "BACKENDS",
     "BF16",
+    "BLOCK_FORMATS",
     "E2M1",
     "E2M3",
     "E3M2",
@@ -75,6 +78,8 @@ __all__ = [
     "INT8",
     "TF32",
     "Accumulator",
+    "BlockArray",
+    "BlockFormat",
     "DotGeneral",
     "Format",
     "Gemm",
@@ -93,12 +98,15 @@ __all__ = [
     "make_dot_general",
     "matmul",
     "parse_accumulator",
+    "parse_block_format",
     "parse_format",
     "quantize",
+    "quantize_blocks",
     "quantized_matmul",
     "random_bits",
     "reciprocal",
     "round_to",
+    "round_to_blocks",
     "round_with_statistics",
     "rsqrt",
     "sigmoid",

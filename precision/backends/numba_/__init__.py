@@ -9,6 +9,7 @@ import numpy as np
 
 from precision.accumulators import Accumulator
 from precision.backends.numba_ import gemm, kernels, scalars
+from precision.backends.numba_.blocks import times_power
 from precision.backends.numba_.rounding import (
     decode,
     encode,
@@ -19,7 +20,17 @@ from precision.backends.numba_.rounding import (
     statistics,
     tally,
 )
-from precision.backends.numpy_ import array_module, asarray, count, differentiable, jit, join, scan, widen
+from precision.backends.numpy_ import (
+    array_module,
+    asarray,
+    count,
+    differentiable,
+    jit,
+    join,
+    scan,
+    shared_scales,
+    widen,
+)
 from precision.formats import FP32, Format
 
 name = "numba"
@@ -38,8 +49,10 @@ __all__ = [
     "random_words",
     "round_to",
     "scan",
+    "shared_scales",
     "statistics",
     "tally",
+    "times_power",
     "widen",
 ]
 
