@@ -28,8 +28,8 @@ def shared_scale(magnitude, threshold, largest_exponent):
 def times_power(u, power):
     """Pattern of x 2^(power - 256), 96 <= power <= 416: exact down to the multiples of 2^-149, infinity from 2^128.
 
-    What lies below 2^-126 and is no such multiple is rounded to odd, so that rounding it again, to multiples of 2^-100
-    and coarser, rounds the value itself.  NaN and infinities stay as they are.
+    What lies below 2^-126 and is no such multiple is rounded to odd, so that rounding it again, to multiples of
+    2^-100 and coarser, rounds the value itself.  NaN and infinities stay as they are.
     """
     magnitude = u & 0x7FFFFFFF
     exponent = magnitude >> 23
