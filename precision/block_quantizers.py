@@ -165,8 +165,8 @@ def _as_rows(module: Any, x: Any, axis: int, size: int) -> Any:
 def _from_rows(module: Any, rows: Any, shape: tuple[int, ...], axis: int) -> Any:
     """The array of that shape whose rows these are; its length along the axis is what is left of their elements."""
     moved = [length for i, length in enumerate(shape) if i != axis % len(shape)]
-    length = shape[axis]
-    padded = rows.reshape(*moved, -1 if rows.size else 0)
+    length, size = shape[axis], rows.shape[1]
+    padded = rows.reshape(*moved, -(-length // size) * size)
     return module.array_module.moveaxis(padded[..., :length], -1, axis)
 
 
