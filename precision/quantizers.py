@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, overload
+from typing import Any, Literal, NoReturn, overload
 
 import numpy as np
 
@@ -93,17 +93,22 @@ def quantize(
     Errors: ValueError for an unknown scheme, an axis that x does not have, or (``nonfinite="raise"``, eager only)
     a NaN or infinity, named by its position; ``"propagate"`` makes that vector's (block's) scale NaN.
     """
-    if isinstance(scheme, BlockFormat) or scheme.lower() in BLOCK_FORMATS:
+    if isinstance(scheme, BlockFormat) or str(scheme).lower() in BLOCK_FORMATS:
         return quantize_blocks(x, scheme, axis=axis, nonfinite=nonfinite, backend=backend, **options)
+    if scheme not in SCHEMES:
+        _refuse_scheme(scheme, (*SCHEMES, *BLOCK_FORMATS))
     if options:
         raise TypeError(f"{scheme} takes no {', '.join(options)}; those are options of block formats")
     return _quantize_vectors(x, scheme, axis, nonfinite, backend)
 
 
+def _refuse_scheme(scheme: str, known: tuple[str, ...]) -> NoReturn:
+    raise ValueError(f"unknown quantization scheme {scheme!r}; known schemes: {', '.join(known)}")
+
+
 def _quantize_vectors(x: Any, scheme: str, axis: int, nonfinite: Nonfinite, backend: str | None) -> QArray:
     if scheme not in SCHEMES:
-        known = ", ".join((*SCHEMES, *BLOCK_FORMATS))
-        raise ValueError(f"unknown quantization scheme {scheme!r}; known schemes: {known}")
+        _refuse_scheme(scheme, SCHEMES)
     module = choose_backend(x, backend=backend)
     x = as_float32(module, x)
     if not -x.ndim <= axis < x.ndim:
