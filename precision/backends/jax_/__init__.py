@@ -20,7 +20,7 @@ from precision.backends.jax_.arithmetic import (
 )
 from precision.backends.jax_.derivatives import differentiable
 from precision.backends.jax_.gemm import integer_matmul, matmul
-from precision.backends.jax_.gradients import product, straight_through
+from precision.backends.jax_.gradients import product, straight_through, without_derivative
 from precision.backends.jax_.rounding import (
     count,
     decode,
@@ -78,4 +78,5 @@ __all__ = [
     "tanh",
     "tree_sum",
     "widen",
+    "without_derivative",
 ]

@@ -19,7 +19,17 @@ from precision.backends.numba_.rounding import (
     statistics,
     tally,
 )
-from precision.backends.numpy_ import array_module, asarray, count, differentiable, jit, join, scan, widen
+from precision.backends.numpy_ import (
+    array_module,
+    asarray,
+    count,
+    differentiable,
+    jit,
+    join,
+    scan,
+    widen,
+    without_derivative,
+)
 from precision.formats import FP32, Format
 
 name = "numba"
@@ -41,6 +51,7 @@ __all__ = [
     "statistics",
     "tally",
     "widen",
+    "without_derivative",
 ]
 
 

@@ -29,7 +29,16 @@ from precision.backends.numpy_.rounding import (
     tally,
     widen,
 )
-from precision.backends.numpy_.structure import array_module, asarray, count, differentiable, jit, join, scan
+from precision.backends.numpy_.structure import (
+    array_module,
+    asarray,
+    count,
+    differentiable,
+    jit,
+    join,
+    scan,
+    without_derivative,
+)
 
 name = "numpy"
 
@@ -68,4 +77,5 @@ __all__ = [
     "tanh",
     "tree_sum",
     "widen",
+    "without_derivative",
 ]
