@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
+from format_oracle import ENUMERATED, standard
+from format_search import grid
 from hypothesis import strategies as st
 
 # Float32 patterns at which something changes; each is used with both signs.
@@ -92,3 +96,62 @@ def every_pair(edges: np.ndarray = EDGES) -> tuple[np.ndarray, np.ndarray]:
     """Each of the patterns with each, flat."""
     x, y = np.meshgrid(edges, edges, indexing="ij")
     return x.ravel(), y.ravel()
+
+
+# Where a rounding changes its mind
+
+NANS = np.array([0x7F800001, 0x7FBFFFFF, 0x7FC00000, 0x7FC00001, 0x7FFFFFFF], np.uint32)
+
+
+def with_neighbours(magnitudes: np.ndarray) -> np.ndarray:
+    """The patterns, the float32 before each and the float32 after; zero has none before it."""
+    around = magnitudes.astype(np.int64)[:, None] + np.array([-1, 0, 1])
+    return np.unique(np.clip(around, 0, 0x7F800000)).astype(np.uint32)
+
+
+@cache
+def boundaries(name: str) -> np.ndarray:
+    """Float32 patterns, both signs: every value of an enumerated format, the points halfway between them and beyond
+    the largest, and the two float32 beside each; the named edges, infinities and NaNs."""
+    values = grid(name)
+    with np.errstate(over="ignore"):
+        words = np.concatenate([values, (values[1:] + values[:-1]) / 2]).astype(np.float32).view(np.uint32)
+    parts = (with_neighbours(words), with_neighbours(EDGES & 0x7FFFFFFF), NANS)
+    magnitudes = np.unique(np.concatenate(parts))
+    return np.concatenate([magnitudes, magnitudes | np.uint32(1 << 31)])
+
+
+def without_nan(words: np.ndarray) -> np.ndarray:
+    return words[(words & 0x7FFFFFFF) <= 0x7F800000]
+
+
+def sources(name: str) -> np.ndarray:
+    """Float32 patterns that try a format: ``boundaries`` where it has a table, edges, patterns drawn around its range
+    and anywhere; without NaN where the format refuses it."""
+    fmt = standard(name)
+    rng = generator(fmt.bits * 64 + fmt.fraction_bits)
+    around = (max(fmt.emin - fmt.fraction_bits + 125, 0), min(fmt.emax + 129, 255))
+    words = [EDGES, NANS, drawn(rng, 2000), drawn(rng, 2000, around)]
+    words = np.concatenate([boundaries(name), *words] if name in ENUMERATED else words)
+    return without_nan(words) if fmt.twos_complement else words
+
+
+doubles = st.integers(0, 2**64 - 1)
+
+
+def doubles_near(name: str, seed: int, count: int) -> np.ndarray:
+    """Float64 patterns around values of a format and the points halfway between them, 2^-k of the distance away, k up
+    to 60; float64's own subnormals, its largest, and drawn patterns."""
+    rng = generator(seed)
+    values = grid(name)
+    code = rng.integers(0, len(values) - 1, count)
+    quarters = rng.integers(0, 5, count) / 4
+    low, high = values[code], values[code + 1]
+    offset = np.ldexp(rng.integers(-1, 2, count).astype(np.float64), -rng.integers(1, 61, count))
+    near = np.abs(low + (high - low) * quarters + (high - low) * offset)
+    near = np.where(rng.random(count) < 0.5, near, np.nextafter(near, rng.choice([0, np.inf], count)))
+    specials = [0.0, 5e-324, 2.0**-1074 * 3, 2.0**-1022, 2.0**-150, 2.0**-149, 2.0**128, 1.7e308, np.inf, np.nan]
+    anything = rng.integers(0, 1 << 64, count // 4, np.uint64)
+    words = np.concatenate([near.view(np.uint64), np.array(specials).view(np.uint64), anything])
+    words |= rng.integers(0, 2, len(words), np.uint64) << np.uint64(63)
+    return words[~np.isnan(words.view(np.float64))] if standard(name).twos_complement else words
