@@ -75,8 +75,8 @@ def exact_multiply(ua, ub):
     up = 1 + less(hi, (1 << 29) + zero)
     hi, lo = (hi << up) | (lo >> (32 - up)), lo << up
     magnitude, extra = truncate(hi, lo, ea + eb - up)
-    empty = equal(ma, 0) | equal(mb, 0)
     a, b = ua & 0x7FFFFFFF, ub & 0x7FFFFFFF
+    empty = equal(a, 0) | equal(b, 0)
     infinite = equal(a, 0x7F800000) | equal(b, 0x7F800000)
     nan = less(0x7F800000 + zero, a) | less(0x7F800000 + zero, b) | (infinite & empty)
     return specials(magnitude & -(1 - empty), extra & -(1 - empty), (ua ^ ub) >> 31, infinite, nan)
