@@ -1,215 +1,153 @@
-"""Number formats: frozen records of independent facts, everything else derived.
-
-A floating-point format is ``1`` sign bit, ``exponent_bits`` and ``significand_bits`` (stored, without the
-hidden one).  A finite value is
-
-    (-1)^sign * significand * 2^quantum,   0 <= significand < 2^(significand_bits + 1)
-
-An integer format is the same record seen as fixed point: one long subnormal range whose quantum is 1.
-"""
+"""The formats by name, and ``parse_format``."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, NamedTuple
+import re
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-FLOAT32_BIAS = 127
-FLOAT32_SIGNIFICAND_BITS = 23
-CANONICAL_NAN = 0x7FC00000
-INFINITY = 0x7F800000
+from precision.format import Format, NanEncoding
 
 
-class Constants(NamedTuple):
-    """A format as the unsigned 32-bit words that the kernels of ``bits`` work with (float32 patterns)."""
-
-    drop: Any  # significand bits of float32 that a normal value of the format does not have
-    smallest_normal_exponent: Any  # biased float32 exponent of the smallest normal value
-    half_smallest: Any  # half of the smallest positive value, rounded down where float32 has none
-    smallest: Any  # smallest positive value
-    smallest_normal: Any  # smallest positive normal value
-    largest: Any  # largest finite value
-    asymmetry: Any  # patterns that the negative side reaches beyond the positive one (INT8: -128)
-    overflow: Any  # what a value beyond the largest becomes
-    unsigned_zero: Any  # 1 where there is no negative zero
-    magnitude_bits: Any  # bits of a code without its sign
-    largest_code: Any  # code of the largest finite value
-    infinity_code: Any  # code of infinity; of the largest value where there is none
-    nan_code: Any  # the canonical NaN; 0 where there is none
-    twos_complement: Any  # 1 for integer formats
+def _ieee(name: str, exponent_bits: int, significand_bits: int) -> Format:
+    """IEEE 754-2019, 3.3: bias 2^(e - 1) - 1, infinities, NaNs, subnormals, two zeros."""
+    bias = (1 << (exponent_bits - 1)) - 1
+    return Format(name=name, exponent_bits=exponent_bits, significand_bits=significand_bits, bias=bias)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Format:
-    """A number format of at most 32 bits.
-
-    Fields
-        name: lower case, as ``parse_format`` reads it.
-        exponent_bits, significand_bits: stored bits; ``exponent_bits = 0`` marks a two's complement integer.
-        bias: exponent of a float = stored exponent - bias.
-    """
-
-    name: str
-    exponent_bits: int
-    significand_bits: int
-    bias: int = 0
-
-    def __post_init__(self) -> None:
-        if self.exponent_bits < 0 or self.exponent_bits == 1 or self.significand_bits < 1:
-            raise ValueError(
-                f"format {self.name} has {self.exponent_bits} exponent and {self.significand_bits} significand bits; "
-                "it needs at least 2 (0 for an integer) and 1"
-            )
-
-    @property
-    def is_integer(self) -> bool:
-        return self.exponent_bits == 0
-
-    @property
-    def bits(self) -> int:
-        """Width of a code, sign included."""
-        return 1 + self.exponent_bits + self.significand_bits
-
-    @property
-    def precision(self) -> int:
-        """Significand bits with the hidden one: p of the literature."""
-        return self.significand_bits + (0 if self.is_integer else 1)
-
-    @property
-    def min_normal_exponent(self) -> int:
-        """Exponent of the smallest normal value; an integer format is subnormal up to its top."""
-        return self.significand_bits if self.is_integer else 1 - self.bias
-
-    @property
-    def min_subnormal_exponent(self) -> int:
-        """log2 of the smallest positive value, the quantum of the subnormal range."""
-        return self.min_normal_exponent - self.significand_bits
-
-    @property
-    def max_exponent(self) -> int:
-        """Exponent of the largest finite value."""
-        if self.is_integer:
-            return self.significand_bits - 1
-        return (1 << self.exponent_bits) - 2 - self.bias
-
-    @property
-    def maximum(self) -> float:
-        """Largest finite value."""
-        if self.is_integer:
-            return float((1 << self.significand_bits) - 1)
-        return float(2 ** (self.significand_bits + 1) - 1) * 2.0 ** (self.max_exponent - self.significand_bits)
-
-    @property
-    def minimum(self) -> float:
-        """Lowest finite value."""
-        return -self.maximum - (1.0 if self.is_integer else 0.0)
-
-    @property
-    def min_normal(self) -> float:
-        return 1.0 if self.is_integer else 2.0**self.min_normal_exponent
-
-    @property
-    def min_subnormal(self) -> float:
-        return 2.0**self.min_subnormal_exponent
-
-    @property
-    def epsilon(self) -> float:
-        """Distance from 1 to the next larger value."""
-        return 1.0 if self.is_integer else 2.0**-self.significand_bits
-
-    @property
-    def dtype(self) -> np.dtype:
-        """The NumPy or ml_dtypes type whose bit patterns are this format's codes."""
-        if FORMATS.get(self.name) != self or self.name not in _DTYPES:
-            raise ValueError(f"format {self.name} has no NumPy dtype; carry its values in float32")
-        return np.dtype(_DTYPES[self.name])
-
-    @property
-    def code_dtype(self) -> np.dtype:
-        """Type of ``encode``'s result: int8 for INT8, else the unsigned integer that holds the bits."""
-        if self.is_integer:
-            return np.dtype(np.int8)
-        return np.dtype(np.uint8 if self.bits <= 8 else np.uint16 if self.bits <= 16 else np.uint32)
-
-    @cached_property
-    def constants(self) -> Constants:
-        """The record as float32 patterns, each an ``np.uint32``."""
-        return Constants(*map(np.uint32, self._constants()))
-
-    def _constants(self) -> Constants:
-        magnitude_bits = self.bits - 1
-        largest_code = (1 << magnitude_bits) - 1
-        infinity_code = nan_code = 0
-        if not self.is_integer:
-            infinity_code = ((1 << self.exponent_bits) - 1) << self.significand_bits
-            largest_code = infinity_code - 1
-            nan_code = infinity_code | (1 << (self.significand_bits - 1))
-        smallest = _float32_bits(self.min_subnormal)
-        return Constants(
-            drop=FLOAT32_SIGNIFICAND_BITS - self.significand_bits,
-            smallest_normal_exponent=self.min_normal_exponent + FLOAT32_BIAS,
-            half_smallest=_float32_bits(self.min_subnormal / 2) if smallest > 1 else 0,
-            smallest=smallest,
-            smallest_normal=_float32_bits(2.0**self.min_normal_exponent),
-            largest=_float32_bits(self.maximum),
-            asymmetry=_float32_bits(-self.minimum) - _float32_bits(self.maximum),
-            overflow=_float32_bits(self.maximum) if self.is_integer else INFINITY,
-            unsigned_zero=int(self.is_integer),
-            magnitude_bits=magnitude_bits,
-            largest_code=largest_code,
-            infinity_code=infinity_code if infinity_code else largest_code,
-            nan_code=nan_code,
-            twos_complement=int(self.is_integer),
-        )
-
-    def __str__(self) -> str:
-        return self.name
+def _finite(name: str, exponent_bits: int, significand_bits: int, bias: int, nan: NanEncoding) -> Format:
+    """A format without infinities."""
+    return Format(
+        name=name,
+        exponent_bits=exponent_bits,
+        significand_bits=significand_bits,
+        bias=bias,
+        infinities=False,
+        nan=nan,
+    )
 
 
-def _float32_bits(value: float) -> int:
-    with np.errstate(over="ignore"):
-        bits = int(np.float32(value).view(np.uint32))
-    if float(np.uint32(bits).view(np.float32)) != value:
-        raise ValueError(f"{value!r} is not a float32 value, so no float32 carrier can hold this format")
-    return bits
+def _integer(bits: int) -> Format:
+    return _finite(f"int{bits}", 0, bits - 1, 0, "none")
 
 
-FP32 = Format(name="fp32", exponent_bits=8, significand_bits=23, bias=127)
-TF32 = Format(name="tf32", exponent_bits=8, significand_bits=10, bias=127)
-FP16 = Format(name="fp16", exponent_bits=5, significand_bits=10, bias=15)
-BF16 = Format(name="bf16", exponent_bits=8, significand_bits=7, bias=127)
-E5M2 = Format(name="e5m2", exponent_bits=5, significand_bits=2, bias=15)
-INT8 = Format(name="int8", exponent_bits=0, significand_bits=7)
-INT4 = Format(name="int4", exponent_bits=0, significand_bits=3)
+def _p3109(precision: int, signed: bool, extended: bool) -> Format:
+    """IEEE P3109 binary8: K = 8, one zero, one NaN; ``extended`` formats have infinities."""
+    return Format(
+        name=f"binary8p{precision}{'s' if signed else 'u'}{'e' if extended else 'f'}",
+        exponent_bits=8 - precision + (not signed),
+        significand_bits=precision - 1,
+        bias=1 << (8 - precision - signed),
+        infinities=extended,
+        nan="negative_zero" if signed else "all_ones",
+        signed=signed,
+    )
 
-FORMATS: dict[str, Format] = {f.name: f for f in (FP32, TF32, FP16, BF16, E5M2, INT8, INT4)}
+
+FP64 = _ieee("fp64", 11, 52)
+FP32 = _ieee("fp32", 8, 23)
+TF32 = _ieee("tf32", 8, 10)
+FP16 = _ieee("fp16", 5, 10)
+BF16 = _ieee("bf16", 8, 7)
+E5M2 = _ieee("e5m2", 5, 2)
+E4M3 = _ieee("e4m3", 4, 3)
+E3M4 = _ieee("e3m4", 3, 4)
+E4M3FN = _finite("e4m3fn", 4, 3, 7, "all_ones")
+E4M3FNUZ = _finite("e4m3fnuz", 4, 3, 8, "negative_zero")
+E5M2FNUZ = _finite("e5m2fnuz", 5, 2, 16, "negative_zero")
+E4M3B11FNUZ = _finite("e4m3b11fnuz", 4, 3, 11, "negative_zero")
+E8M0 = Format(
+    name="e8m0", exponent_bits=8, significand_bits=0, bias=127, subnormals=False, infinities=False, nan="all_ones",
+    signed=False, zero=False,
+)  # fmt: skip
+E3M2 = _finite("e3m2", 3, 2, 3, "none")
+E2M3 = _finite("e2m3", 2, 3, 1, "none")
+E2M1 = _finite("e2m1", 2, 1, 1, "none")
+INT8, INT4, INT2 = map(_integer, (8, 4, 2))
+P3109 = tuple(
+    _p3109(precision, signed, extended)
+    for signed in (True, False)
+    for precision in range(1, 8 + (not signed))
+    for extended in (True, False)
+)
+
+FORMATS: dict[str, Format] = {
+    f.name: f
+    for f in (
+        FP64, FP32, TF32, FP16, BF16, E5M2, E4M3, E3M4, E4M3FN, E5M2FNUZ, E4M3FNUZ, E4M3B11FNUZ, E8M0, E3M2, E2M3,
+        E2M1, INT8, INT4, INT2, *P3109,
+    )
+}  # fmt: skip
 
 _DTYPES: dict[str, Any] = {
+    "fp64": np.float64,
     "fp32": np.float32,
     "fp16": np.float16,
     "bf16": ml_dtypes.bfloat16,
     "e5m2": ml_dtypes.float8_e5m2,
+    "e4m3": ml_dtypes.float8_e4m3,
+    "e3m4": ml_dtypes.float8_e3m4,
+    "e4m3fn": ml_dtypes.float8_e4m3fn,
+    "e5m2fnuz": ml_dtypes.float8_e5m2fnuz,
+    "e4m3fnuz": ml_dtypes.float8_e4m3fnuz,
+    "e4m3b11fnuz": ml_dtypes.float8_e4m3b11fnuz,
+    "e8m0": ml_dtypes.float8_e8m0fnu,
+    "e3m2": ml_dtypes.float6_e3m2fn,
+    "e2m3": ml_dtypes.float6_e2m3fn,
+    "e2m1": ml_dtypes.float4_e2m1fn,
     "int8": np.int8,
     "int4": ml_dtypes.int4,
+    "int2": ml_dtypes.int2,
 }
+_BY_DTYPE = {np.dtype(dtype): FORMATS[name] for name, dtype in _DTYPES.items()}
+_BY_FIELDS = {
+    (f.exponent_bits, f.significand_bits): f for f in FORMATS.values() if f.nan == "ieee" and f.name != "fp64"
+}
+_EXPONENT_AND_SIGNIFICAND = re.compile(r"e([2-8])m([1-9]|1\d|2[0-3])")
+
+
+def dtype_of(fmt: Format) -> np.dtype:
+    """The dtype whose bit patterns are the format's codes.  ValueError where NumPy and ml_dtypes have none."""
+    if FORMATS.get(fmt.name) != fmt or fmt.name not in _DTYPES:
+        raise ValueError(f"format {fmt.name} has no NumPy dtype; carry its values in float32")
+    return np.dtype(_DTYPES[fmt.name])
+
+
+def format_of_dtype(dtype: Any) -> Format | None:
+    """The format whose codes are the dtype's bit patterns, or None."""
+    return _BY_DTYPE.get(np.dtype(dtype))
 
 
 def parse_format(name: str | Format | np.dtype | type) -> Format:
     """The format of that name or dtype: ``"fp16"``, ``np.float16``, ``ml_dtypes.bfloat16``, or itself.
 
+    ``e<k>m<n>``, 2 <= k <= 8, 1 <= n <= 23, is the IEEE-like format of so many exponent and significand bits where
+    the name is not taken (the six- and four-bit OCP formats): ``"e5m10"`` is FP16, ``"e6m9"`` one of its own.
+    ``"binary8p3"`` is P3109's signed extended ``"binary8p3se"``.
     Errors: ValueError, naming the known formats, for anything else.
     """
     if isinstance(name, Format):
         return name
-    if isinstance(name, str) and name.lower() in FORMATS:
-        return FORMATS[name.lower()]
-    for known, dtype in _DTYPES.items():
-        if not isinstance(name, str) and np.dtype(dtype) == _dtype(name):
-            return FORMATS[known]
-    raise ValueError(f"unknown number format {str(name)!r}; known formats: {', '.join(FORMATS)}")
+    found = _by_name(name.lower()) if isinstance(name, str) else _BY_DTYPE.get(_dtype(name))
+    if found is None:
+        named = [known for known in FORMATS if not known.startswith("binary8")]
+        raise ValueError(
+            f"unknown number format {str(name)!r}; known formats: {', '.join(named)}, binary8p1se ... binary8p8uf, "
+            "and e<k>m<n> with 2 to 8 exponent and 1 to 23 significand bits"
+        )
+    return found
+
+
+def _by_name(name: str) -> Format | None:
+    if name in FORMATS or f"{name}se" in FORMATS:
+        return FORMATS.get(name) or FORMATS[f"{name}se"]
+    fields = _EXPONENT_AND_SIGNIFICAND.fullmatch(name)
+    if fields is None:
+        return None
+    exponent_bits, significand_bits = map(int, fields.groups())
+    return _BY_FIELDS.get((exponent_bits, significand_bits)) or _ieee(name, exponent_bits, significand_bits)
 
 
 def _dtype(name: Any) -> np.dtype | None:

@@ -6,19 +6,28 @@ stream by passing global indices.
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
 from precision import bits
 
-Key = tuple[int, int]
+Key = tuple[Any, Any]
 _WORD = np.uint32(0xFFFFFFFF)
+
+
+class Stream(NamedTuple):
+    """Where random words come from: a key of two words, and the index of the first element or of every element."""
+
+    key: Key
+    counter: Any = 0
 
 
 def as_key(seed: int) -> Key:
     """Key of a non-negative integer seed below 2^64: its high and its low word."""
     if not 0 <= seed < 1 << 64:
         raise ValueError(f"seed {seed} is outside 0 <= seed < 2^64; choose a seed in that range")
-    return seed >> 32, seed & 0xFFFFFFFF
+    return int(seed) >> 32, int(seed) & 0xFFFFFFFF
 
 
 def fold_in(key: Key, data: int) -> Key:
@@ -47,3 +56,11 @@ def random_bits(key: Key, counter: np.ndarray) -> np.ndarray:
     high, low = (index >> np.uint64(32)).astype(np.uint32), index.astype(np.uint32)
     words, _ = bits.threefry2x32(np.uint32(key[0]), np.uint32(key[1]), high, low, _WORD)
     return words.reshape(np.shape(counter))
+
+
+def indices(counter: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """The uint64 index of every element: ``counter`` onwards in row-major order, or an array of indices as it is."""
+    if np.ndim(counter):
+        return np.broadcast_to(np.asarray(counter), shape).astype(np.uint64)
+    size = int(np.prod(shape, dtype=np.int64))
+    return (np.arange(size, dtype=np.uint64) + np.uint64(int(counter))).reshape(shape)

@@ -1,30 +1,52 @@
-"""Exact event counters and exponent histograms of rounding."""
+"""Exact event counters, exponent histograms and errors of rounding."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from precision.formats import Format, parse_format
+from precision.format import Format
 
-COUNTERS = ("zero", "nan", "infinite", "subnormal", "underflowed", "overflowed", "inexact")
+COUNTERS = (
+    "zero", "nan", "infinite", "subnormal", "became_subnormal", "underflowed", "overflowed", "saturated", "inexact",
+)  # fmt: skip
 EXPONENT_BINS = 277  # 2^-149 ... 2^127
 LOWEST_EXPONENT = -149
+INFINITY = 0x7F800000
+LANES = 16
+BLOCK = 4096
+
+
+class Tally(NamedTuple):
+    """What a back end counts in one pass.  Its fields add, but for the extremes."""
+
+    counts: Any  # in the order of COUNTERS
+    exponents: Any  # EXPONENT_BINS
+    largest: Any  # float32 pattern of the largest finite magnitude; 0 where there is none
+    smallest: Any  # of the smallest nonzero one; that of infinity where there is none
+    powers: Any  # how many values are finite before and after, sum of their squares, sum of their squared errors
 
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
     """Counts of what happened to the values of a float32 array on their way into a format.
 
-    Fields (exact integers)
-        count: values seen.  zero, nan, infinite: such inputs.
-        subnormal: results below the smallest normal value, not zero.
+    Fields (exact integers, below 2^63)
+        count: values seen.  zero, nan, infinite, subnormal: such inputs (subnormal: of float32, below 2^-126).
+        became_subnormal: results below the format's smallest normal value, not zero.
         underflowed: nonzero inputs that became zero.
         overflowed: finite inputs that rounded beyond the largest finite value.
+        saturated: inputs beyond it, or infinite, that became finite.
         inexact: inputs that changed.
+        compared: inputs that were finite and stayed so.
         exponents: (277,) int64, how many nonzero finite inputs have floor(log2 |x|) = index - 149.
+    Fields (floats)
+        largest, smallest: magnitude of the largest and smallest nonzero finite input, exact; 0.0 where there is none.
+        signal, noise: sums of x^2 and (round(x) - x)^2 over the compared inputs, in float64; their order differs
+        between back ends, and with it their last bits.
     """
 
     format: str
@@ -33,39 +55,69 @@ class Statistics:
     nan: int
     infinite: int
     subnormal: int
+    became_subnormal: int
     underflowed: int
     overflowed: int
+    saturated: int
     inexact: int
+    compared: int = 0
+    largest: float = 0.0
+    smallest: float = 0.0
+    signal: float = field(default=0.0, compare=False)
+    noise: float = field(default=0.0, compare=False)
     exponents: np.ndarray = field(repr=False, compare=False)
 
     @classmethod
-    def from_counts(cls, fmt: Format, count: int, counts: Any, exponents: Any) -> Statistics:
+    def from_counts(cls, fmt: Format, count: int, counts: Any, exponents: Any, **more: Any) -> Statistics:
         """From a back end's arrays: ``counts`` in the order of ``COUNTERS``."""
         named = dict(zip(COUNTERS, map(int, np.asarray(counts)), strict=True))
-        return cls(format=fmt.name, count=count, exponents=np.asarray(exponents, np.int64), **named)
+        return cls(format=fmt.name, count=count, exponents=np.asarray(exponents, np.int64), **named, **more)
+
+    @classmethod
+    def from_tally(cls, fmt: Format, count: int, tally: Tally) -> Statistics:
+        compared, signal, noise = map(float, np.asarray(tally.powers))
+        largest, smallest = (np.uint32(pattern) for pattern in (tally.largest, tally.smallest))
+        extremes = (float(p.view(np.float32)) if p != INFINITY else 0.0 for p in (largest, smallest))
+        largest_value, smallest_value = extremes
+        return cls.from_counts(
+            fmt, count, tally.counts, tally.exponents, compared=int(compared), signal=signal, noise=noise,
+            largest=largest_value, smallest=smallest_value,
+        )  # fmt: skip
+
+    @property
+    def sqnr(self) -> float:
+        """Signal-to-quantization-noise ratio in dB, 10 log10(signal / noise); NaN where both are zero."""
+        if self.noise == 0:
+            return math.inf if self.signal else math.nan
+        return 10 * math.log10(self.signal / self.noise) if self.signal else -math.inf
+
+    @property
+    def rmse(self) -> float:
+        """Root mean square error, sqrt(noise / compared); NaN where nothing was compared."""
+        return math.sqrt(self.noise / self.compared) if self.compared else math.nan
 
     def __add__(self, other: Statistics) -> Statistics:
         if self.format != other.format:
             raise ValueError(f"statistics of {self.format} and of {other.format} do not add; keep them apart")
-        counts = {name: getattr(self, name) + getattr(other, name) for name in ("count", *COUNTERS)}
-        return Statistics(format=self.format, exponents=self.exponents + other.exponents, **counts)
+        summed = ("count", *COUNTERS, "compared", "signal", "noise", "exponents")
+        fields = {name: getattr(self, name) + getattr(other, name) for name in summed}
+        smallest = [value for value in (self.smallest, other.smallest) if value] or [0.0]
+        return Statistics(
+            format=self.format, largest=max(self.largest, other.largest), smallest=min(smallest), **fields
+        )  # fmt: skip
 
     def as_json(self) -> dict[str, Any]:
-        """Plain numbers; ``exponents`` as {exponent: count} without the empty bins."""
+        """Plain numbers; ``exponents`` as {exponent: count} without the empty bins; without what was not measured."""
         counts = {name: getattr(self, name) for name in ("format", "count", *COUNTERS)}
+        if self.compared:
+            measured = ("compared", "largest", "smallest", "signal", "noise")
+            counts |= {name: getattr(self, name) for name in measured}
         bins = np.flatnonzero(self.exponents)
         return counts | {"exponents": {str(i + LOWEST_EXPONENT): int(self.exponents[i]) for i in bins}}
 
 
-def statistics(x: Any, fmt: str | Format, *, backend: str | None = None) -> Statistics:
-    """Statistics of rounding x (float32, any shape) to a format, nearest even.
-
-    Errors: ValueError for an unknown format or a dtype that float32 cannot hold exactly.
-    """
-    from precision.backends import choose_backend
-    from precision.rounding import as_float32
-
-    fmt = parse_format(fmt)
-    module = choose_backend(x, backend=backend)
-    x = as_float32(module, x)
-    return Statistics.from_counts(fmt, x.size, *module.statistics(x, module.round_to(x, fmt), fmt))
+def power_sums(x: np.ndarray, rounded: np.ndarray) -> np.ndarray:
+    """(count, sum of x^2, sum of (rounded - x)^2) over the values that are finite before and after, float64."""
+    kept = np.isfinite(x) & np.isfinite(rounded)
+    before, after = x[kept].astype(np.float64), rounded[kept].astype(np.float64)
+    return np.array([kept.sum(), np.square(before).sum(), np.square(after - before).sum()])

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from precision.formats import CANONICAL_NAN
+from precision.format import CANONICAL_NAN
 
 
 def unstack(tree: dict[str, Any]) -> dict[str, np.ndarray]:

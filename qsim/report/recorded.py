@@ -24,7 +24,7 @@ KINDS = {
     "dgrad": "activation gradients",
     "wgrad": "weight gradients",
 }
-_COUNTERS = ("count", "zero", "subnormal", "underflowed", "overflowed", "nan", "infinite")
+_COUNTERS = ("count", "zero", "became_subnormal", "underflowed", "overflowed", "nan", "infinite")
 
 
 class ReportError(ValueError):

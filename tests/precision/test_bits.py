@@ -21,16 +21,21 @@ import oracles
 import pytest
 from strategies import EDGES, drawn, every_pair, generator
 
-from precision import BF16, FORMATS, FP16, INT8, bits, soft_float
+from precision import BF16, FORMATS, FP16, INT8, bits, double, soft_float
 from precision.backends.numba_.scalars import words
-from precision.formats import Constants, Format
+from precision.format import Format
+from precision.rounding_modes import MODES, Constants, Rounding
 
 WORD = 0xFFFFFFFF
 STRIDED = np.concatenate([np.arange(0, 1 << 32, 4297, dtype=np.uint64).astype(np.uint32), EDGES])  # about 10^6
 FEW = np.concatenate([STRIDED[::251], EDGES])  # about 4,000, for Python integers
 KEY = (0x13198A2E, 0x03707344)
-OF_A_FORMAT = ("round_nearest_even", "flush_subnormal", "encode", "decode", "events")
+OF_A_FORMAT = (
+    "round_nearest_even", "flush_subnormal", "encode", "decode", "nearest_even_events", "round_pattern", "round_and_tell",
+)  # fmt: skip
 OF_A_WORD = ("order_key", "from_order_key", "exponent_index", "threefry_first", "threefry_second")
+
+CARRIED = [fmt for fmt in FORMATS.values() if fmt.name != "fp64"]  # which no float32 carrier holds
 
 of_each_format = pytest.mark.parametrize("fmt", [FP16, BF16, INT8], ids=str)
 
@@ -44,7 +49,9 @@ def of_a_format(kernels: Any, u: Any, f: Constants) -> tuple[Any, ...]:
         kernels.flush_subnormal(u, f),
         kernels.encode(rounded, f),
         kernels.decode(codes, f),
-        kernels.events(u, rounded, f),
+        kernels.nearest_even_events(u, rounded, f),
+        kernels.round_pattern(u, 0 * u + 0x12345678, u, f),
+        kernels.round_and_tell(u, u, f)[1],
     )
 
 
@@ -80,17 +87,18 @@ def in_jax(u: np.ndarray, fmt: Format | None) -> list[np.ndarray]:
 
 
 def in_numba(u: np.ndarray, fmt: Format | None) -> list[np.ndarray]:
-    out = np.empty((5, u.size), np.uint32)
+    out = np.empty((len(OF_A_FORMAT), u.size), np.uint32)
     if fmt is None:
         _loop_over_words()(u, np.uint32(KEY[0]), np.uint32(KEY[1]), out)
     else:
         _loop_of_a_format()(u, fmt.constants, out)
-    return list(out)
+    return list(out[: len(OF_A_WORD)] if fmt is None else out)
 
 
 @cache
 def _loop_of_a_format() -> Callable:
-    rounding, flush, encode, decode, events = (words[name] for name in OF_A_FORMAT)
+    rounding, flush, encode, decode, events, pattern, tell = (words[name] for name in OF_A_FORMAT)
+    extra = np.uint32(0x12345678)
 
     @numba.njit
     def loop(u, f, out):
@@ -101,6 +109,8 @@ def _loop_of_a_format() -> Callable:
             out[2, i] = encode(rounded, f)
             out[3, i] = decode(np.uint32(u[i] >> np.uint32(31 - f.magnitude_bits)), f)
             out[4, i] = events(u[i], rounded, f)
+            out[5, i] = pattern(u[i], extra, u[i], f)
+            out[6, i] = tell(u[i], u[i], f)[1]
 
     return loop
 
@@ -228,13 +238,19 @@ def test_exponent_index_is_the_exponent() -> None:
 # The rules of the source
 
 
-@pytest.mark.parametrize("module", [bits, soft_float], ids=lambda module: module.__name__)
-def test_source_keeps_its_rules(module: ModuleType) -> None:
+@pytest.mark.parametrize(
+    ("module", "width"), [(bits, 31), (soft_float, 31), (double, 32)], ids=lambda x: getattr(x, "__name__", "")
+)
+def test_source_keeps_its_rules(module: ModuleType, width: int) -> None:
+    """Operators alone; the one choice is of the rounding mode, which is the same for every word of a call."""
     tree = ast.parse(inspect.getsource(module))
-    choices = (ast.Compare, ast.BoolOp, ast.IfExp, ast.If, ast.While, ast.Not)
-    assert not [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, choices)]
+    branches = (ast.BoolOp, ast.IfExp, ast.While, ast.Not)
+    assert not [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, branches)]
+    choices = [node.test for node in ast.walk(tree) if isinstance(node, ast.If)]
+    assert choices == [node for node in ast.walk(tree) if isinstance(node, ast.Compare)]
+    assert all(ast.unparse(choice.left) == "f.mode" for choice in choices)
     constants = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
-    assert all(isinstance(value, str) or (type(value) is int and 0 <= value < 1 << 31) for value in constants)
+    assert all(isinstance(value, str) or (type(value) is int and 0 <= value < 1 << width) for value in constants)
     arithmetic = (ast.Add, ast.Sub, ast.Mult, ast.BitAnd, ast.BitOr, ast.BitXor, ast.LShift, ast.RShift)
     unary = (ast.USub, ast.Invert)
     operators = [node.op for node in ast.walk(tree) if isinstance(node, ast.BinOp | ast.UnaryOp)]
@@ -278,13 +294,15 @@ for _name in ("add", "sub", "mul", "and", "or", "xor"):
         setattr(Word, f"__{_prefix}{_name}__", _wrapping(f"__{_prefix}{_name}__"))
 
 
-@pytest.mark.parametrize("fmt", FORMATS.values(), ids=str)
-def test_shift_counts_stay_below_32(fmt: Format) -> None:
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("fmt", CARRIED, ids=str)
+def test_shift_counts_stay_below_32(fmt: Format, mode: str) -> None:
     u = np.concatenate([EDGES, drawn(generator(4), 200)])
-    constants = Constants(*(Word(int(word)) for word in fmt.constants))
+    constants = Constants(*(Word(int(word)) for word in Rounding(mode=mode).words(fmt)))
     rows = [of_a_format(bits, Word(x), constants) for x in u.tolist()]
     found = [np.array(list(map(int, column)), np.uint32) for column in zip(*rows, strict=True)]
-    assert_same_words(found, in_numpy(u, fmt), u, OF_A_FORMAT)
+    expected = list(of_a_format(bits, u, Rounding(mode=mode).words(fmt)))
+    assert_same_words(found, expected, u, OF_A_FORMAT)
 
 
 def test_shift_counts_of_the_other_kernels_stay_below_32() -> None:

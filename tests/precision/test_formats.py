@@ -11,7 +11,8 @@ import oracles
 import pytest
 
 import precision as pr
-from precision.formats import Constants, Format
+from precision.format import Format
+from precision.rounding_modes import Constants
 
 NAMES = ("fp32", "tf32", "fp16", "bf16", "e5m2", "int8", "int4")
 FLOATS = tuple(oracles.FLOATS)

@@ -39,7 +39,7 @@ def loss_curve(steps: int, *, drift: float = 0.0) -> list[float]:
 def counts(exponents: Mapping[int, int], **counters: int) -> dict[str, Any]:
     """A record of a site whose nonzero values have these exponents."""
     zero = counters.pop("zero", 0)
-    record = dict.fromkeys(("subnormal", "underflowed", "overflowed", "nan", "infinite"), 0)
+    record = dict.fromkeys(("became_subnormal", "underflowed", "overflowed", "nan", "infinite"), 0)
     record |= {"count": sum(exponents.values()) + zero, "zero": zero, **counters}
     return {"format": "fp16", **record, "exponents": {str(e): n for e, n in exponents.items()}}
 
@@ -72,7 +72,7 @@ def _gradients(centre: float, number: int, loses: bool) -> dict[str, Any]:
     exponents = bell(centre, 4, number)
     under = sum(n for e, n in exponents.items() if e < -25)
     subnormal = sum(n for e, n in exponents.items() if -25 <= e < -14)
-    return counts(exponents, **({"underflowed": under, "subnormal": subnormal} if loses else {}))
+    return counts(exponents, **({"underflowed": under, "became_subnormal": subnormal} if loses else {}))
 
 
 def quantization(layers: int) -> dict[str, Any]:

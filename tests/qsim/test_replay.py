@@ -158,7 +158,7 @@ def recount(x: np.ndarray, storage: str) -> dict[str, Any]:
         "zero": int(np.sum(~nonzero)),
         "nan": int(np.sum(np.isnan(x))),
         "infinite": int(np.sum(np.isinf(x))),
-        "subnormal": int(np.sum((magnitude > 0) & (magnitude < SMALLEST_NORMAL[storage]))),
+        "became_subnormal": int(np.sum((magnitude > 0) & (magnitude < SMALLEST_NORMAL[storage]))),
         "underflowed": int(np.sum(nonzero & (rounded == 0))),
         "overflowed": int(np.sum(finite & np.isinf(rounded))),
         "inexact": int(np.sum((rounded != x) & ~np.isnan(x))),
@@ -216,7 +216,7 @@ def test_counts_at_other_scales(base: RunFolder, tmp_path: Path, policy: str, sc
     counting, counted = recorded_step(run, scale, Recorder)
     statistics = as_statistics(counted["records"], counting.formats)
     assert statistics.keys() == results["records"].keys()
-    totals = dict.fromkeys(("overflowed", "nan", "infinite", "subnormal", "underflowed", "inexact"), 0)
+    totals = dict.fromkeys(("overflowed", "nan", "infinite", "became_subnormal", "underflowed", "inexact"), 0)
     for key, (x, _) in results["records"].items():
         expected = recount(x, step.formats[key].name)
         assert statistics[key].as_json() == expected, key
@@ -224,7 +224,7 @@ def test_counts_at_other_scales(base: RunFolder, tmp_path: Path, policy: str, sc
             totals[name] += expected[name]
     assert (totals["overflowed"] > 0, totals["infinite"] > 0, totals["nan"] > 0) == (scale == 2.0**25,) * 3
     assert (totals["inexact"] > 0) == (policy != "fp32")
-    assert (totals["subnormal"] > 0) == (policy != "bf16")
+    assert (totals["became_subnormal"] > 0) == (policy != "bf16")
 
 
 # Data

@@ -138,7 +138,7 @@ def test_terms_are_explained_once(page: Page) -> None:
     assert {t.lower() for t in terms} >= {
         "replay",
         "underflow",
-        "subnormal",
+        "became_subnormal",
         "loss scale",
         "sqnr",
         "rmse",
@@ -265,7 +265,7 @@ def test_statistics_are_summed_over_steps(tmp_path: Path) -> None:
     run = read_run(folder)
     assert run.sampled == (1, 2)
     assert run.sites[0].counts["nonzero"] == 7
-    assert (run.total("underflowed"), run.total("subnormal")) == (2, 5)
+    assert (run.total("underflowed"), run.total("became_subnormal")) == (2, 5)
     assert run.exponents("dgrad") == {-20: 5, -30: 2}
 
 

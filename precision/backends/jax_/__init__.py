@@ -3,28 +3,34 @@
 from precision.backends.jax_.arithmetic import (
     absmax,
     add,
-    count,
-    decode,
     divide,
-    encode,
     erf,
     exp,
     flush,
-    join,
     log,
     lookup,
     multiply,
-    observe,
-    random_words,
-    round_to,
     row_max,
     scatter_add_rows,
     square_root,
-    statistics,
     subtract,
     tree_sum,
 )
 from precision.backends.jax_.gemm import integer_matmul, matmul
+from precision.backends.jax_.rounding import (
+    count,
+    decode,
+    encode,
+    join,
+    key_words,
+    observe,
+    random_words,
+    require_float64,
+    round_to,
+    statistics,
+    tally,
+    widen,
+)
 from precision.backends.jax_.structure import array_module, asarray, jit, scan
 
 name = "jax"
@@ -44,6 +50,7 @@ __all__ = [
     "integer_matmul",
     "jit",
     "join",
+    "key_words",
     "log",
     "lookup",
     "matmul",
@@ -51,6 +58,7 @@ __all__ = [
     "name",
     "observe",
     "random_words",
+    "require_float64",
     "round_to",
     "row_max",
     "scan",
@@ -58,5 +66,7 @@ __all__ = [
     "square_root",
     "statistics",
     "subtract",
+    "tally",
     "tree_sum",
+    "widen",
 ]

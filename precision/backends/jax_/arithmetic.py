@@ -1,4 +1,4 @@
-"""Rounding, float32 arithmetic, sums and counters on JAX arrays.
+"""Float32 arithmetic and sums on JAX arrays.
 
 XLA contracts ``a * b + c`` into a fused multiply-add, joins ``(x + c) + d`` for constants, rewrites divisions and, on
 a CPU, flushes subnormals.  A ``guard`` around a result is the identity to the reader and opaque to the compiler.
@@ -10,24 +10,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from precision import bits, elementary
+from precision.backends.jax_.rounding import encode, from_bits, round_to, to_bits
 from precision.formats import FP32, Format
 from precision.ftz import Ftz32, make_ftz32
-from precision.random_bits import Key
-from precision.statistics import COUNTERS, EXPONENT_BINS
 
 Array = Any
-
-
-def to_bits(x: Array) -> Array:
-    return lax.bitcast_convert_type(jnp.asarray(x, jnp.float32), jnp.uint32)
-
-
-def from_bits(u: Array) -> Array:
-    return lax.bitcast_convert_type(u, jnp.float32)
 
 
 def _unknown_zero(u: Array) -> Array:
@@ -75,24 +65,6 @@ def quotient(x: Array, y: Array) -> Array:
     """RN32(x / y): equal shapes behind a barrier, because XLA divides by a broadcast value by its reciprocal."""
     x, y = _hidden(x, y)
     return guard(x / lax.optimization_barrier(y))
-
-
-def round_to(x: Array, fmt: Format, subnormals: str = "keep") -> Array:
-    u = bits.round_nearest_even(to_bits(x), fmt.constants)
-    if subnormals == "flush":
-        u = bits.flush_subnormal(u, fmt.constants)
-    return from_bits(u)
-
-
-def encode(x: Array, fmt: Format) -> Array:
-    u = bits.round_nearest_even(to_bits(x), fmt.constants)
-    codes = bits.encode(u, fmt.constants).astype(f"uint{8 * fmt.code_dtype.itemsize}")
-    return lax.bitcast_convert_type(codes, fmt.code_dtype) if fmt.is_integer else codes
-
-
-def decode(codes: Array, fmt: Format) -> Array:
-    unsigned = lax.bitcast_convert_type(codes, f"uint{8 * fmt.code_dtype.itemsize}")
-    return from_bits(bits.decode(unsigned.astype(jnp.uint32), fmt.constants))
 
 
 def flush(x: Array) -> Array:
@@ -194,57 +166,3 @@ def scatter_add_rows(indices: Array, rows: Array, size: int) -> Array:
     # behind a barrier: XLA reads 0 + x as x, which loses the sum's sign where x is -0
     start = lax.optimization_barrier(jnp.zeros((rows.shape[0], size, rows.shape[2]), jnp.float32))
     return lax.scan(body, start, (indices.T, jnp.moveaxis(rows, 1, 0)))[0]
-
-
-def random_words(key: Key, shape: tuple[int, ...]) -> Array:
-    """One uint32 an element, its counter the row-major index, below 2^32."""
-    index = lax.iota(jnp.uint32, int(np.prod(shape)))
-    k0, k1 = (jnp.asarray(word, jnp.uint32) for word in key)
-    words, _ = bits.threefry2x32(k0, k1, jnp.zeros_like(index), index, np.uint32(0xFFFFFFFF))
-    return words.reshape(shape)
-
-
-def statistics(x: Array, rounded: Array, fmt: Format) -> tuple[Array, Array]:
-    """Event counts in the order of ``COUNTERS`` and the exponent histogram of x; int32, below 2^31 an array."""
-    _, counts, exponents = count({"": observe(x, rounded, fmt)}, {"": fmt})[""]
-    return counts, exponents
-
-
-def observe(x: Array, rounded: Array, fmt: Format) -> tuple[Array, Array]:
-    """The values themselves: they are counted together at the end of a step, compiled once, not once a site."""
-    del fmt
-    return x.reshape(-1), rounded.reshape(-1)
-
-
-def join(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
-    return jnp.concatenate([a[0], b[0]]), jnp.concatenate([a[1], b[1]])
-
-
-def count(observed: dict[str, tuple[Array, Array]], formats: dict[str, Format]) -> dict[str, Any]:
-    """(number of values, event counts, exponent histogram) by name, as in ``statistics``."""
-    found: dict[str, Any] = {}
-    for fmt in dict.fromkeys(formats.values()):
-        names = [name for name in observed if formats[name] == fmt]
-        found |= dict(zip(names, _count_together([observed[name] for name in names], fmt), strict=True))
-    return found
-
-
-def _count_together(pairs: list[tuple[Array, Array]], fmt: Format) -> list[tuple[int, Array, Array]]:
-    """One pass over all arrays of a format: two histograms whose bins are (array, event word), (array, exponent)."""
-    sizes = [x.size for x, _ in pairs]
-    # behind a barrier, or XLA spends minutes folding the owners of all values into a constant
-    ends = lax.optimization_barrier(jnp.asarray(np.cumsum(sizes), jnp.int32))
-    owner = jnp.searchsorted(ends, lax.iota(jnp.int32, sum(sizes)), side="right", method="scan_unrolled")
-    u, rounded = (to_bits(jnp.concatenate(column)) for column in zip(*pairs, strict=True))
-    events = bits.events(u, rounded, fmt.constants)
-    words = _histogram(owner, events.astype(jnp.int32), (len(pairs), 1 << len(COUNTERS)))
-    index = jnp.where((events & 7) == 0, bits.exponent_index(u).astype(jnp.int32), EXPONENT_BINS)
-    exponents = _histogram(owner, index, (len(pairs), EXPONENT_BINS))
-    holds = np.arange(1 << len(COUNTERS))[:, None] >> np.arange(len(COUNTERS)) & 1  # (event word, counter)
-    counts = (words[:, :, None] * holds).sum(axis=1)
-    return [(size, counts[i], exponents[i]) for i, size in enumerate(sizes)]
-
-
-def _histogram(rows: Array, columns: Array, shape: tuple[int, int]) -> Array:
-    """Pairs counted, int32; a column beyond the last is dropped."""
-    return jnp.zeros(shape, jnp.int32).at[rows, columns].add(1, mode="drop")

@@ -10,7 +10,8 @@ from jax import lax
 
 from precision import soft_float
 from precision.accumulators import Accumulator
-from precision.backends.jax_.arithmetic import from_bits, guard, round_to, to_bits
+from precision.backends.jax_.arithmetic import guard
+from precision.backends.jax_.rounding import from_bits, round_to, to_bits
 from precision.backends.underflow import always_normal, floats_suffice, products_fit
 from precision.formats import FP32, Format
 

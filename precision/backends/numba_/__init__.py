@@ -9,49 +9,45 @@ import numpy as np
 
 from precision.accumulators import Accumulator
 from precision.backends.numba_ import gemm, kernels, scalars
-from precision.backends.numpy_ import array_module, asarray, count, jit, join, scan
+from precision.backends.numba_.rounding import (
+    decode,
+    encode,
+    flat_bits,
+    observe,
+    random_words,
+    round_to,
+    statistics,
+    tally,
+)
+from precision.backends.numpy_ import array_module, asarray, count, jit, join, scan, widen
 from precision.formats import FP32, Format
-from precision.random_bits import Key
-from precision.statistics import COUNTERS, EXPONENT_BINS
 
 name = "numba"
 Array = np.ndarray
-__all__ = ["array_module", "asarray", "count", "jit", "join", "name", "scan"]
-
-
-def _flat_bits(x: Array) -> Array:
-    return np.ascontiguousarray(x, dtype=np.float32).reshape(-1).view(np.uint32)
-
-
-def _map(kernel: Any, x: Array, *arguments: Any) -> Array:
-    """A kernel from patterns to patterns over a whole array."""
-    u = _flat_bits(x)
-    out = np.empty_like(u)
-    kernel(u, out, *arguments)
-    return out.view(np.float32).reshape(np.shape(x))
-
-
-def round_to(x: Array, fmt: Format, subnormals: str = "keep") -> Array:
-    rounded = _map(kernels.round_flat, x, fmt.constants)
-    return rounded if subnormals == "keep" else _map(kernels.flush_flat, rounded, fmt.constants)
+__all__ = [
+    "array_module",
+    "asarray",
+    "count",
+    "decode",
+    "encode",
+    "jit",
+    "join",
+    "name",
+    "observe",
+    "random_words",
+    "round_to",
+    "scan",
+    "statistics",
+    "tally",
+    "widen",
+]
 
 
 def flush(x: Array) -> Array:
-    return _map(kernels.flush_flat, x, FP32.constants)
-
-
-def encode(x: Array, fmt: Format) -> Array:
-    u = _flat_bits(x)
-    out = np.empty(u.size, f"u{fmt.code_dtype.itemsize}")
-    kernels.encode_flat(u, out, fmt.constants)
-    return out.view(fmt.code_dtype).reshape(np.shape(x))
-
-
-def decode(codes: Array, fmt: Format) -> Array:
-    flat = np.ascontiguousarray(codes).reshape(-1).view(f"u{fmt.code_dtype.itemsize}")
-    out = np.empty(flat.size, np.uint32)
-    kernels.decode_flat(flat, out, fmt.constants)
-    return out.view(np.float32).reshape(np.shape(codes))
+    u = flat_bits(x)
+    out = np.empty_like(u)
+    kernels.flush_flat(u, out, FP32.constants)
+    return out.view(np.float32).reshape(np.shape(x))
 
 
 def _binary(operation: int, x: Array, y: Array) -> Array:
@@ -136,7 +132,7 @@ def row_max(x: Array, mask: Array | None = None) -> Array:
     if mask is None:
         mask = np.ones((1, columns), np.bool_)
     out = np.empty(math.prod(x.shape[:-1]), np.uint32)
-    kernels.row_max(_flat_bits(x).reshape(-1, columns), np.ascontiguousarray(mask).reshape(-1, columns), out)
+    kernels.row_max(flat_bits(x).reshape(-1, columns), np.ascontiguousarray(mask).reshape(-1, columns), out)
     return out.view(np.float32).reshape(*x.shape[:-1], 1)
 
 
@@ -148,7 +144,7 @@ def absmax(x: Array, axis: int) -> Array:
 
 
 def lookup(table: Array, x: Array, fmt: Format) -> Array:
-    u = _flat_bits(x)
+    u = flat_bits(x)
     out = np.empty(u.size, np.float32)
     kernels.lookup(table, u, out, fmt.constants, work=u.size)
     return out.reshape(np.shape(x))
@@ -158,23 +154,6 @@ def scatter_add_rows(indices: Array, rows: Array, size: int) -> Array:
     out = np.zeros((rows.shape[0], size, rows.shape[2]), np.float32)
     kernels.scatter_add_rows(np.ascontiguousarray(indices), np.ascontiguousarray(rows), out, work=rows.size)
     return out
-
-
-def random_words(key: Key, shape: tuple[int, ...]) -> Array:
-    out = np.empty(math.prod(shape), np.uint32)
-    kernels.random_words(np.uint32(key[0]), np.uint32(key[1]), out, work=out.size)
-    return out.reshape(shape)
-
-
-def statistics(x: Array, rounded: Array, fmt: Format) -> tuple[Array, Array]:
-    counts, exponents = np.zeros(len(COUNTERS), np.int64), np.zeros(EXPONENT_BINS, np.int64)
-    kernels.statistics(_flat_bits(x), _flat_bits(rounded), fmt.constants, counts, exponents)
-    return counts, exponents
-
-
-def observe(x: Array, rounded: Array, fmt: Format) -> tuple[int, Array, Array]:
-    """Number of values and their statistics, counted at once."""
-    return x.size, *statistics(x, rounded, fmt)
 
 
 def matmul(

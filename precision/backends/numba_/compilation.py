@@ -18,16 +18,20 @@ _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
 
 class _Words(ast.NodeTransformer):
-    """Casts every integer operation to uint32.
+    """Casts every integer operation to the word type.
 
     Numba types ``uint32 + 1`` as int64, which neither wraps like the other executors nor fills a vector
     register with 32-bit lanes.
     """
 
+    def __init__(self, width: int) -> None:
+        self._largest_count = width - 1
+
     def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
         if isinstance(node.op, ast.LShift | ast.RShift) and not isinstance(node.right, ast.Constant):
-            # counts below 32, said so: LLVM then shifts 32-bit lanes, not 64-bit ones
-            node.right = ast.BinOp(left=node.right, op=ast.BitAnd(), right=ast.Constant(31))
+            # counts below the width, said so: LLVM then shifts lanes of that width
+            count = ast.BinOp(left=node.right, op=ast.BitAnd(), right=ast.Constant(self._largest_count))
+            node.right = ast.Call(func=ast.Name(id="_word", ctx=ast.Load()), args=[count], keywords=[])
         return self._cast(node)
 
     def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
@@ -39,10 +43,11 @@ class _Words(ast.NodeTransformer):
         return ast.copy_location(call, node)
 
 
-def compile_words(module: ModuleType) -> dict[str, Callable]:
-    """Every function of an operator-only module, jitted with 32-bit words, by name."""
-    tree = ast.fix_missing_locations(_Words().visit(ast.parse(inspect.getsource(module))))
-    namespace: dict[str, Any] = {"_word": np.uint32}
+def compile_words(module: ModuleType, word: Any = np.uint32) -> dict[str, Callable]:
+    """Every function of an operator-only module, jitted with words of that type, by name."""
+    words = _Words(8 * np.dtype(word).itemsize)
+    tree = ast.fix_missing_locations(words.visit(ast.parse(inspect.getsource(module))))
+    namespace: dict[str, Any] = {"_word": word}
     exec(compile(tree, inspect.getfile(module), "exec"), namespace)
     names = [n.name for n in tree.body if isinstance(n, ast.FunctionDef)]
     for name in names:

@@ -1,4 +1,4 @@
-"""Elementwise and row kernels.  Arrays arrive flat and contiguous; uint32 arrays hold float32 patterns."""
+"""Float32 arithmetic, sums and row kernels.  Arrays arrive flat and contiguous; uint32: float32 patterns."""
 
 # mypy: disable-error-code="no-untyped-def"
 from __future__ import annotations
@@ -7,47 +7,23 @@ import numpy as np
 from numba import prange
 
 from precision.backends.numba_ import scalars
-from precision.backends.numba_.compilation import kernel, serial_kernel
+from precision.backends.numba_.compilation import kernel
 from precision.formats import FP32
 
 _FP32 = FP32.constants
 _round = scalars.words["round_nearest_even"]
 _flush = scalars.words["flush_subnormal"]
 _encode = scalars.words["encode"]
-_decode = scalars.words["decode"]
-_events = scalars.words["events"]
-_exponent_index = scalars.words["exponent_index"]
 _order_key = scalars.words["order_key"]
 _from_order_key = scalars.words["from_order_key"]
-_threefry = scalars.words["threefry2x32"]
 _add, _apply = scalars.add, scalars.apply
 _exp, _log, _erf, _flush_float = scalars.exp, scalars.log, scalars.erf, scalars.flush
-_to_bits, _from_bits = scalars.to_bits, scalars.from_bits
-_ALL = np.uint32(0xFFFFFFFF)
-
-
-@kernel
-def round_flat(u, out, f):
-    for i in prange(u.size):
-        out[i] = _round(u[i], f)
 
 
 @kernel
 def flush_flat(u, out, f):
     for i in prange(u.size):
         out[i] = _flush(u[i], f)
-
-
-@kernel
-def encode_flat(u, out, f):
-    for i in prange(u.size):
-        out[i] = _encode(_round(u[i], f), f)
-
-
-@kernel
-def decode_flat(codes, out, f):
-    for i in prange(codes.size):
-        out[i] = _decode(np.uint32(codes[i]), f)
 
 
 @kernel
@@ -157,20 +133,3 @@ def scatter_add_rows(indices, rows, out):
             target = indices[c, r]
             for j in range(rows.shape[2]):
                 out[c, target, j] = _add(out[c, target, j], rows[c, r, j])
-
-
-@kernel
-def random_words(key0, key1, out):
-    for i in prange(out.size):
-        high, low = np.uint32(i >> 32), np.uint32(i & 0xFFFFFFFF)
-        out[i] = _threefry(key0, key1, high, low, _ALL)[0]
-
-
-@serial_kernel
-def statistics(u, rounded, f, counts, exponents):
-    for i in range(u.size):
-        event = _events(u[i], rounded[i], f)
-        for bit in range(counts.size):
-            counts[bit] += (event >> bit) & 1
-        if event & 7 == 0:
-            exponents[_exponent_index(u[i])] += 1

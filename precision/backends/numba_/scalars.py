@@ -10,12 +10,13 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from precision import bits, elementary
+from precision import bits, double, elementary
 from precision.backends.numba_.compilation import compile_words
 from precision.formats import FP32
 from precision.ftz import make_ftz32
 
 words = compile_words(bits)
+split = compile_words(double, np.uint64)["split"]
 _FP32 = FP32.constants
 
 

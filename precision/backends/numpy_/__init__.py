@@ -3,26 +3,30 @@
 from precision.backends.numpy_.arithmetic import (
     absmax,
     add,
-    decode,
     divide,
-    encode,
     erf,
     exp,
     flush,
     log,
     lookup,
     multiply,
-    observe,
-    random_words,
-    round_to,
     row_max,
     scatter_add_rows,
     square_root,
-    statistics,
     subtract,
     tree_sum,
 )
 from precision.backends.numpy_.gemm import integer_matmul, matmul
+from precision.backends.numpy_.rounding import (
+    decode,
+    encode,
+    observe,
+    random_words,
+    round_to,
+    statistics,
+    tally,
+    widen,
+)
 from precision.backends.numpy_.structure import array_module, asarray, count, jit, join, scan
 
 name = "numpy"
@@ -56,5 +60,7 @@ __all__ = [
     "square_root",
     "statistics",
     "subtract",
+    "tally",
     "tree_sum",
+    "widen",
 ]

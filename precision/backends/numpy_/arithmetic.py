@@ -1,51 +1,18 @@
-"""Rounding, float32 arithmetic, sums and counters on NumPy arrays."""
+"""Float32 arithmetic and sums on NumPy arrays."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
 from precision import bits, elementary
+from precision.backends.numpy_.rounding import encode, from_bits, round_to, to_bits
 from precision.formats import FP32, Format
 from precision.ftz import make_ftz32
-from precision.random_bits import Key, random_bits
-from precision.statistics import COUNTERS, EXPONENT_BINS
 
 Array = np.ndarray
 _QUIET: Any = {"over": "ignore", "under": "ignore", "invalid": "ignore", "divide": "ignore"}
-
-
-def to_bits(x: Array) -> Array:
-    """Float32 patterns, at least one-dimensional: NumPy warns when a scalar word wraps around."""
-    return np.atleast_1d(np.ascontiguousarray(x, dtype=np.float32)).view(np.uint32)
-
-
-def from_bits(u: Array) -> Array:
-    return u.view(np.float32)
-
-
-def round_to(x: Array, fmt: Format, subnormals: str = "keep") -> Array:
-    u = bits.round_nearest_even(to_bits(x), fmt.constants)
-    if subnormals == "flush":
-        u = bits.flush_subnormal(u, fmt.constants)
-    return from_bits(u).reshape(np.shape(x))
-
-
-def encode(x: Array, fmt: Format) -> Array:
-    u = bits.round_nearest_even(to_bits(x), fmt.constants)
-    codes = bits.encode(u, fmt.constants).astype(_unsigned(fmt))
-    return codes.view(fmt.code_dtype).reshape(np.shape(x))
-
-
-def decode(codes: Array, fmt: Format) -> Array:
-    words = np.atleast_1d(np.ascontiguousarray(codes)).view(_unsigned(fmt)).astype(np.uint32)
-    return from_bits(bits.decode(words, fmt.constants)).reshape(np.shape(codes))
-
-
-def _unsigned(fmt: Format) -> np.dtype:
-    return np.dtype(f"u{fmt.code_dtype.itemsize}")
 
 
 def flush(x: Array) -> Array:
@@ -123,23 +90,3 @@ def scatter_add_rows(indices: Array, rows: Array, size: int) -> Array:
         target = (chunks, indices[:, r])
         out[target] = add(out[target], rows[:, r])
     return out
-
-
-def random_words(key: Key, shape: tuple[int, ...]) -> Array:
-    """One uint32 an element, its counter the row-major index."""
-    return random_bits(key, np.arange(math.prod(shape), dtype=np.uint64).reshape(shape))
-
-
-def statistics(x: Array, rounded: Array, fmt: Format) -> tuple[Array, Array]:
-    """Event counts in the order of ``COUNTERS`` and the exponent histogram of x; int64."""
-    u = to_bits(x).ravel()
-    events = bits.events(u, to_bits(rounded).ravel(), fmt.constants)
-    counts = [np.count_nonzero(events & (1 << i)) for i in range(len(COUNTERS))]
-    counted = u[(events & 0b111) == 0]
-    index = bits.exponent_index(counted).astype(np.int64)
-    return np.array(counts, np.int64), np.bincount(index, minlength=EXPONENT_BINS)
-
-
-def observe(x: Array, rounded: Array, fmt: Format) -> tuple[int, Array, Array]:
-    """Number of values and their statistics, counted at once."""
-    return x.size, *statistics(x, rounded, fmt)

@@ -1,0 +1,187 @@
+"""Rounding, codes, random words and counters on JAX arrays."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from precision import bits, double
+from precision.format import Format
+from precision.random_bits import Key, Stream
+from precision.rounding_modes import NEAREST_EVEN, Constants, Rounding
+from precision.statistics import COUNTERS, EXPONENT_BINS, INFINITY, Tally, power_sums
+
+Array = Any
+_ALL = np.uint32(0xFFFFFFFF)
+
+
+def to_bits(x: Array) -> Array:
+    return lax.bitcast_convert_type(jnp.asarray(x, jnp.float32), jnp.uint32)
+
+
+def from_bits(u: Array) -> Array:
+    return lax.bitcast_convert_type(u, jnp.float32)
+
+
+def require_float64() -> None:
+    """TypeError where JAX has no 64-bit types, in which float64 would be narrowed silently."""
+    if not jax.config.jax_enable_x64:
+        raise TypeError(
+            "float64 on JAX needs 64-bit types; set jax_enable_x64, or pass NumPy arrays, or float32 values"
+        )
+
+
+def widen(x: Array, fmt: Format | None) -> Array:
+    """Values of a narrower type as float32, subnormals kept; through its codes, where it fills whole bytes."""
+    if fmt is None or fmt.bits % 8 or isinstance(x, np.ndarray):
+        return jnp.asarray(np.asarray(x).astype(np.float32) if isinstance(x, np.ndarray) else x, jnp.float32)
+    return decode(lax.bitcast_convert_type(x, fmt.code_dtype), fmt)
+
+
+@partial(jax.jit, static_argnames=("fmt", "rounding"))
+def round_to(x: Array, fmt: Format, rounding: Rounding = NEAREST_EVEN, random: Stream | None = None) -> Array:
+    """x, float32 or float64, rounded once."""
+    return from_bits(_round(x, rounding.words(fmt), rounding, random))
+
+
+def _round(x: Array, f: Constants, rounding: Rounding, random: Stream | None) -> Array:
+    """Patterns of the rounded values."""
+    if rounding.mode == "nearest_even" and x.dtype != jnp.float64:
+        return bits.round_nearest_even(to_bits(x), f)
+    u, extra = split(x) if x.dtype == jnp.float64 else (to_bits(x), np.uint32(0))
+    return bits.round_pattern(u, extra, _words(random, u.shape), f)
+
+
+def split(x: Array) -> tuple[Array, Array]:
+    """Float64 values as truncated float32 patterns and the 32 bits that follow."""
+    u, extra = double.split(lax.bitcast_convert_type(x, jnp.uint64))
+    return u.astype(jnp.uint32), extra.astype(jnp.uint32)
+
+
+def _words(random: Stream | None, shape: tuple[int, ...]) -> Any:
+    return np.uint32(0) if random is None else random_words(random.key, shape, random.counter)
+
+
+@partial(jax.jit, static_argnames=("fmt", "rounding"))
+def encode(x: Array, fmt: Format, rounding: Rounding = NEAREST_EVEN, random: Stream | None = None) -> Array:
+    f = rounding.words(fmt)
+    codes = bits.encode(_round(x, f, rounding, random), f).astype(f"uint{8 * fmt.code_dtype.itemsize}")
+    return lax.bitcast_convert_type(codes, fmt.code_dtype) if fmt.is_integer else codes
+
+
+@partial(jax.jit, static_argnames="fmt")
+def decode(codes: Array, fmt: Format) -> Array:
+    unsigned = lax.bitcast_convert_type(codes, f"uint{8 * fmt.code_dtype.itemsize}")
+    return from_bits(bits.decode(unsigned.astype(jnp.uint32), fmt.constants))
+
+
+def key_words(key: Array) -> tuple[Array, Array]:
+    """Both words of a JAX key, typed or raw.  ValueError for a key that is not Threefry's."""
+    raw = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
+    if raw.shape != (2,) or raw.dtype != jnp.uint32:
+        raise ValueError(f"a JAX key of {raw.dtype} words and shape {raw.shape} is no Threefry key")
+    return raw[0], raw[1]
+
+
+def random_words(key: Key, shape: tuple[int, ...], counter: Any = 0) -> Array:
+    """One uint32 an element, that of its index: row-major from ``counter``, or given (32 bits, or 64)."""
+    high, low = _index_words(counter, shape)
+    k0, k1 = (jnp.asarray(word, jnp.uint32) for word in key)
+    return bits.threefry2x32(k0, k1, high, low, _ALL)[0]
+
+
+def _index_words(counter: Any, shape: tuple[int, ...]) -> tuple[Array, Array]:
+    first_high, first_low = _counter_words(counter)
+    if np.ndim(counter):
+        return jnp.broadcast_to(first_high, shape), jnp.broadcast_to(first_low, shape)
+    offset = lax.iota(jnp.uint32, int(np.prod(shape))).reshape(shape)
+    low = offset + first_low
+    return first_high + (low < first_low).astype(jnp.uint32), low
+
+
+def _counter_words(counter: Any) -> tuple[Array, Array]:
+    """High and low word of a Python int, a NumPy array or a JAX integer."""
+    if isinstance(counter, jax.Array):
+        wide = counter.dtype.itemsize == 8
+        high = (counter >> 32).astype(jnp.uint32) if wide else jnp.zeros(counter.shape, jnp.uint32)
+        return high, counter.astype(jnp.uint32)
+    index = np.asarray(counter, np.uint64)
+    return jnp.asarray((index >> np.uint64(32)).astype(np.uint32)), jnp.asarray(index.astype(np.uint32))
+
+
+def statistics(x: Array, rounded: Array, fmt: Format) -> tuple[Array, Array]:
+    """Event counts in the order of ``COUNTERS`` and the exponent histogram of x; int32, below 2^31 an array."""
+    _, counts, exponents = count({"": observe(x, rounded, fmt)}, {"": fmt})[""]
+    return counts, exponents
+
+
+def observe(x: Array, rounded: Array, fmt: Format) -> tuple[Array, Array]:
+    """The values themselves: they are counted together at the end of a step, compiled once, not once a site."""
+    del fmt
+    return x.reshape(-1), rounded.reshape(-1)
+
+
+def join(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
+    return jnp.concatenate([a[0], b[0]]), jnp.concatenate([a[1], b[1]])
+
+
+def count(observed: dict[str, tuple[Array, Array]], formats: dict[str, Format]) -> dict[str, Any]:
+    """(number of values, event counts, exponent histogram) by name, as in ``statistics``."""
+    found: dict[str, Any] = {}
+    for fmt in dict.fromkeys(formats.values()):
+        names = [name for name in observed if formats[name] == fmt]
+        found |= dict(zip(names, _count_together([observed[name] for name in names], fmt), strict=True))
+    return found
+
+
+def _count_together(pairs: list[tuple[Array, Array]], fmt: Format) -> list[tuple[int, Array, Array]]:
+    """One pass over all arrays of a format: two histograms whose bins are (array, event word), (array, exponent)."""
+    sizes = [x.size for x, _ in pairs]
+    # behind a barrier, or XLA spends minutes folding the owners of all values into a constant
+    ends = lax.optimization_barrier(jnp.asarray(np.cumsum(sizes), jnp.int32))
+    owner = jnp.searchsorted(ends, lax.iota(jnp.int32, sum(sizes)), side="right", method="scan_unrolled")
+    u, rounded = (to_bits(jnp.concatenate(column)) for column in zip(*pairs, strict=True))
+    counts, exponents = _counts(u, bits.nearest_even_events(u, rounded, fmt.constants), owner, len(pairs))
+    return [(size, counts[i], exponents[i]) for i, size in enumerate(sizes)]
+
+
+def _counts(u: Array, events: Array, owner: Array, owners: int) -> tuple[Array, Array]:
+    """Event counts and exponents of each owner, int32."""
+    words = _histogram(owner, events.astype(jnp.int32), (owners, 1 << len(COUNTERS)))
+    index = jnp.where((events & 7) == 0, bits.exponent_index(u).astype(jnp.int32), EXPONENT_BINS)
+    exponents = _histogram(owner, index, (owners, EXPONENT_BINS))
+    holds = np.arange(1 << len(COUNTERS))[:, None] >> np.arange(len(COUNTERS)) & 1  # (event word, counter)
+    return (words[:, :, None] * holds).sum(axis=1), exponents
+
+
+def _histogram(rows: Array, columns: Array, shape: tuple[int, int]) -> Array:
+    """Pairs counted, int32; a column beyond the last is dropped."""
+    return jnp.zeros(shape, jnp.int32).at[rows, columns].add(1, mode="drop")
+
+
+def tally(
+    x: Array, fmt: Format, rounding: Rounding = NEAREST_EVEN, random: Stream | None = None
+) -> tuple[Array, Tally]:
+    """x, not traced, rounded, and everything counted about it.  The float64 sums are formed on the host."""
+    if isinstance(x, jax.core.Tracer):
+        raise TypeError("statistics of a traced array have no values yet; take them outside jit, of what it returns")
+    rounded, counts, exponents, largest, smallest = _round_and_count(x, fmt, rounding, random)
+    powers = power_sums(np.asarray(x).ravel(), np.asarray(rounded).ravel())
+    return rounded, Tally(counts=counts, exponents=exponents, largest=largest, smallest=smallest, powers=powers)
+
+
+@partial(jax.jit, static_argnames=("fmt", "rounding"))
+def _round_and_count(x: Array, fmt: Format, rounding: Rounding, random: Stream | None) -> tuple[Array, ...]:
+    f, u = rounding.words(fmt), to_bits(x).reshape(-1)
+    words = _words(random, x.shape)
+    result, events = bits.round_and_tell(u, words.reshape(-1) if np.ndim(words) else words, f)
+    counts, exponents = _counts(u, events, jnp.zeros(u.shape, jnp.int32), 1)
+    magnitude = u & 0x7FFFFFFF
+    largest = jnp.where(magnitude < INFINITY, magnitude, 0).max(initial=0)
+    smallest = jnp.where(magnitude > 0, magnitude, INFINITY).min(initial=INFINITY)
+    return from_bits(result).reshape(x.shape), counts[0], exponents[0], largest, smallest

@@ -1,0 +1,157 @@
+"""Rounding, codes, random words and counters on NumPy arrays through Numba loops."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from precision.backends.numba_ import rounding_kernels as kernels
+from precision.backends.numba_ import tally_kernels
+from precision.backends.numba_.nearest import plan
+from precision.format import Format
+from precision.random_bits import Key, Stream, indices
+from precision.rounding_modes import NEAREST_EVEN, Rounding
+from precision.statistics import COUNTERS, EXPONENT_BINS, Tally
+
+Array = np.ndarray
+_NO_WORDS = np.zeros(1, np.uint32)
+CHUNK = 1 << 16  # elements counted together, a multiple of BLOCK
+
+
+def flat_bits(x: Array) -> Array:
+    """Float32 patterns, flat and contiguous; a view where x allows it."""
+    return np.ascontiguousarray(x, dtype=np.float32).reshape(-1).view(np.uint32)
+
+
+def round_to(
+    x: Array, fmt: Format, rounding: Rounding = NEAREST_EVEN, random: Stream | None = None, out: Array | None = None
+) -> Array:
+    """x, float32 or float64, rounded once; into ``out`` where one is given."""
+    target = out if out is not None and _direct(x, out) else np.empty(np.shape(x), np.float32)
+    _round(x, target.reshape(-1).view(np.uint32), fmt, rounding, random)
+    if out is None or target is out:
+        return target
+    np.copyto(out, target)
+    return out
+
+
+def _direct(x: Array, out: Array) -> bool:
+    """Whether a loop may write to ``out`` while it reads x: apart from it, or the very same elements."""
+    if not out.flags.c_contiguous:
+        return False
+    same = x.ctypes.data == out.ctypes.data and x.dtype == out.dtype and x.flags.c_contiguous
+    return same or not np.may_share_memory(x, out)
+
+
+def _round(x: Array, out: Array, fmt: Format, rounding: Rounding, random: Stream | None) -> None:
+    """Patterns of the rounded values into flat ``out``."""
+    f = rounding.words(fmt)
+    if x.dtype == np.float64:
+        w = np.ascontiguousarray(x).reshape(-1).view(np.uint64)
+        words = _NO_WORDS if random is None else random_words(random.key, w.shape, _flat(random.counter, x))
+        return kernels.round_double(w, words, out, f)
+    u = flat_bits(x)
+    if random is not None and np.ndim(random.counter):
+        return kernels.round_with_words(u, random_words(random.key, u.shape, _flat(random.counter, x)), out, f)
+    if random is not None:
+        return kernels.round_stochastic(u, out, f, *_words(random))
+    fast = plan(rounding, fmt)
+    if fast is not None:
+        return fast.loop(u, out, *fast.arguments)
+    return (kernels.round_nearest if rounding.mode == "nearest_even" else kernels.round_directed)(u, out, f)
+
+
+def _flat(counter: Any, x: Array) -> Any:
+    return np.broadcast_to(counter, x.shape).reshape(-1) if np.ndim(counter) else counter
+
+
+def _words(random: Stream) -> tuple[np.uint32, ...]:
+    """Key and first index as words."""
+    counter = int(random.counter)
+    return tuple(map(np.uint32, (*random.key, counter >> 32, counter & 0xFFFFFFFF)))
+
+
+def encode(x: Array, fmt: Format, rounding: Rounding = NEAREST_EVEN, random: Stream | None = None) -> Array:
+    f = rounding.words(fmt)
+    out = np.empty(x.size, f"u{fmt.code_dtype.itemsize}")
+    if rounding.mode == "nearest_even" and x.dtype != np.float64:
+        kernels.encode_nearest(flat_bits(x), out, f)
+    else:
+        kernels.encode_rounded(flat_bits(round_to(x, fmt, rounding, random)), out, f)
+    return out.view(fmt.code_dtype).reshape(np.shape(x))
+
+
+def decode(codes: Array, fmt: Format) -> Array:
+    flat = np.ascontiguousarray(codes).reshape(-1).view(f"u{fmt.code_dtype.itemsize}")
+    out = np.empty(flat.size, np.uint32)
+    kernels.decode(flat, out, fmt.constants)
+    return out.view(np.float32).reshape(np.shape(codes))
+
+
+def random_words(key: Key, shape: tuple[int, ...], counter: Any = 0) -> Array:
+    """One uint32 an element, that of its index: row-major from ``counter``, or given."""
+    out = np.empty(math.prod(shape), np.uint32)
+    if np.ndim(counter):
+        flat = indices(counter, shape).reshape(-1)
+        kernels.random_words_at(*map(np.uint32, key), flat, out, work=out.size)
+    else:
+        kernels.random_words(*_words(Stream(key, counter)), out, work=out.size)
+    return out.reshape(shape)
+
+
+def statistics(x: Array, rounded: Array, fmt: Format) -> tuple[Array, Array]:
+    """Counts of nearest-even rounding, in the order of ``COUNTERS``, and the exponent histogram of x; int64."""
+    u, result = flat_bits(x), flat_bits(rounded)
+    counts, exponents = _empty_counts(u.size)
+    tally_kernels.count_nearest(u, result, fmt.constants, CHUNK, counts, exponents)
+    return counts.sum(axis=0), exponents.sum(axis=0)
+
+
+def _empty_counts(size: int) -> tuple[Array, Array]:
+    chunks = -(-size // CHUNK)
+    return np.zeros((chunks, len(COUNTERS)), np.int64), np.zeros((chunks, EXPONENT_BINS), np.int64)
+
+
+def tally(
+    x: Array, fmt: Format, rounding: Rounding = NEAREST_EVEN, random: Stream | None = None, out: Array | None = None
+) -> tuple[Array, Tally]:
+    """x rounded, and everything counted about it, in one pass."""
+    target = (
+        out
+        if out is not None and not np.may_share_memory(x, out) and out.flags.c_contiguous
+        else np.empty_like(x, order="C")
+    )
+    u = flat_bits(x)
+    counts, exponents = _empty_counts(u.size)
+    extremes = np.tile(np.array([0, 0x7F800000], np.uint32), (len(counts), 1))
+    powers = np.zeros((len(counts), 3))
+    kind, first, words = _randomness(random, x)
+    tally_kernels.tally(
+        u, target.reshape(-1).view(np.uint32), kind, *first, words, rounding.words(fmt), CHUNK, counts, exponents,
+        extremes, powers,
+    )  # fmt: skip
+    if out is not None and target is not out:
+        np.copyto(out, target)
+    tallied = Tally(
+        counts=counts.sum(axis=0),
+        exponents=exponents.sum(axis=0),
+        largest=extremes[:, 0].max(initial=0),
+        smallest=extremes[:, 1].min(initial=0x7F800000),
+        powers=powers.sum(axis=0),
+    )
+    return target if out is None else out, tallied
+
+
+def _randomness(random: Stream | None, x: Array) -> tuple[int, tuple[np.uint32, ...], Array]:
+    if random is None:
+        return 0, _words(Stream((0, 0))), _NO_WORDS
+    if np.ndim(random.counter):
+        return 2, _words(Stream((0, 0))), random_words(random.key, (x.size,), _flat(random.counter, x))
+    return 1, _words(random), _NO_WORDS
+
+
+def observe(x: Array, rounded: Array, fmt: Format) -> tuple[int, Array, Array]:
+    """Number of values and their statistics, counted at once."""
+    return x.size, *statistics(x, rounded, fmt)
