@@ -1,7 +1,18 @@
 """Arithmetic in fp16, bf16, INT8 and their relatives, exact to the last bit, identical in NumPy, Numba and JAX."""
 
 from precision.accumulators import ACCUMULATORS, Accumulator, parse_accumulator
+from precision.arithmetic import add, div, fma, mul, sqrt, sub
 from precision.backends import BACKENDS
+from precision.comparison import (
+    convert,
+    equal,
+    less,
+    less_equal,
+    maximum,
+    maximum_number,
+    minimum,
+    minimum_number,
+)
 from precision.format import Format
 from precision.formats import (
     BF16,
@@ -33,6 +44,7 @@ from precision.random_bits import random_bits
 from precision.rounding import decode, encode, round_to
 from precision.rounding_modes import Rounding
 from precision.statistics import Statistics
+from precision.sums import ordered_sum
 
 __all__ = [
     "ACCUMULATORS",
@@ -62,9 +74,22 @@ __all__ = [
     "QArray",
     "Rounding",
     "Statistics",
+    "add",
+    "convert",
     "decode",
+    "div",
     "encode",
+    "equal",
+    "fma",
+    "less",
+    "less_equal",
     "matmul",
+    "maximum",
+    "maximum_number",
+    "minimum",
+    "minimum_number",
+    "mul",
+    "ordered_sum",
     "parse_accumulator",
     "parse_format",
     "quantize",
@@ -72,5 +97,7 @@ __all__ = [
     "random_bits",
     "round_to",
     "round_with_statistics",
+    "sqrt",
     "statistics",
+    "sub",
 ]

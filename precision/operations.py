@@ -5,8 +5,8 @@ Operators only, like ``bits``.  ``word`` holds 32 random bits, read by stochasti
 """
 
 from precision.bits import DOWN, round_pattern
-from precision.soft_float import exact_add, exact_fused_multiply_add, exact_multiply
 from precision.soft_division import exact_divide, exact_square_root
+from precision.soft_float import exact_add, exact_fused_multiply_add, exact_multiply
 
 
 def add(u, v, word, f):

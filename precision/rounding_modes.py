@@ -126,7 +126,7 @@ def _format_words(fmt: Format) -> dict[str, int]:
     return {
         "drop": drop,
         "below_drop": below_drop,
-        "zero_drop": min(below_drop + exponent - 1, 24),
+        "zero_drop": below_drop + exponent - 1,
         "smallest_normal_exponent": exponent,
         "half_smallest": pattern_of(fmt.min_subnormal / 2) if smallest > 1 else 0,
         "smallest": smallest,

@@ -4,8 +4,8 @@ The digits of a result stand in a frame of two words, as sums and products do, a
 is left.
 """
 
-from precision.bits import equal, less
-from precision.soft_float import any_bit, significand, specials, truncate
+from precision.bits import equal, less, nonzero
+from precision.soft_float import significand, specials, truncate
 
 
 def exact_divide(ua, ub):
@@ -19,7 +19,7 @@ def exact_divide(ua, ub):
     hi, rest = _divided(hi, rest, mb, 15)
     lo, rest = _divided(zero, rest, mb, 13)
     lo, rest = _divided(lo, rest, mb, 13)
-    magnitude, extra = truncate(hi, (lo << 6) | any_bit(rest), ea - eb + 316 - below)
+    magnitude, extra = truncate(hi, (lo << 6) | nonzero(rest), ea - eb + 316 - below)
     a, b = ua & 0x7FFFFFFF, ub & 0x7FFFFFFF
     zero_a, zero_b, inf_a, inf_b = equal(a, 0), equal(b, 0), equal(a, 0x7F800000), equal(b, 0x7F800000)
     nan = less(0x7F800000 + zero, a) | less(0x7F800000 + zero, b) | (inf_a & inf_b) | (zero_a & zero_b)
@@ -39,8 +39,8 @@ def exact_square_root(ua):
     d, rest = _divided(0 * s, r, s << 1, 13)
     d, rest = _divided(d, rest, s << 1, 14)
     square_hi, square_lo = _square(d)
-    d = d - (less(rest, square_hi) | (equal(rest, square_hi) & any_bit(square_lo)))
-    magnitude, extra = truncate((s << 3) | (d >> 24), (d << 8) | any_bit(r), ((e + 1) >> 1) + 236)
+    d = d - (less(rest, square_hi) | (equal(rest, square_hi) & nonzero(square_lo)))
+    magnitude, extra = truncate((s << 3) | (d >> 24), (d << 8) | nonzero(r), ((e + 1) >> 1) + 236)
     a = ua & 0x7FFFFFFF
     nan = less(0x7F800000 + 0 * a, a) | ((ua >> 31) & (1 - equal(a, 0)))
     some = -(1 - equal(a, 0))

@@ -10,8 +10,8 @@ follow, the last of them sticky, the or of everything from there on:
     u      s eeeeeeee kkkkkkkkkkkkkkkkkkkkkkk      extra      r tttttttttttttttttttttttttttttt S
                                             ^ one unit          ^ half a unit
 
-Infinities, NaN (0x7FC00000) and exact values have extra 0.  A finite result of 2^128 or more comes as the largest
-float32 with every extra bit set, which any format rounds as it would round the result itself.
+Infinities, NaN (0x7FC00000) and exact values have extra 0.  A finite result of 2^128 or more comes as 0x7F800000 with
+extra 1: beyond the largest value of any format, and no infinity.
 
 Sums and products stand in a 64-bit frame of two words, its leading bit brought to 62:
 
@@ -19,7 +19,7 @@ Sums and products stand in a 64-bit frame of two words, its leading bit brought 
         ^bit 62                    ^bit 39, the last kept
 """
 
-from precision.bits import equal, less, select
+from precision.bits import equal, less, nonzero, select
 
 
 def fused_multiply_add(ua, ub, uc):
@@ -39,7 +39,7 @@ def add(ua, ub):
 
 def nearest(u, extra):
     """The exact result rounded to float32, ties to even."""
-    return u + ((extra >> 31) & (any_bit(extra << 1) | u))
+    return u + ((extra >> 31) & (nonzero(extra << 1) | u))
 
 
 def exact_fused_multiply_add(ua, ub, uc, down):
@@ -59,7 +59,7 @@ def exact_fused_multiply_add(ua, ub, uc, down):
     small_hi, small_lo = _shift_right_jam(select(swap, p_hi, mc << 6), select(swap, p_lo, zero), x - y)
     s_big, s_small = select(swap, sc, sp), select(swap, sp, sc)
     hi, lo, sign = _add_signed(big_hi, big_lo, s_big, small_hi, small_lo, s_small)
-    vanished = 1 - any_bit(hi | lo)
+    vanished = 1 - nonzero(hi | lo)
     sign = select(vanished, (sp & sc) | ((sp | sc) & down), sign)
     magnitude, extra = truncate(*_normalise(hi, lo, x))
     return _sum_specials(ua, ub, uc, sp, sc, (magnitude & -(1 - vanished)) | (sign << 31), extra)
@@ -85,11 +85,6 @@ def exact_multiply(ua, ub):
 def exact_add(ua, ub, down):
     """(u, extra) of a + b; ``down`` as in ``exact_fused_multiply_add``."""
     return exact_fused_multiply_add(ua, 0x3F800000 + 0 * ua, ub, down)
-
-
-def any_bit(word):
-    """1 where a word has a bit set."""
-    return 1 - equal((word >> 1) | (word & 1), 0)
 
 
 def significand(u):
@@ -129,7 +124,7 @@ def _shift_right_jam(hi, lo, count):
     lost = lost | (lo & ((1 << n) - 1))
     # hi's low n bits enter lo from above; (hi << 1) << (31 - n) keeps every shift count below 32
     lo = (lo >> n) | ((hi << 1) << (31 - n))
-    return hi >> n, lo | any_bit(lost)
+    return hi >> n, lo | nonzero(lost)
 
 
 def borrow(x, y):
@@ -169,9 +164,9 @@ def truncate(hi, lo, x):
     hi, lo = _shift_right_jam(hi, lo, (190 - x) & -under)
     exponent = select(under, 1 + 0 * x, x - 189)
     magnitude = ((exponent - 1) << 23) + (hi >> 7)
-    extra = (hi << 25) | (lo >> 7) | any_bit(lo & 0x7F)
+    extra = (hi << 25) | (lo >> 7) | nonzero(lo & 0x7F)
     over = less(254 + 0 * exponent, exponent)
-    return select(over, 0x7F7FFFFF + 0 * magnitude, magnitude), extra | -over
+    return select(over, 0x7F800000 + 0 * magnitude, magnitude), select(over, 1 + 0 * extra, extra)
 
 
 def specials(magnitude, extra, sign, infinite, nan):

@@ -15,10 +15,9 @@ from typing import Any
 
 import format_oracle
 import numpy as np
+import oracles
 from format_search import searched
 from reals import NAN, Real, power, read_all, write_all
-
-import oracles
 
 Array = np.ndarray
 OPERATIONS = {"add": 2, "sub": 2, "mul": 2, "div": 2, "sqrt": 1, "fma": 3}

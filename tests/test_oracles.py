@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from itertools import product
 from typing import Any
 
@@ -11,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from bits_assertions import assert_same_bits
-from format_oracle import ENUMERATED, FLOATS, INTEGERS, MODES, OVERFLOWS, P3109, STANDARDS, standard
+from format_oracle import ENUMERATED, MODES, OVERFLOWS, STANDARDS, standard
 from format_search import encoded, every_value, searched
 from format_steps import expected, expected_of
 from reals import NAN_BITS, read_all, read_double, write, write_all

@@ -72,7 +72,9 @@ def test_sums_are_their_definitions(order: str, name: str, mode: str, backend: E
         rng = generator(90 + count)
         near = drawn(rng, (24, count), (115, 132))
         words = np.concatenate([near, sprinkled(rng, near, 0.2), drawn(rng, (12, count), (0, 3))])
-        assert_same_bits(run(words, backend, order=order, fmt=name, rounding=mode), expected(words, order, name, mode))
+        assert_same_bits(
+            run(words, backend, order=order, fmt=name, rounding=mode), expected(words, order, name, mode)
+        )
 
 
 @pytest.mark.parametrize("order", ORDERS)

@@ -17,10 +17,12 @@ from precision.backends.jax_.arithmetic import (
     tree_sum,
 )
 from precision.backends.jax_.gemm import integer_matmul, matmul
+from precision.backends.jax_.operations import operate, ordered_sum, relate
 from precision.backends.jax_.rounding import (
     count,
     decode,
     encode,
+    from_bits,
     join,
     key_words,
     observe,
@@ -47,6 +49,7 @@ __all__ = [
     "erf",
     "exp",
     "flush",
+    "from_bits",
     "integer_matmul",
     "jit",
     "join",
@@ -57,7 +60,10 @@ __all__ = [
     "multiply",
     "name",
     "observe",
+    "operate",
+    "ordered_sum",
     "random_words",
+    "relate",
     "require_float64",
     "round_to",
     "row_max",

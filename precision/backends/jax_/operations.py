@@ -31,14 +31,14 @@ def operate(
 
     Compiled once for an operation and a mode: the words of the format are arguments.
     """
-    return _operate(operation, rounding.mode, operands, np.array(rounding.words(fmt)), random)
+    shape = jnp.broadcast_shapes(*map(jnp.shape, operands))
+    word = np.uint32(0) if random is None else random_words(random.key, shape, random.counter)
+    return _operate(operation, rounding.mode, operands, word, np.array(rounding.words(fmt)))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _operate(operation: str, mode: str, operands: tuple[Array, ...], words: Array, random: Stream | None) -> Array:
-    shape = jnp.broadcast_shapes(*map(jnp.shape, operands))
-    patterns = [to_bits(jnp.broadcast_to(x, shape)) for x in operands]
-    word = jnp.uint32(0) if random is None else random_words(random.key, shape, random.counter)
+def _operate(operation: str, mode: str, operands: tuple[Array, ...], word: Array, words: Array) -> Array:
+    patterns = map(to_bits, jnp.broadcast_arrays(*operands))
     f = Constants(*words)._replace(mode=MODES[mode])
     return from_bits(getattr(operations, operation)(*patterns, word, f))
 
@@ -46,8 +46,7 @@ def _operate(operation: str, mode: str, operands: tuple[Array, ...], words: Arra
 @partial(jax.jit, static_argnums=0)
 def relate(relation: str, x: Array, y: Array) -> Array:
     """A function of ``ordering`` of float32 values that broadcast: words 0 and 1, or patterns."""
-    shape = jnp.broadcast_shapes(x.shape, y.shape)
-    return getattr(ordering, relation)(*(to_bits(jnp.broadcast_to(value, shape)) for value in (x, y)))
+    return getattr(ordering, relation)(*map(to_bits, jnp.broadcast_arrays(x, y)))
 
 
 @partial(jax.jit, static_argnums=(0, 2, 3))

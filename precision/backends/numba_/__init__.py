@@ -9,6 +9,7 @@ import numpy as np
 
 from precision.accumulators import Accumulator
 from precision.backends.numba_ import gemm, kernels, scalars
+from precision.backends.numba_.operations import operate, ordered_sum, relate
 from precision.backends.numba_.rounding import (
     decode,
     encode,
@@ -34,7 +35,10 @@ __all__ = [
     "join",
     "name",
     "observe",
+    "operate",
+    "ordered_sum",
     "random_words",
+    "relate",
     "round_to",
     "scan",
     "statistics",

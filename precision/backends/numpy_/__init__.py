@@ -17,9 +17,11 @@ from precision.backends.numpy_.arithmetic import (
     tree_sum,
 )
 from precision.backends.numpy_.gemm import integer_matmul, matmul
+from precision.backends.numpy_.operations import operate, ordered_sum, relate
 from precision.backends.numpy_.rounding import (
     decode,
     encode,
+    from_bits,
     observe,
     random_words,
     round_to,
@@ -43,6 +45,7 @@ __all__ = [
     "erf",
     "exp",
     "flush",
+    "from_bits",
     "integer_matmul",
     "jit",
     "join",
@@ -52,7 +55,10 @@ __all__ = [
     "multiply",
     "name",
     "observe",
+    "operate",
+    "ordered_sum",
     "random_words",
+    "relate",
     "round_to",
     "row_max",
     "scan",
