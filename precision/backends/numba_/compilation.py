@@ -111,5 +111,19 @@ def _renamed(function: Callable) -> Callable:
 
 
 def _stamped(dispatcher: Any) -> Any:
-    dispatcher._cache._cache_file._source_stamp = source_stamp()
+    file = dispatcher._cache._cache_file
+    file._source_stamp = source_stamp()
+    file._load_index = _empty_where_types_moved(file._load_index)
     return dispatcher
+
+
+def _empty_where_types_moved(load: Callable) -> Callable:
+    """An index that names types which other sources defined cannot be read; its kernels are stale anyway."""
+
+    def tolerant() -> dict:
+        try:
+            return load()
+        except (AttributeError, ImportError):
+            return {}
+
+    return tolerant
