@@ -160,6 +160,11 @@ def standard(name: str) -> Standard:
     return _ieee(*map(int, layout.groups()))
 
 
+def overflows(name: str) -> tuple[str, ...]:
+    """Overflow rules that a format offers."""
+    return OVERFLOWS if standard(name).infinity is not None else ("ieee", "saturate")
+
+
 # Codes
 
 

@@ -45,6 +45,22 @@ def encoded(words: np.ndarray, name: str) -> np.ndarray:
     return result.astype(np.uint32)
 
 
+def code_type(name: str) -> np.dtype:
+    """int8 for integers, else the narrowest unsigned type that holds the bits."""
+    fmt = standard(name)
+    if fmt.twos_complement:
+        return np.dtype(np.int8)
+    return np.dtype(np.uint8 if fmt.bits <= 8 else np.uint16 if fmt.bits <= 16 else np.uint32)
+
+
+def as_codes(codes: np.ndarray, name: str) -> np.ndarray:
+    """Unsigned codes in the type they are stored in, integers sign-extended."""
+    codes = np.asarray(codes).astype(np.int64)
+    if standard(name).twos_complement:
+        codes = codes - 2 * (codes & standard(name).sign_bit)
+    return codes.astype(code_type(name))
+
+
 # Neighbours
 
 

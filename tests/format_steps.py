@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from fractions import Fraction
 from functools import cache
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from format_oracle import Standard, goes_away, rounded, standard
@@ -48,16 +50,19 @@ def steps(name: str, mode: str, overflow: str, subnormals: str, negative: bool) 
     return np.array([*firsts, INFINITY, INFINITY + 1], np.int64), np.array([*results, *tail], np.uint32)
 
 
+def _lengths(firsts: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """How many of the patterns start ... stop - 1, which are of one sign, lie in each range."""
+    start, stop = start & 0x7FFFFFFF, (stop - 1 & 0x7FFFFFFF) + 1
+    ends = np.append(firsts[1:], 1 << 31)
+    return np.clip(ends, start, stop) - np.clip(firsts, start, stop)
+
+
 def expected(
     start: int, stop: int, name: str, mode: str, overflow: str = "ieee", subnormals: str = "keep"
 ) -> np.ndarray:
     """Results of patterns start, start + 1 ... stop - 1, which are of one sign."""
-    negative = start >= 1 << 31
-    firsts, results = steps(name, mode, overflow, subnormals, negative)
-    start, stop = start & 0x7FFFFFFF, (stop - 1 & 0x7FFFFFFF) + 1
-    ends = np.append(firsts[1:], 1 << 31)
-    lengths = np.clip(ends, start, stop) - np.clip(firsts, start, stop)
-    return np.repeat(results, lengths)
+    firsts, results = steps(name, mode, overflow, subnormals, start >= 1 << 31)
+    return np.repeat(results, _lengths(firsts, start, stop))
 
 
 def expected_of(words: np.ndarray, name: str, mode: str, **rules: str) -> np.ndarray:
@@ -70,3 +75,47 @@ def expected_of(words: np.ndarray, name: str, mode: str, **rules: str) -> np.nda
         chosen = (words >> np.uint32(31)) == negative
         result[chosen] = results[np.searchsorted(firsts, magnitudes[chosen], side="right") - 1]
     return result
+
+
+# By chance
+
+
+class Chances(NamedTuple):
+    """Ranges of patterns between two neighbours of a format: their first pattern, the lower neighbour, the reciprocal
+    of the distance, and the float32 patterns that its values become."""
+
+    firsts: np.ndarray
+    low: np.ndarray
+    scale: np.ndarray
+    below: np.ndarray
+    above: np.ndarray
+
+
+@cache
+def chances(name: str, negative: bool) -> Chances:
+    fmt = standard(name)
+    codes = range(fmt.limit(negative) + 2)
+    values = [fmt.magnitude(code) for code in codes]
+    results = [write(rounded(Real(negative, value), name, "stochastic")) for value in values]
+    ends = [write(rounded(x, name, "stochastic")) for x in (read(INFINITY | negative << 31), NAN)]
+    firsts = [first_at(value, beyond=False) for value in values]
+    scale = [float(1 / (high - low)) for low, high in pairwise(values)]
+    return Chances(
+        np.array([*firsts, INFINITY, INFINITY + 1], np.int64),
+        np.array([*values[:-1], 0, 0, 0], np.float64),
+        np.array([*scale, 0, 0, 0]),
+        np.array([*results, *ends], np.uint32),
+        np.array([*results[1:], results[-1], *ends], np.uint32),
+    )
+
+
+def expected_by_chance(start: int, stop: int, name: str, words: np.ndarray, random_bits: int = 24) -> np.ndarray:
+    """Stochastic results of patterns start ... stop - 1, which are of one sign, given a random word for each."""
+    table = chances(name, start >= 1 << 31)
+    lengths = _lengths(table.firsts, start, stop)
+    low, scale, below, above = (np.repeat(column, lengths) for column in table[1:])
+    magnitude = np.arange(start & 0x7FFFFFFF, (start & 0x7FFFFFFF) + len(words), dtype=np.uint32)
+    x = np.where(scale > 0, magnitude, 0).astype(np.uint32).view(np.float32)
+    part = np.rint((x - low) * (scale * 2.0**random_bits)).astype(np.int64)
+    away = part + (words >> np.uint32(32 - random_bits)) >= 1 << random_bits
+    return np.where(away, above, below)

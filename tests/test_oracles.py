@@ -1,4 +1,4 @@
-"""The oracles against each other and against what other people wrote: NumPy, ml_dtypes, gfloat."""
+"""The oracles against each other and against what other people wrote: ml_dtypes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 from bits_assertions import assert_same_bits
-from format_oracle import ENUMERATED, MODES, OVERFLOWS, STANDARDS, standard
+from format_oracle import ENUMERATED, MODES, STANDARDS, overflows, standard
 from format_search import encoded, every_value, searched
-from format_steps import expected, expected_of
+from format_steps import expected, expected_by_chance, expected_of
 from reals import NAN_BITS, read_all, read_double, write, write_all
 from strategies import boundaries, doubles_near, generator, sources
 
@@ -34,11 +34,6 @@ DTYPES: dict[str, Any] = {
     "e2m1": ml_dtypes.float4_e2m1fn,
 }
 NARROW = [name for name in DTYPES if name != "fp32"]
-
-
-def overflows(name: str) -> tuple[str, ...]:
-    """Overflow rules that a format offers."""
-    return OVERFLOWS if standard(name).infinity is not None else ("ieee", "saturate")
 
 
 def in_fractions(words: np.ndarray, random: np.ndarray, name: str, mode: str, **rules: Any) -> np.ndarray:
@@ -63,7 +58,7 @@ def sample(name: str, count: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("name", STANDARDS)
 def test_search_is_rounding_in_fractions(name: str) -> None:
     for mode, overflow, subnormals in product(MODES, overflows(name), ("keep", "flush")):
-        words, random = sample(name, 150)
+        words, random = sample(name, 40)
         rules = {"overflow": overflow, "subnormals": subnormals, "random_bits": 9}
         by_search = searched(words.view(np.float32), name, mode, words=random, **rules)
         assert_same_bits(by_search, in_fractions(words, random, name, mode, **rules), words)
@@ -81,17 +76,25 @@ def test_search_from_float64_is_rounding_in_fractions(name: str, mode: str) -> N
     assert_same_bits(by_search, exact)
 
 
-@pytest.mark.parametrize("name", STANDARDS)
+@pytest.mark.parametrize("name", [name for name in ENUMERATED if standard(name).bits <= 8])
 def test_steps_are_the_search(name: str) -> None:
-    if name in ("fp32", "tf32", "bf16", "fp16"):
-        return  # long; fp16 and bf16 are compared below
-    for mode, overflow, subnormals in product(DETERMINISTIC, overflows(name), ("keep", "flush")):
+    for mode in DETERMINISTIC:
+        rules = {"overflow": "ieee", "subnormals": "keep"} if mode != "up" else {"subnormals": "flush"}
         words = sources(name)
+        by_search = searched(words.view(np.float32), name, mode, **rules)
+        assert_same_bits(expected_of(words, name, mode, **rules), by_search, words)
+
+
+@pytest.mark.parametrize("name", ["e4m3fn", "e5m2", "e2m1", "int4", "binary8p3ue", "e8m0"])
+def test_steps_under_other_rules_are_the_search(name: str) -> None:
+    words = sources(name)
+    for mode, overflow, subnormals in product(DETERMINISTIC, overflows(name), ("keep", "flush")):
         rules = {"overflow": overflow, "subnormals": subnormals}
         by_search = searched(words.view(np.float32), name, mode, **rules)
         assert_same_bits(expected_of(words, name, mode, **rules), by_search, words)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ["fp16", "bf16"])
 @pytest.mark.parametrize("mode", DETERMINISTIC)
 def test_steps_of_sixteen_bits_are_the_search(name: str, mode: str) -> None:
@@ -104,6 +107,17 @@ def test_a_block_of_steps_is_its_patterns(start: int) -> None:
     words = np.arange(start, start + 0x10000, dtype=np.uint32)
     for mode in DETERMINISTIC:
         assert_same_bits(expected(start, start + 0x10000, "e4m3fn", mode), expected_of(words, "e4m3fn", mode))
+
+
+@pytest.mark.parametrize(
+    "start", [0, 0x33000000, 0x3F800000, 0x477FF000, 0x7F7F8000, 0x80000000, 0xC7FFF000, 0xFFFF0000]
+)
+@pytest.mark.parametrize("name", ["e5m2", "e4m3fn", "int8", "binary8p1se"])
+def test_a_block_by_chance_is_the_search(name: str, start: int) -> None:
+    words = np.arange(start, start + 0x10000, dtype=np.uint32)
+    random = generator(10).integers(0, 1 << 32, len(words), np.uint32)
+    by_search = searched(words.view(np.float32), name, "stochastic", words=random)
+    assert_same_bits(expected_by_chance(start, start + 0x10000, name, random), by_search, words)
 
 
 @pytest.mark.parametrize("name", ENUMERATED)
@@ -136,9 +150,27 @@ def test_codes_are_those_of_the_library(name: str) -> None:
     assert_same_bits(every_value(name), canonical(values), codes)
 
 
-@pytest.mark.parametrize("name", NARROW)
+@pytest.mark.parametrize("name", [name for name in NARROW if name != "e8m0"])
 def test_nearest_even_is_the_library(name: str) -> None:
+    """Where every code is a number the library makes +NaN -0 and -NaN +0; here each NaN is -0."""
     words = sources(name)
     with np.errstate(all="ignore"):
         by_library = canonical(words.view(np.float32).astype(DTYPES[name]).astype(np.float32))
+    if not standard(name).has_nan:
+        negative_nan = words > 0xFF800000
+        assert set(by_library[negative_nan]) == {0}
+        by_library[negative_nan] = 1 << 31
     assert_same_bits(searched(words.view(np.float32), name), by_library, words)
+
+
+def test_the_library_takes_ties_of_e8m0_away_and_misses_subnormal_sources() -> None:
+    """Known disagreement: P3109 and gfloat take a tie at one digit to the even code; below 1.5 * 2^-127 the library
+    rounds up whatever lies above 2^-127."""
+    words = np.concatenate([sources("e8m0"), np.arange(0x400000, 0x600000, 4099, dtype=np.uint32)])
+    with np.errstate(all="ignore"):
+        by_library = canonical(words.view(np.float32).astype(DTYPES["e8m0"]).astype(np.float32))
+    wrong = (words > 0x400000) & (words < 0x600000)
+    away = searched(words.view(np.float32), "e8m0", "nearest_away")
+    assert_same_bits(by_library[~wrong], away[~wrong], words[~wrong])
+    assert set(by_library[wrong]) == {0x00800000}
+    assert set(away[wrong]) == {0x00400000}
