@@ -17,12 +17,12 @@ def equal(x: Any, y: Any, *, backend: str | None = None) -> Any:
 
     Equation: equal(x, y) = (x = y) as numbers; -0 = +0, and NaN is equal to nothing.
     Shapes: any that broadcast; an array of bool, of the same kind (NumPy or JAX).
-    Domain: every pattern of float32 and of narrower types; subnormals count, also where the executor flushes them.
+    Domain: every pattern of float32 and of narrower types; subnormals count, where the executor flushes them too.
     Exactness: decided on integers, the same on NumPy, Numba and JAX.
     Errors: TypeError for a dtype that float32 does not hold; ValueError for shapes that do not broadcast.
     Source: IEEE 754-2019, 5.11, compareQuietEqual.
     """
-    return _apply("equal_to", x, y, backend) != 0
+    return _apply("compare", "equal_to", x, y, backend)
 
 
 def less(x: Any, y: Any, *, backend: str | None = None) -> Any:
@@ -30,7 +30,7 @@ def less(x: Any, y: Any, *, backend: str | None = None) -> Any:
 
     Shapes, domain, exactness, errors: as ``equal``.  Source: IEEE 754-2019, 5.11, compareQuietLess.
     """
-    return _apply("less_than", x, y, backend) != 0
+    return _apply("compare", "less_than", x, y, backend)
 
 
 def less_equal(x: Any, y: Any, *, backend: str | None = None) -> Any:
@@ -38,7 +38,7 @@ def less_equal(x: Any, y: Any, *, backend: str | None = None) -> Any:
 
     Shapes, domain, exactness, errors: as ``equal``.  Source: IEEE 754-2019, 5.11, compareQuietLessEqual.
     """
-    return _apply("less_or_equal", x, y, backend) != 0
+    return _apply("compare", "less_or_equal", x, y, backend)
 
 
 def minimum(x: Any, y: Any, *, backend: str | None = None) -> Any:
@@ -48,12 +48,12 @@ def minimum(x: Any, y: Any, *, backend: str | None = None) -> Any:
     Domain, exactness, errors: as ``equal``.  The result is one of the operands: values of a format stay values of it.
     Source: IEEE 754-2019, 9.6, minimum.
     """
-    return _values("minimum", x, y, backend)
+    return _apply("extreme", "minimum", x, y, backend)
 
 
 def maximum(x: Any, y: Any, *, backend: str | None = None) -> Any:
     """The greater of x and y, +0 above -0; NaN where either is NaN.  Otherwise as ``minimum``."""
-    return _values("maximum", x, y, backend)
+    return _apply("extreme", "maximum", x, y, backend)
 
 
 def minimum_number(x: Any, y: Any, *, backend: str | None = None) -> Any:
@@ -61,12 +61,12 @@ def minimum_number(x: Any, y: Any, *, backend: str | None = None) -> Any:
 
     Otherwise as ``minimum``.  Source: IEEE 754-2019, 9.6, minimumNumber.
     """
-    return _values("minimum_number", x, y, backend)
+    return _apply("extreme", "minimum_number", x, y, backend)
 
 
 def maximum_number(x: Any, y: Any, *, backend: str | None = None) -> Any:
     """The greater of x and y, +0 above -0; the number where the other is NaN.  Otherwise as ``minimum_number``."""
-    return _values("maximum_number", x, y, backend)
+    return _apply("extreme", "maximum_number", x, y, backend)
 
 
 def convert(
@@ -84,11 +84,11 @@ def convert(
 ) -> Any:
     """Codes of one format as codes of another.
 
-    Equation: convert(codes) = encode(decode(codes, source), target, ...): decoding is exact, so there is one rounding.
+    Equation: convert(codes) = encode(decode(codes, source), target, ...); decoding is exact, so this rounds once.
     Shapes: any, kept; arrays of the target's ``code_dtype``.
     Domain: arrays of the source's ``code_dtype``.  Options, NaN and overflow: as ``encode``.
-    Exactness: one rounding, bit-identical on NumPy, Numba and JAX; a format whose values the target all has, and back,
-    gives the codes again (NaN: the canonical one).
+    Exactness: one rounding, bit-identical on NumPy, Numba and JAX.  To a format that has all values of the source and
+    back, it gives the codes again (of NaN the canonical one).
     Errors: as ``decode`` and ``encode``.
     Source: IEEE 754-2019, 5.4.2, convertFormat.
     """
@@ -106,13 +106,9 @@ def convert(
     )
 
 
-def _apply(relation: str, x: Any, y: Any, backend: str | None) -> Any:
-    """Words of a function of ``ordering``."""
+def _apply(kind: str, function: str, x: Any, y: Any, backend: str | None) -> Any:
+    """A function of ``ordering``, as the back end's ``compare`` or ``extreme``."""
     module = choose_backend(x, y, backend=backend)
     x, y = as_float32(module, x), as_float32(module, y)
     np.broadcast_shapes(x.shape, y.shape)
-    return module.relate(relation, x, y)
-
-
-def _values(relation: str, x: Any, y: Any, backend: str | None) -> Any:
-    return choose_backend(x, y, backend=backend).from_bits(_apply(relation, x, y, backend))
+    return getattr(module, kind)(function, x, y)

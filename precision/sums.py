@@ -34,8 +34,8 @@ def ordered_sum(
     Shapes: any; the axis is taken away.  An empty axis gives +0 (in a format without zero, what +0 becomes there).
     Domain: every pattern of float32 and of narrower types.  Overflow and NaN: as in ``add``; in kahan an infinite
     sum turns into NaN with the next term, as inf - inf does.
-    Exactness: every operation correctly rounded, subnormals kept, by integer operations where the executor's float unit
-    would flush or contract; bit-identical on NumPy, Numba and JAX.
+    Exactness: every operation correctly rounded, subnormals kept, in integer operations, which no compiler contracts
+    or joins; bit-identical on NumPy, Numba and JAX.
     Errors: ValueError for an unknown order or format, and for stochastic rounding, as no key says which bits each
     operation takes; TypeError as in ``round_to``.
     Source: Higham, Accuracy and Stability of Numerical Algorithms, 4.1 to 4.3.

@@ -1,4 +1,4 @@
-"""Arithmetic of float32 operands rounded once to any format, from definitions: in fractions, and in float64 for arrays.
+"""Arithmetic of float32 operands rounded once to any format, by definition: in fractions, and in float64 for arrays.
 
 An exact sum, product, quotient or root is held in float64 rounded to odd: its 53 bits, the last of them set where
 anything was lost.  Rounding that again is rounding the exact number, in every mode, as the formats have at most 24
@@ -35,7 +35,7 @@ def _total(x: Real, y: Real, mode: str) -> Real:
 
 
 def _root(x: Real) -> Real:
-    """The root if it has at most 200 bits, else a number that every rounding takes for it: half a unit of those above."""
+    """The root if it has 200 bits after the point, else what every rounding takes for it, half a unit more."""
     if x.is_nan or x.magnitude == 0:
         return x
     if x.negative or x.is_infinite:
@@ -49,9 +49,9 @@ def _root(x: Real) -> Real:
 DEFINITIONS: dict[str, Callable[..., Real]] = {
     "add": _total,
     "sub": lambda x, y, mode: _total(x, oracles.negated(y), mode),
-    "mul": lambda x, y, mode: oracles.product(x, y),
-    "div": lambda x, y, mode: oracles.quotient(x, y),
-    "sqrt": lambda x, mode: _root(x),
+    "mul": lambda x, y, _: oracles.product(x, y),
+    "div": lambda x, y, _: oracles.quotient(x, y),
+    "sqrt": lambda x, _: _root(x),
     "fma": lambda x, y, z, mode: _total(oracles.product(x, y), z, mode),
 }
 
@@ -114,9 +114,9 @@ def _square_root(x: Array) -> Array:
 _EXACT: dict[str, Callable[..., Array]] = {
     "add": _sum,
     "sub": lambda x, y, mode: _sum(x, -y, mode),
-    "mul": lambda x, y, mode: x * y,
-    "div": lambda x, y, mode: _quotient(x, y),
-    "sqrt": lambda x, mode: _square_root(x),
+    "mul": lambda x, y, _: x * y,
+    "div": lambda x, y, _: _quotient(x, y),
+    "sqrt": lambda x, _: _square_root(x),
     "fma": lambda x, y, z, mode: _sum(x * y, z, mode),
 }
 

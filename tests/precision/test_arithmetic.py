@@ -86,7 +86,7 @@ def special() -> Words:
 
 
 def drawn_operands(name: str, count: int, seed: int) -> Words:
-    """Values of the format, by their codes; float32 near each other, and anywhere; sums that cancel but for a few bits."""
+    """Values of the format, by their codes; float32 near each other and anywhere; sums that cancel almost."""
     rng = generator(seed)
     quarter = count // 4
     values = drawn(rng, 1 << 16) if name == "fp32" else every_value(name)

@@ -81,7 +81,7 @@ def test_an_integer_result_stays_nan_under_tracing() -> None:
     [
         ({"rounding": "sideways"}, "rounding 'sideways' is not offered"),
         ({"rounding": "stochastic"}, "needs key"),
-        ({"fmt": "fp64"}, "fp64"),
+        ({"fmt": "fp64"}, "float32"),
         ({"fmt": "fp17"}, "unknown number format"),
         ({"fmt": "e4m3fn", "overflow": "inf"}, "no infinity"),
         ({"rounding": "stochastic", "key": 1, "random_bits": 25}, "random_bits 25"),

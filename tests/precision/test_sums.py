@@ -24,15 +24,15 @@ def operation(which: str, name: str, mode: str) -> Operation:
     return lambda x, y: rounded(DEFINITIONS[which](x, y, mode), name, mode)
 
 
-def tree(terms: Sequence[Real], add: Operation, sub: Operation) -> Real:
+def tree(terms: Sequence[Real], add: Operation, _: Operation) -> Real:
     """Split after the largest power of two below the number of terms: the neighbours' tree, from its root."""
     if len(terms) == 1:
         return terms[0]
     left = 1 << (len(terms) - 1).bit_length() - 1
-    return add(tree(terms[:left], add, sub), tree(terms[left:], add, sub))
+    return add(tree(terms[:left], add, _), tree(terms[left:], add, _))
 
 
-def sequential(terms: Sequence[Real], add: Operation, sub: Operation) -> Real:
+def sequential(terms: Sequence[Real], add: Operation, _: Operation) -> Real:
     total = terms[0]
     for term in terms[1:]:
         total = add(total, term)
@@ -68,7 +68,7 @@ def run(words: np.ndarray, backend: Executor, **options: object) -> np.ndarray:
     [("fp32", "nearest_even"), ("fp16", "nearest_even"), ("bf16", "down"), ("e4m3fn", "to_odd"), ("e4m3fn", "up")],
 )
 def test_sums_are_their_definitions(order: str, name: str, mode: str, backend: Executor) -> None:
-    for count in (1, 2, 3, 5, 8, 13):
+    for count in (1, 2, 7, 12):
         rng = generator(90 + count)
         near = drawn(rng, (24, count), (115, 132))
         words = np.concatenate([near, sprinkled(rng, near, 0.2), drawn(rng, (12, count), (0, 3))])
@@ -85,7 +85,7 @@ def test_subnormals_and_cancellation(order: str, backend: Executor) -> None:
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_any_axis(order: str, backend: Executor) -> None:
-    words = drawn(generator(99), (4, 5, 6), (115, 135))
+    words = drawn(generator(99), (3, 3, 3), (115, 135))
     for axis in (0, 1, 2, -1, -3):
         moved = np.ascontiguousarray(np.moveaxis(words, axis, -1))
         result = run(words, backend, axis=axis, order=order, fmt="fp16")
@@ -116,13 +116,13 @@ def test_an_empty_axis_gives_zero(order: str, backend: Executor) -> None:
 
 
 def test_kahan_recovers_what_a_sequential_sum_loses(backend: Executor) -> None:
-    terms = np.array([1] + [2.0**-24] * 4096, np.float32).view(np.uint32)
+    terms = np.array([1] + [2.0**-24] * 512, np.float32).view(np.uint32)
     assert float(run(terms, backend, order="sequential")) == 1
-    assert float(run(terms, backend, order="kahan")) == 1 + 2.0**-12
+    assert float(run(terms, backend, order="kahan")) == 1 + 2.0**-15
 
 
 def test_float32_sums_are_the_processors() -> None:
-    x = drawn(generator(97), (17, 4000), (100, 150)).view(np.float32)
+    x = drawn(generator(97), (17, 40), (100, 150)).view(np.float32)
     total = x[0]
     for row in x[1:]:
         total = total + row

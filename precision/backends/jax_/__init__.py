@@ -17,12 +17,11 @@ from precision.backends.jax_.arithmetic import (
     tree_sum,
 )
 from precision.backends.jax_.gemm import integer_matmul, matmul
-from precision.backends.jax_.operations import operate, ordered_sum, relate
+from precision.backends.jax_.operations import compare, extreme, operate, ordered_sum
 from precision.backends.jax_.rounding import (
     count,
     decode,
     encode,
-    from_bits,
     join,
     key_words,
     observe,
@@ -42,14 +41,15 @@ __all__ = [
     "add",
     "array_module",
     "asarray",
+    "compare",
     "count",
     "decode",
     "divide",
     "encode",
     "erf",
     "exp",
+    "extreme",
     "flush",
-    "from_bits",
     "integer_matmul",
     "jit",
     "join",
@@ -63,7 +63,6 @@ __all__ = [
     "operate",
     "ordered_sum",
     "random_words",
-    "relate",
     "require_float64",
     "round_to",
     "row_max",

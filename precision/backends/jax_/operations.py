@@ -44,9 +44,15 @@ def _operate(operation: str, mode: str, operands: tuple[Array, ...], word: Array
 
 
 @partial(jax.jit, static_argnums=0)
-def relate(relation: str, x: Array, y: Array) -> Array:
-    """A function of ``ordering`` of float32 values that broadcast: words 0 and 1, or patterns."""
-    return getattr(ordering, relation)(*map(to_bits, jnp.broadcast_arrays(x, y)))
+def compare(relation: str, x: Array, y: Array) -> Array:
+    """A relation of ``ordering`` between float32 values that broadcast; bool."""
+    return getattr(ordering, relation)(*map(to_bits, jnp.broadcast_arrays(x, y))) != 0
+
+
+@partial(jax.jit, static_argnums=0)
+def extreme(which: str, x: Array, y: Array) -> Array:
+    """One of two float32 values that broadcast, by a function of ``ordering``."""
+    return from_bits(getattr(ordering, which)(*map(to_bits, jnp.broadcast_arrays(x, y))))
 
 
 @partial(jax.jit, static_argnums=(0, 2, 3))

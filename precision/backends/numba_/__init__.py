@@ -9,7 +9,7 @@ import numpy as np
 
 from precision.accumulators import Accumulator
 from precision.backends.numba_ import gemm, kernels, scalars
-from precision.backends.numba_.operations import operate, ordered_sum, relate
+from precision.backends.numba_.operations import compare, extreme, operate, ordered_sum
 from precision.backends.numba_.rounding import (
     decode,
     encode,
@@ -28,9 +28,11 @@ Array = np.ndarray
 __all__ = [
     "array_module",
     "asarray",
+    "compare",
     "count",
     "decode",
     "encode",
+    "extreme",
     "jit",
     "join",
     "name",
@@ -38,7 +40,6 @@ __all__ = [
     "operate",
     "ordered_sum",
     "random_words",
-    "relate",
     "round_to",
     "scan",
     "statistics",

@@ -35,12 +35,21 @@ def operate(
     return out.view(np.float32).reshape(shape)
 
 
-def relate(relation: str, x: Array, y: Array) -> Array:
-    """A function of ``ordering`` of float32 values that broadcast: words 0 and 1, or patterns."""
+def compare(relation: str, x: Array, y: Array) -> Array:
+    """A relation of ``ordering`` between float32 values that broadcast; bool."""
+    return _related(relation, x, y, np.dtype(np.bool_))
+
+
+def extreme(which: str, x: Array, y: Array) -> Array:
+    """One of two float32 values that broadcast, by a function of ``ordering``."""
+    return _related(which, x, y, np.dtype(np.uint32)).view(np.float32)
+
+
+def _related(function: str, x: Array, y: Array, dtype: np.dtype) -> Array:
     shape = np.broadcast_shapes(np.shape(x), np.shape(y))
     u, v = _flat(x, shape), _flat(y, shape)
-    out = np.empty(u.size, np.uint32)
-    getattr(kernels, relation)(u, v, out)
+    out = np.empty(u.size, dtype)
+    getattr(kernels, function)(u, v, out)
     return out.reshape(shape)
 
 

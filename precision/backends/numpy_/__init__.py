@@ -17,11 +17,10 @@ from precision.backends.numpy_.arithmetic import (
     tree_sum,
 )
 from precision.backends.numpy_.gemm import integer_matmul, matmul
-from precision.backends.numpy_.operations import operate, ordered_sum, relate
+from precision.backends.numpy_.operations import compare, extreme, operate, ordered_sum
 from precision.backends.numpy_.rounding import (
     decode,
     encode,
-    from_bits,
     observe,
     random_words,
     round_to,
@@ -38,14 +37,15 @@ __all__ = [
     "add",
     "array_module",
     "asarray",
+    "compare",
     "count",
     "decode",
     "divide",
     "encode",
     "erf",
     "exp",
+    "extreme",
     "flush",
-    "from_bits",
     "integer_matmul",
     "jit",
     "join",
@@ -58,7 +58,6 @@ __all__ = [
     "operate",
     "ordered_sum",
     "random_words",
-    "relate",
     "round_to",
     "row_max",
     "scan",

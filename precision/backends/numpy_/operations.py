@@ -31,9 +31,18 @@ def operate(
     return from_bits(rounded).reshape(shape)
 
 
-def relate(relation: str, x: Array, y: Array) -> Array:
-    """A function of ``ordering`` of float32 values that broadcast: words 0 and 1, or patterns."""
-    return getattr(ordering, relation)(to_bits(x), to_bits(y)).reshape(np.broadcast_shapes(x.shape, y.shape))
+def compare(relation: str, x: Array, y: Array) -> Array:
+    """A relation of ``ordering`` between float32 values that broadcast; bool."""
+    return _related(relation, x, y) != 0
+
+
+def extreme(which: str, x: Array, y: Array) -> Array:
+    """One of two float32 values that broadcast, by a function of ``ordering``."""
+    return from_bits(_related(which, x, y))
+
+
+def _related(function: str, x: Array, y: Array) -> Array:
+    return getattr(ordering, function)(to_bits(x), to_bits(y)).reshape(np.broadcast_shapes(x.shape, y.shape))
 
 
 def ordered_sum(order: str, terms: Array, fmt: Format, rounding: Rounding = NEAREST_EVEN) -> Array:
