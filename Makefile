@@ -15,6 +15,10 @@ test: $(INSTALLED)
 test-exhaustive: $(INSTALLED)
 	$(BIN)/python -m pytest -q -m exhaustive --durations=0
 
+bench: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[peers]'
+	$(BIN)/qsim bench rounding --peers
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -31,8 +31,14 @@ STRIDED = np.concatenate([np.arange(0, 1 << 32, 4297, dtype=np.uint64).astype(np
 FEW = np.concatenate([STRIDED[::251], EDGES])  # about 4,000, for Python integers
 KEY = (0x13198A2E, 0x03707344)
 OF_A_FORMAT = (
-    "round_nearest_even", "flush_subnormal", "encode", "decode", "nearest_even_events", "round_pattern", "round_and_tell",
-)  # fmt: skip
+    "round_nearest_even",
+    "flush_subnormal",
+    "encode",
+    "decode",
+    "nearest_even_events",
+    "round_pattern",
+    "round_and_tell",
+)
 OF_A_WORD = ("order_key", "from_order_key", "exponent_index", "threefry_first", "threefry_second")
 
 CARRIED = [fmt for fmt in FORMATS.values() if fmt.name != "fp64"]  # which no float32 carrier holds

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import Cli
 from small_runs import STEPS, assert_sentence, contents, hash_rows, small_flags, small_run, write_text
 
-from precision import ACCUMULATORS, FORMATS
+from precision import ACCUMULATORS
 from qsim.cli import main
 from qsim.config import PRESETS
 from qsim.policy import POLICIES
@@ -33,42 +34,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own(base: Path, tmp_path: Path) -> Path:
     """A copy of the run that a test may spoil."""
     return Path(shutil.copytree(base, tmp_path / "own"))
-
-
-class Cli:
-    """Runs a command in this process: exit code, standard output, standard error."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self.capsys = capsys
-
-    def __call__(self, *arguments: object) -> tuple[int, str, str]:
-        self.capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main([str(word) for word in arguments])
-        code = end.value.code
-        return (code if isinstance(code, int) else -1, *self.capsys.readouterr())
-
-    def rows(self, *arguments: object) -> Any:
-        """The JSON of a command that succeeds."""
-        code, out, _ = self(*arguments, "--json")
-        assert code == 0
-        return json.loads(out)
-
-    def refused(self, folder: Path, *arguments: object) -> str:
-        """The one line of a command that is refused; nothing below the folder may have changed."""
-        before = contents(folder)
-        code, out, err = self(*arguments)
-        assert (code, out) == (2, ""), err
-        assert err.endswith("\n")
-        assert err.count("\n") == 1, err
-        assert contents(folder) == before
-        assert err.startswith("qsim")
-        return err.removesuffix("\n")
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
-    return Cli(capsys)
 
 
 def edit(path: Path, **changes: Any) -> None:
@@ -176,16 +141,6 @@ def test_report(cli: Cli, tmp_path: Path, base: Path) -> None:
     }
 
 
-def test_formats(cli: Cli) -> None:
-    rows = {row["format"]: row for row in cli.rows("formats")}
-    assert set(rows) == set(FORMATS)
-    assert (rows["fp16"]["maximum"], rows["fp16"]["smallest subnormal"]) == (65504.0, 2.0**-24)
-    assert (rows["bf16"]["bits"], rows["bf16"]["exponent bits"], rows["bf16"]["epsilon"]) == (16, 8, 2.0**-7)
-    code, out, err = cli("formats")
-    assert (code, err) == (0, "")
-    assert [line.split()[0] for line in out.splitlines()] == ["format", *FORMATS]
-
-
 def test_policy(cli: Cli) -> None:
     assert cli.rows("policy") == list(POLICIES)
     assert cli("policy")[1].split() == list(POLICIES)
@@ -202,9 +157,21 @@ def test_accumulators(cli: Cli) -> None:
     assert [line.split()[0] for line in cli("accumulators")[1].splitlines()] == ["accumulator", *ACCUMULATORS]
 
 
-@pytest.mark.parametrize(
-    "command", ["", "demo", "train", "replay", "verify", "report", "policy", "formats", "accumulators"]
+COMMANDS = (
+    "demo",
+    "train",
+    "replay",
+    "verify",
+    "report",
+    "policy",
+    "formats",
+    "accumulators",
+    "bench",
+    "bench rounding",
 )
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS, "bench rounding"])
 def test_help(cli: Cli, command: str) -> None:
     code, out, err = cli(*command.split(), "--help")
     assert (code, err) == (0, "")
@@ -296,6 +263,18 @@ def test_the_installed_command(tmp_path: Path, base: Path) -> None:
     assert contents(tmp_path) == {}
 
 
+def test_nobody_reads_on() -> None:
+    """As in ``qsim policy fp16 | head``: the exit code of SIGPIPE and not a word."""
+    code = "from qsim.cli import main; main(['policy', 'fp16'])"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait(60) == 141
+
+
 # Bad input: exit code 2, one line, nothing written
 
 TRAIN = ("train", "--text", "{folder}/text.txt", "--out", "{folder}/run")
@@ -310,7 +289,7 @@ REPLAY = ("replay", "{folder}/own", "--out", "{folder}/replays")
         (("trian",), ("'trian'", "train")),
         (("train",), ("--out", "--help")),
         (("formats", "--model.hidden", "3"), ("'--model.hidden'", "--help")),
-        (("formats", "fp16"), ("'fp16'",)),
+        (("policy", "fp16", "bf16"), ("'bf16'",)),
         ((*TRAIN, "--stps", "3"), ("'--stps'",)),
         ((*TRAIN, "--model.hidden"), ("'--model.hidden'", "no value")),
         ((*TRAIN, "--model.hidden", "16", "17"), ("'17'",)),

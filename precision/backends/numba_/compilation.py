@@ -57,7 +57,7 @@ def compile_words(
     names = [n.name for n in tree.body if isinstance(n, ast.FunctionDef)]
     namespace |= {name: function for name, function in (known or {}).items() if name not in names}
     for name in names:
-        # inlined whatever their size: a loop that calls anything is not vectorised
+        # a call left in a loop keeps LLVM from vectorising it
         namespace[name] = numba.njit(namespace[name], forceinline=True, **_OPTIONS)
     return {name: namespace[name] for name in names}
 

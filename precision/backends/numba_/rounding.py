@@ -13,7 +13,7 @@ from precision.backends.numba_.nearest import plan
 from precision.format import Format
 from precision.random_bits import Key, Stream, indices
 from precision.rounding_modes import NEAREST_EVEN, Rounding
-from precision.statistics import COUNTERS, EXPONENT_BINS, Tally
+from precision.statistics import COUNTERS, EXPONENT_BINS, INFINITY, Tally
 
 Array = np.ndarray
 _NO_WORDS = np.zeros(1, np.uint32)
@@ -105,7 +105,7 @@ def statistics(x: Array, rounded: Array, fmt: Format) -> tuple[Array, Array]:
     """Counts of nearest-even rounding, in the order of ``COUNTERS``, and the exponent histogram of x; int64."""
     u, result = flat_bits(x), flat_bits(rounded)
     counts, exponents = _empty_counts(u.size)
-    tally_kernels.count_nearest(u, result, fmt.constants, CHUNK, counts, exponents)
+    tally_kernels.count_nearest(u, result, u.view(np.uint16), fmt.constants, CHUNK, counts, exponents)
     return counts.sum(axis=0), exponents.sum(axis=0)
 
 
@@ -118,38 +118,36 @@ def tally(
     x: Array, fmt: Format, rounding: Rounding = NEAREST_EVEN, random: Stream | None = None, out: Array | None = None
 ) -> tuple[Array, Tally]:
     """x rounded, and everything counted about it, in one pass."""
-    target = (
-        out
-        if out is not None and not np.may_share_memory(x, out) and out.flags.c_contiguous
-        else np.empty_like(x, order="C")
-    )
+    apart = out is not None and out.flags.c_contiguous and not np.may_share_memory(x, out)
+    target = out if out is not None and apart else np.empty(np.shape(x), np.float32)
+    tallied = _tally(x, target.reshape(-1).view(np.uint32), fmt, rounding, random)
+    if out is None or apart:
+        return target, tallied
+    np.copyto(out, target)
+    return out, tallied
+
+
+def _tally(x: Array, out: Array, fmt: Format, rounding: Rounding, random: Stream | None) -> Tally:
     u = flat_bits(x)
     counts, exponents = _empty_counts(u.size)
-    extremes = np.tile(np.array([0, 0x7F800000], np.uint32), (len(counts), 1))
+    extremes = np.tile(np.array([0, INFINITY], np.uint32), (len(counts), 1))
     powers = np.zeros((len(counts), 3))
-    kind, first, words = _randomness(random, x)
-    tally_kernels.tally(
-        u, target.reshape(-1).view(np.uint32), kind, *first, words, rounding.words(fmt), CHUNK, counts, exponents,
-        extremes, powers,
-    )  # fmt: skip
-    if out is not None and target is not out:
-        np.copyto(out, target)
-    tallied = Tally(
+    sums = (CHUNK, counts, exponents, extremes, powers)
+    fast = plan(rounding, fmt)
+    if fast is not None:
+        loop = (fast.by_addition, fast.arguments, fast.thresholds)
+        tally_kernels.tally_nearest(u, out, u.view(np.uint16), *loop, *sums)
+    else:
+        words = _NO_WORDS if random is None else random_words(random.key, u.shape, _flat(random.counter, x))
+        f = rounding.words(fmt)
+        tally_kernels.tally(u, out, u.view(np.uint16), int(random is not None), words, f, *sums)
+    return Tally(
         counts=counts.sum(axis=0),
         exponents=exponents.sum(axis=0),
         largest=extremes[:, 0].max(initial=0),
-        smallest=extremes[:, 1].min(initial=0x7F800000),
+        smallest=extremes[:, 1].min(initial=INFINITY),
         powers=powers.sum(axis=0),
     )
-    return target if out is None else out, tallied
-
-
-def _randomness(random: Stream | None, x: Array) -> tuple[int, tuple[np.uint32, ...], Array]:
-    if random is None:
-        return 0, _words(Stream((0, 0))), _NO_WORDS
-    if np.ndim(random.counter):
-        return 2, _words(Stream((0, 0))), random_words(random.key, (x.size,), _flat(random.counter, x))
-    return 1, _words(random), _NO_WORDS
 
 
 def observe(x: Array, rounded: Array, fmt: Format) -> tuple[int, Array, Array]:

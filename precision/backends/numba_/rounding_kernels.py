@@ -3,6 +3,7 @@
 # mypy: disable-error-code="no-untyped-def"
 from __future__ import annotations
 
+import numba
 import numpy as np
 from numba import prange
 
@@ -22,6 +23,7 @@ _MAGNITUDE = np.uint32(0x7FFFFFFF)
 _SIGN = np.uint32(0x80000000)
 _EXPONENT = np.uint32(0x7F800000)
 _ONE = np.uint32(1)
+_inline = numba.njit(nogil=True, error_model="numpy", forceinline=True)
 
 
 @kernel
@@ -30,31 +32,41 @@ def round_nearest(u, out, f):
         out[i] = _nearest(u[i], f)
 
 
-@kernel
-def round_narrow(u, out, base, shift, overflow_from, overflow, nan_from, nan):
+@_inline
+def narrow(u, base, shift, overflow_from, overflow, nan_from, nan):
     """To nearest even by the float unit, for formats whose exponents lie well inside float32's.
 
     Adding C = 2^(e + drop), e the exponent of x or of the smallest normal value, moves the format's last bit to
     the last bit of a float32, where the addition rounds it; taking C away again is exact.
     """
-    for i in prange(u.size):
-        magnitude = u[i] & _MAGNITUDE
-        moved = _from_bits(np.uint32(max(magnitude & _EXPONENT, base) + shift))
-        rounded = _to_bits(np.float32(np.float32(_from_bits(magnitude) + moved) - moved))
-        rounded = overflow if magnitude >= overflow_from else rounded
-        out[i] = nan if magnitude >= nan_from else rounded | (u[i] & _SIGN)
+    magnitude = u & _MAGNITUDE
+    moved = _from_bits(np.uint32(max(magnitude & _EXPONENT, base) + shift))
+    rounded = _to_bits(np.float32(np.float32(_from_bits(magnitude) + moved) - moved))
+    rounded = overflow if magnitude >= overflow_from else rounded
+    return nan if magnitude >= nan_from else np.uint32(rounded | (u & _SIGN))
+
+
+@_inline
+def same_range(u, drop, overflow_from, overflow, nan_from, nan):
+    """To nearest even, for formats with float32's exponents: every value loses the same bits, subnormals too."""
+    magnitude = u & _MAGNITUDE
+    mask = np.uint32((_ONE << drop) - _ONE)
+    half = np.uint32(mask >> _ONE)
+    rounded = np.uint32(np.uint32(np.uint32(magnitude + half) + np.uint32((magnitude >> drop) & _ONE)) & ~mask)
+    rounded = overflow if magnitude >= overflow_from else rounded
+    return nan if magnitude >= nan_from else np.uint32(rounded | (u & _SIGN))
 
 
 @kernel
-def round_same_range(u, out, drop, overflow_from, overflow, nan_from, nan):
-    """To nearest even, for formats with float32's exponents: every value loses the same bits, subnormals too."""
-    mask = np.uint32((_ONE << drop) - _ONE)
-    half = np.uint32(mask >> _ONE)
+def round_narrow(u, out, base, shift, overflow_from, overflow, nan_from, nan):
     for i in prange(u.size):
-        magnitude = u[i] & _MAGNITUDE
-        rounded = np.uint32(np.uint32(magnitude + half) + ((magnitude >> drop) & _ONE)) & ~mask
-        rounded = overflow if magnitude >= overflow_from else rounded
-        out[i] = nan if magnitude >= nan_from else rounded | (u[i] & _SIGN)
+        out[i] = narrow(u[i], base, shift, overflow_from, overflow, nan_from, nan)
+
+
+@kernel
+def round_same_range(u, out, drop, _, overflow_from, overflow, nan_from, nan):
+    for i in prange(u.size):
+        out[i] = same_range(u[i], drop, overflow_from, overflow, nan_from, nan)
 
 
 @kernel

@@ -12,22 +12,20 @@ from numba import prange
 
 from precision.backends.numba_ import scalars
 from precision.backends.numba_.compilation import kernel
+from precision.backends.numba_.rounding_kernels import narrow, same_range
 from precision.statistics import BLOCK, LANES
 
 _tell = scalars.words["round_and_tell"]
 _nearest_events = scalars.words["nearest_even_events"]
 _exponent_index = scalars.words["exponent_index"]
-_threefry = scalars.words["threefry2x32"]
-_to_bits, _from_bits = scalars.to_bits, scalars.from_bits
+_from_bits = scalars.from_bits
 _ALL = np.uint32(0xFFFFFFFF)
 _NONE = np.uint32(0)
 _ONE = np.uint32(1)
 _MAGNITUDE = np.uint32(0x7FFFFFFF)
-_SIGN = np.uint32(0x80000000)
 _EXPONENT = np.uint32(0x7F800000)
 _INFINITY = np.uint32(0x7F800000)
 _NORMAL = np.uint32(0x00800000)
-_TOP = np.uint32(255)
 _jit = numba.njit(nogil=True, error_model="numpy")
 
 
@@ -41,26 +39,37 @@ def _count_events(events, counts):
 
 
 @_jit
-def _count_exponents(u, fields, exponents):
-    """Histogram of exponents, four tables in turn, so that equal neighbours do not wait for each other.
+def _count_fields(halves, fields):
+    """Histogram of sign and exponent field, from the upper halves of the patterns.
 
-    ``fields``: (4, 256) uint32 of scratch, left empty.
+    ``halves``: uint16, every other one the upper half.  ``fields``: (4, 512) uint32; four tables in turn, so that
+    equal neighbours do not wait for each other.
     """
     fields[:] = 0
-    whole = u.size - u.size % 4
-    for i in range(0, whole, 4):
-        fields[0, (u[i] >> np.uint32(23)) & _TOP] += _ONE
-        fields[1, (u[i + 1] >> np.uint32(23)) & _TOP] += _ONE
-        fields[2, (u[i + 2] >> np.uint32(23)) & _TOP] += _ONE
-        fields[3, (u[i + 3] >> np.uint32(23)) & _TOP] += _ONE
-    for i in range(whole, u.size):
-        fields[0, (u[i] >> np.uint32(23)) & _TOP] += _ONE
-    subnormal = np.uint32(0)
+    whole = halves.size - halves.size % 8
+    for i in range(0, whole, 8):
+        fields[0, halves[i + 1] >> 7] += _ONE
+        fields[1, halves[i + 3] >> 7] += _ONE
+        fields[2, halves[i + 5] >> 7] += _ONE
+        fields[3, halves[i + 7] >> 7] += _ONE
+    for i in range(whole, halves.size, 2):
+        fields[0, halves[i + 1] >> 7] += _ONE
+
+
+@_jit
+def _field_count(fields, field):
+    seen = np.uint32(0)
     for table in range(4):
-        subnormal += fields[table, 0]
-        for field in range(1, 255):
-            exponents[field + 22] += np.int64(fields[table, field])
-    if subnormal > _NONE:
+        seen += fields[table, field] + fields[table, field + 256]
+    return seen
+
+
+@_jit
+def _add_exponents(u, fields, exponents):
+    """Exponents of nonzero finite values from the histogram of fields; float32's subnormals one by one."""
+    for field in range(1, 255):
+        exponents[field + 22] += np.int64(_field_count(fields, field))
+    if _field_count(fields, 0) > _NONE:
         for i in range(u.size):
             if u[i] & _EXPONENT == _NONE and u[i] & _MAGNITUDE != _NONE:
                 exponents[_exponent_index(u[i])] += 1
@@ -77,70 +86,145 @@ def _find_extremes(u, extremes):
 
 
 @_jit
-def _sum_powers(u, out, lanes, powers):
+def _sum_powers(u, out, lanes, powers, finite):
     """Number of values finite before and after, their squares and squared errors, in a fixed order.
 
-    Lane j sums the elements i = j modulo LANES; the lanes of a block are added in turn.
+    Lane j sums the elements i = j modulo LANES; the lanes of a block are added in turn.  ``finite``: all of them are.
     """
-    compared = np.uint32(0)
     lanes[:] = 0.0
     whole = u.size - u.size % LANES
-    for start in range(0, whole, LANES):
-        for j in range(LANES):
-            i = start + j
-            kept = (u[i] & _EXPONENT < _INFINITY) & (out[i] & _EXPONENT < _INFINITY)
-            x = _from_bits(u[i] if kept else _NONE)
-            error = np.float32(_from_bits(out[i] if kept else _NONE) - x)
-            lanes[0, j] += np.float64(x) * np.float64(x)
-            lanes[1, j] += np.float64(error) * np.float64(error)
-            compared += np.uint32(kept)
-    for i in range(whole, u.size):
+    if finite:
+        for start in range(0, whole, LANES):
+            for j in range(LANES):
+                _add_squares(_from_bits(u[start + j]), _from_bits(out[start + j]), lanes, j)
+        powers[0] += whole
+    first = whole if finite else 0
+    for i in range(first, u.size):
         if (u[i] & _EXPONENT < _INFINITY) and (out[i] & _EXPONENT < _INFINITY):
-            x = _from_bits(u[i])
-            error = np.float32(_from_bits(out[i]) - x)
-            lanes[0, 0] += np.float64(x) * np.float64(x)
-            lanes[1, 0] += np.float64(error) * np.float64(error)
-            compared += _ONE
-    powers[0] += np.float64(compared)
+            _add_squares(_from_bits(u[i]), _from_bits(out[i]), lanes, i % LANES)
+            powers[0] += 1.0
     for j in range(LANES):
         powers[1] += lanes[0, j]
         powers[2] += lanes[1, j]
 
 
+@_jit
+def _add_squares(x, rounded, lanes, j):
+    before, error = np.float64(x), np.float64(rounded) - np.float64(x)
+    lanes[0, j] += before * before
+    lanes[1, j] += error * error
+
+
+@_jit
+def _count_by_thresholds(u, out, above_zero, above_subnormal, overflow_from, extremes, rare):
+    """(below ``above_zero``, below ``above_subnormal``, from ``overflow_from`` on, changed) and the extremes.
+
+    Rounding to nearest is monotone, so three comparisons of the input say what becomes zero, subnormal and infinite.
+    ``rare``: whether there are zeros, subnormals, infinities or NaNs, which the extremes leave out.
+    """
+    vanish, small, beyond, changed = _NONE, _NONE, _NONE, _NONE
+    largest, smallest = _NONE, _ALL
+    for i in range(u.size):
+        magnitude = u[i] & _MAGNITUDE
+        vanish += np.uint32(magnitude < above_zero)
+        small += np.uint32(magnitude < above_subnormal)
+        beyond += np.uint32(magnitude >= overflow_from)
+        changed += np.uint32(magnitude != out[i] & _MAGNITUDE)
+        largest, smallest = max(largest, magnitude), min(smallest, magnitude)
+    if rare:
+        _find_extremes(u, extremes)
+    else:
+        extremes[0], extremes[1] = max(extremes[0], largest), min(extremes[1], smallest)
+    return vanish, small, beyond, changed
+
+
+@_jit
+def _count_rare(u, out, counts):
+    """Zeros, NaNs, infinities and float32 subnormals, and how many NaNs were not the canonical one."""
+    zero, nan, infinite, subnormal, other = _NONE, _NONE, _NONE, _NONE, _NONE
+    for i in range(u.size):
+        magnitude = u[i] & _MAGNITUDE
+        zero += np.uint32(magnitude == _NONE)
+        nan += np.uint32(magnitude > _INFINITY)
+        infinite += np.uint32(magnitude == _INFINITY)
+        subnormal += np.uint32(magnitude < _NORMAL)
+        other += np.uint32((magnitude > _INFINITY) & (magnitude != out[i] & _MAGNITUDE))
+    counts[0] += np.int64(zero)
+    counts[1] += np.int64(nan)
+    counts[2] += np.int64(infinite)
+    counts[3] += np.int64(subnormal - zero)
+    return np.int64(zero), np.int64(nan), np.int64(infinite), np.int64(other)
+
+
 @kernel
-def tally(u, out, random, key0, key1, high, low, words, f, chunk, counts, exponents, extremes, powers):
+def tally_nearest(u, out, halves, by_addition, loop, thresholds, chunk, counts, exponents, extremes, powers):
+    """As ``tally``, for the formats of the fast loops; ``loop``: the arguments of ``narrow`` or ``same_range``.
+
+    ``thresholds``: the first patterns that do not become zero, do not become subnormal, and overflow; 1 where
+    overflow is finite.  Order of ``counts``: statistics.COUNTERS.
+    """
+    above_zero, above_subnormal, overflow_from, saturates = thresholds
+    first, second, _, overflow, nan_from, nan = loop
+    for c in prange(counts.shape[0]):
+        fields, lanes = np.empty((4, 512), np.uint32), np.empty((2, LANES))
+        for start in range(c * chunk, min((c + 1) * chunk, u.size), BLOCK):
+            x, y = u[start : min(start + BLOCK, u.size)], out[start : min(start + BLOCK, u.size)]
+            if by_addition:
+                for i in range(x.size):
+                    y[i] = narrow(x[i], first, second, overflow_from, overflow, nan_from, nan)
+            else:
+                for i in range(x.size):
+                    y[i] = same_range(x[i], first, overflow_from, overflow, nan_from, nan)
+            _count_fields(halves[2 * start : 2 * (start + x.size)], fields)
+            _add_exponents(x, fields, exponents[c])
+            unusual = _field_count(fields, 255) > _NONE
+            rare = unusual or _field_count(fields, 0) > _NONE
+            vanish, small, beyond, changed = _count_by_thresholds(
+                x, y, above_zero, above_subnormal, overflow_from, extremes[c], rare
+            )
+            zero, nans, infinite, other = _count_rare(x, y, counts[c]) if rare else (0, 0, 0, 0)
+            counts[c, 4] += np.int64(small) - np.int64(vanish)
+            counts[c, 5] += np.int64(vanish) - zero
+            counts[c, 6] += np.int64(beyond) - infinite - nans
+            counts[c, 7] += (np.int64(beyond) - nans) * saturates
+            counts[c, 8] += np.int64(changed) - other
+            _sum_powers(x, y, lanes, powers[c], beyond == _NONE)
+
+
+@kernel
+def tally(u, out, halves, random, words, f, chunk, counts, exponents, extremes, powers):
     """out = u rounded; for chunk c of ``chunk`` elements, row c of every array of counts.
 
-    ``random``: 0 for modes without, 1 for the words of (high, low) + i, 2 for the given ``words``.
+    ``halves``: u as uint16.  ``random``: 1 for modes that take ``words``, one each, 0 for the others.
     """
     for c in prange(counts.shape[0]):
         events = np.empty(BLOCK, np.uint32)
-        fields, lanes = np.empty((4, 256), np.uint32), np.empty((2, LANES))
+        fields, lanes = np.empty((4, 512), np.uint32), np.empty((2, LANES))
         for start in range(c * chunk, min((c + 1) * chunk, u.size), BLOCK):
-            stop = min(start + BLOCK, u.size)
-            for i in range(start, stop):
-                word = _NONE
-                if random == 1:
-                    index = np.uint32(low + np.uint32(i))
-                    carried = np.uint32(high + np.uint32(index < low))
-                    word = np.uint32(_threefry(key0, key1, carried, index, _ALL)[0])
-                if random == 2:
-                    word = words[i]
-                out[i], events[i - start] = _tell(u[i], word, f)
-            _count_events(events[: stop - start], counts[c])
-            _count_exponents(u[start:stop], fields, exponents[c])
-            _find_extremes(u[start:stop], extremes[c])
-            _sum_powers(u[start:stop], out[start:stop], lanes, powers[c])
+            x, y = u[start : min(start + BLOCK, u.size)], out[start : min(start + BLOCK, u.size)]
+            if random == 1:
+                drawn = words[start : start + x.size]
+                for i in range(x.size):
+                    y[i], events[i] = _tell(x[i], drawn[i], f)
+            else:
+                for i in range(x.size):
+                    y[i], events[i] = _tell(x[i], _NONE, f)
+            _count_events(events[: x.size], counts[c])
+            _count_fields(halves[2 * start : 2 * (start + x.size)], fields)
+            _add_exponents(x, fields, exponents[c])
+            _find_extremes(x, extremes[c])
+            _sum_powers(x, y, lanes, powers[c], False)
 
 
 @kernel
-def count_nearest(u, rounded, f, chunk, counts, exponents):
+def count_nearest(u, rounded, halves, f, chunk, counts, exponents):
     """Events and exponents of an array that was rounded to nearest even."""
     for c in prange(counts.shape[0]):
-        events, fields = np.empty(BLOCK, np.uint32), np.empty((4, 256), np.uint32)
+        events, fields = np.empty(BLOCK, np.uint32), np.empty((4, 512), np.uint32)
         for start in range(c * chunk, min((c + 1) * chunk, u.size), BLOCK):
-            stop = min(start + BLOCK, u.size)
-            for i in range(start, stop):
-                events[i - start] = _nearest_events(u[i], rounded[i], f)
-            _count_events(events[: stop - start], counts[c])
-            _count_exponents(u[start:stop], fields, exponents[c])
+            x, y = u[start : min(start + BLOCK, u.size)], rounded[start : min(start + BLOCK, u.size)]
+            for i in range(x.size):
+                events[i] = _nearest_events(x[i], y[i], f)
+            _count_events(events[: x.size], counts[c])
+            _count_fields(halves[2 * start : 2 * (start + x.size)], fields)
+            _add_exponents(x, fields, exponents[c])

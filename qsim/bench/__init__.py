@@ -1,0 +1,1 @@
+"""Benchmarks: speeds as ratios, every contender measured beside the others in one run."""

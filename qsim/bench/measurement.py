@@ -1,0 +1,90 @@
+"""Contenders timed in turns, so that what slows the machine for a while slows all of them alike."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+SAMPLE_SECONDS = 0.004  # a sample repeats a shorter call until it lasts so long: the clock's own cost vanishes in it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A contender against another one of the same format: its speed or its time as a multiple of the other's.
+
+    Fields
+        limit: the least speed or the most time to reach, the bar; None where only the ratio is of interest.
+    """
+
+    quantity: Literal["speed", "time"]
+    other: str
+    limit: float | None = None
+
+    def ratio(self, own_time: float, other_time: float) -> float:
+        return other_time / own_time if self.quantity == "speed" else own_time / other_time
+
+    def met(self, ratio: float) -> bool | None:
+        if self.limit is None:
+            return None
+        return ratio >= self.limit if self.quantity == "speed" else ratio <= self.limit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """Something to time.
+
+    Fields
+        call: does the work once and returns when it is done, with the result.
+        format: of the values that come out; None for a copy.
+        values: handled by one call.
+        comparison: with what it is compared besides the copy.
+        claims_nearest: whether the result is said to be the values rounded to nearest even.
+    """
+
+    name: str
+    call: Callable[[], Any]
+    values: int
+    format: str | None = None
+    comparison: Comparison | None = None
+    claims_nearest: bool = False
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one call, sample by sample."""
+
+    samples: tuple[float, ...]
+
+    @property
+    def best(self) -> float:
+        return min(self.samples)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.samples)
+
+
+def measure(contenders: Sequence[Contender], repeats: int) -> list[Timing]:
+    """Every contender in turn, the whole round ``repeats`` times; what a first call compiles is not counted."""
+    counts = [_calls_per_sample(contender.call) for contender in contenders]
+    rounds = [
+        [_seconds(contender.call, count) for contender, count in zip(contenders, counts, strict=True)]
+        for _ in range(repeats)
+    ]
+    return [Timing(samples) for samples in zip(*rounds, strict=True)]
+
+
+def _calls_per_sample(call: Callable[[], Any]) -> int:
+    call()
+    return max(1, math.ceil(SAMPLE_SECONDS / _seconds(call, 1)))
+
+
+def _seconds(call: Callable[[], Any], count: int) -> float:
+    start = time.perf_counter()
+    for _ in range(count):
+        call()
+    return (time.perf_counter() - start) / count

@@ -1,0 +1,1 @@
+"""The commands of ``qsim``, a module a concern; ``qsim.cli`` gathers them."""

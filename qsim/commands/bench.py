@@ -1,0 +1,132 @@
+"""``qsim bench``: the benchmarks; alone it lists them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qsim.commands.columns import print_columns
+from qsim.commands.command import AddCommand, Arguments, Run
+
+LARGEST_SIZE = 1 << 28
+SIZES = (1 << 26, 1 << 18)
+REPEATS = 9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """A benchmark as the command line sees it."""
+
+    text: str
+    add_options: Callable[[argparse.ArgumentParser], None]
+    run: Run
+
+
+def add(command: AddCommand) -> None:
+    bench = command("bench", _list, "measure speeds as ratios; alone: list the benchmarks")
+    chosen = bench.add_subparsers(metavar="BENCHMARK", parser_class=type(bench))
+    for name, benchmark in BENCHMARKS.items():
+        parser = chosen.add_parser(name, help=benchmark.text, description=benchmark.text)
+        for option in ("--json", "--traceback"):  # no defaults: those of `qsim bench` stand
+            parser.add_argument(option, action="store_true", default=argparse.SUPPRESS)
+        benchmark.add_options(parser)
+        parser.set_defaults(run=benchmark.run)
+
+
+def _list(arguments: Arguments) -> int:
+    rows = [{"benchmark": name, "measures": benchmark.text} for name, benchmark in BENCHMARKS.items()]
+    print(json.dumps(rows, indent=1)) if arguments.json else print_columns(rows)
+    return 0
+
+
+def _size(text: str) -> int:
+    """``262144`` or ``2^18``."""
+    words = re.fullmatch(r"2\^([0-9]{1,2})|([0-9]{1,9})", text)
+    size = 0 if words is None else 1 << int(words[1]) if words[1] else int(words[2])
+    if not 1 <= size <= LARGEST_SIZE:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of values; give 1 to 2^28, such as 4096 or 2^18")
+    return size
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 10_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a count; give 1 to 10000")
+    return int(text)
+
+
+def _add_rounding_options(parser: argparse.ArgumentParser) -> None:
+    sizes = "values in the array, 2^26 and 2^18 by default; those have bars"
+    parser.add_argument("--size", type=_size, nargs="+", metavar="N", default=list(SIZES), help=sizes)
+    parser.add_argument("--threads", type=_count, metavar="N", help="of the Numba kernels; all by default")
+    repeats = f"rounds in which each contender has its turn (default {REPEATS})"
+    parser.add_argument("--repeats", type=_count, metavar="N", default=REPEATS, help=repeats)
+    parser.add_argument("--peers", action="store_true", help="other libraries too, those that are installed")
+    parser.add_argument("--markdown", action="store_true", help="print the ratios alone, as a Markdown table")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON there as well")
+
+
+def _rounding(arguments: Arguments) -> int:
+    from qsim.atomic import write_atomically
+    from qsim.bench.markdown import markdown
+    from qsim.bench.table import print_comparison
+
+    _check_out(arguments.out)
+    result = _measured_rounding(arguments)
+    text = json.dumps(result, indent=1)
+    if arguments.out is not None:
+        write_atomically(arguments.out, text.encode())
+    if arguments.json or arguments.markdown:
+        print(text if arguments.json else markdown(result))
+    else:
+        print_comparison(result)
+    return 0
+
+
+def _measured_rounding(arguments: Arguments) -> dict[str, Any]:
+    """What ``--json`` prints."""
+    from qsim.bench import rounding
+    from qsim.runs import environment
+
+    threads = _threads(arguments.threads, rounding.bandwidth().most_threads())
+    rows = []
+    for size in dict.fromkeys(arguments.size):
+        print(f"{size:,} values, {arguments.repeats} rounds", file=sys.stderr, flush=True)
+        rows += rounding.rows(size, repeats=arguments.repeats, threads=threads, with_peers=arguments.peers)
+    return {
+        "benchmark": "rounding",
+        "environment": environment(),
+        "threads": threads,
+        "repeats": arguments.repeats,
+        "data": rounding.DATA,
+        "peers": {peer.package: peer.version() for peer in rounding.PEERS} if arguments.peers else None,
+        "rows": rows,
+    }
+
+
+def _check_out(out: Path | None) -> None:
+    """Before the minutes of measuring, not after."""
+    if out is not None and out.is_dir():
+        raise ValueError(f"--out {str(out)!r} is a folder; name a file in it")
+    if out is not None and not out.parent.is_dir():
+        raise ValueError(f"--out: {str(out.parent)!r} is not a folder; make it first")
+
+
+def _threads(asked: int | None, most: int) -> int:
+    if asked is not None and asked > most:
+        raise ValueError(f"--threads is {asked}, and there are {most} here; give 1 to {most}")
+    return most if asked is None else asked
+
+
+BENCHMARKS = {
+    "rounding": Benchmark(
+        text="rounding to fp16, bf16 and e4m3fn against a copy of the array, a cast, other libraries",
+        add_options=_add_rounding_options,
+        run=_rounding,
+    )
+}

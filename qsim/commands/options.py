@@ -1,0 +1,95 @@
+"""What ``train`` and ``demo`` are told: options, a configuration file, dotted overrides, in that order."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from precision.backends import BACKENDS
+from qsim import config as configuration
+from qsim.commands.command import Arguments
+from qsim.config import PRESETS, ConfigError, RunConfig
+
+
+def add_run_options(parser: argparse.ArgumentParser, out: str | None = None) -> None:
+    default = f" (default {out})" if out else ""
+    parser.add_argument("--preset", default=None, help=f"one of {', '.join(PRESETS)} (default tiny)")
+    parser.add_argument("--executor", choices=BACKENDS, help="default numba")
+    parser.add_argument("--text", type=Path, nargs="+", metavar="PATH", help="text to train on; embedded otherwise")
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--out", type=Path, required=out is None, help="new folder" + default)
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE.yaml", help="configuration; dotted overrides follow it, as in "
+        "--model.dropout 0.1",
+    )  # fmt: skip
+    if out is None:
+        parser.add_argument("--policy", help="default fp32; see qsim policy")
+        parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+
+
+def dotted(rest: Sequence[str]) -> list[tuple[str, Any]]:
+    """``--model.dropout 0.1`` or ``--model.dropout=0.1`` as (key, value), values read as YAML."""
+    pairs: list[tuple[str, Any]] = []
+    words = list(rest)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--") or "." not in word.split("=")[0]:
+            raise ConfigError(f"unexpected argument {word!r}; overrides are dotted, as in --model.dropout 0.1")
+        key, found, value = word.removeprefix("--").partition("=")
+        if not found:
+            if not words:
+                raise ConfigError(f"override {word!r} has no value; give one, as in {word} 0.1")
+            value = words.pop(0)
+        pairs.append((key, _yaml(value, word)))
+    return pairs
+
+
+def _yaml(text: str, whose: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"{whose} does not hold valid YAML; it begins {text[:40]!r}") from None
+    return _numbers(value)
+
+
+def _numbers(value: Any) -> Any:
+    """Text that is a number as that number, in mappings too: YAML 1.1 reads 3e-4 as text."""
+    if isinstance(value, dict):
+        return {key: _numbers(inner) for key, inner in value.items()}
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _config_file(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 at byte {error.start}; give a YAML file") from None
+    values = _yaml(text, str(path))
+    if values is not None and not isinstance(values, dict):
+        raise ConfigError(f"{path} does not hold a mapping of configuration keys; write lines such as steps: 100")
+    return values or {}
+
+
+def resolved_config(arguments: Arguments) -> RunConfig:
+    """Preset, then file, then --steps and --seed, then dotted overrides."""
+    named = None if arguments.config is None else _config_file(arguments.config).get("preset")
+    config = configuration.preset(arguments.preset or named or "tiny")
+    return configuration.override_all(config, given_pairs(arguments))
+
+
+def given_pairs(arguments: Arguments) -> list[tuple[str, Any]]:
+    """What the file and the options say, key by key, the later ones prevailing."""
+    values = {} if arguments.config is None else _config_file(arguments.config)
+    pairs = [(key, value) for key, value in values.items() if key != "preset"]
+    pairs += [(key, getattr(arguments, key)) for key in ("steps", "seed") if getattr(arguments, key) is not None]
+    return pairs + arguments.overrides

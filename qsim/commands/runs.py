@@ -1,0 +1,192 @@
+"""``qsim demo | train | replay | verify | report``: what makes, repeats and shows runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from precision.backends import BACKENDS
+from qsim import config as configuration
+from qsim.commands.command import AddCommand, Arguments
+from qsim.commands.options import add_run_options, given_pairs, resolved_config
+from qsim.config import ConfigError
+
+DEFAULT_EXECUTOR = "numba"
+
+
+def add(command: AddCommand) -> None:
+    demo = command("demo", _demo, "train, replay under three formats, quantize, report")
+    add_run_options(demo, "demo, or demo-2, demo-3 ... where that exists")
+    add_run_options(command("train", _train, "train a GPT under a policy into a run folder"))
+    _add_replay(command("replay", _replay, "run a recorded run again under other arithmetic"))
+    _add_verify(command("verify", _verify, "run a recorded run again and compare every hash"))
+    report = command("report", _report, "write report.html for a run and its replays")
+    report.add_argument("base", type=Path, metavar="RUN")
+    report.add_argument("replays", type=Path, nargs="*", metavar="REPLAY")
+    report.add_argument("--out", type=Path, default=Path("report.html"), help="the page to write")
+
+
+def _add_replay(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("base", type=Path, metavar="RUN")
+    parser.add_argument("--as", dest="policies", action="append", required=True, metavar="POLICY")
+    parser.add_argument("--executor", choices=BACKENDS, help="default: that of RUN")
+    parser.add_argument("--steps", type=int, help="only the first so many steps")
+    parser.add_argument("--out", type=Path, required=True, help="folder for one run folder a policy")
+    parser.add_argument("--data", type=Path, help="where the tokens of RUN now lie")
+    parser.add_argument("--resume", action="store_true", help="go on with interrupted replays")
+
+
+def _add_verify(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("base", type=Path, metavar="RUN")
+    parser.add_argument("--executor", choices=BACKENDS, help="default: that of RUN")
+    parser.add_argument("--steps", type=int, help="only the first so many steps")
+    parser.add_argument("--data", type=Path, help="where the tokens of RUN now lie")
+
+
+def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    from qsim.summary import print_table
+
+    print_table(rows)
+
+
+def _check_unchanged(arguments: Arguments, run: Any) -> None:
+    """A resumed run is the run that was begun: an option given again must say the same."""
+    asked = {"policy": arguments.policy, "executor": arguments.executor, "preset": arguments.preset}
+    begun = {"policy": run.policy.name, "executor": run.executor, "preset": run.config.preset}
+    changed = [f"--{name} {asked[name]}" for name in asked if asked[name] not in (None, begun[name])]
+    for key, value in given_pairs(arguments):
+        if configuration.override_all(run.config, [(key, value)]) != run.config:
+            changed.append(f"--{key} {value}")
+    if changed:
+        raise ConfigError(f"a resumed run keeps what it was begun with, and {changed[0]} differs; leave it out")
+
+
+def _train(arguments: Arguments) -> int:
+    from qsim import progress
+    from qsim.replay import resume
+    from qsim.runs import RunFolder
+    from qsim.summary import summarise
+    from qsim.training import train_new
+
+    if arguments.resume:
+        begun = RunFolder.open(arguments.out)
+        _check_unchanged(arguments, begun)
+        run = resume(begun, progress=progress.shown)
+    else:
+        config = resolved_config(arguments)
+        run = train_new(
+            arguments.out,
+            config,
+            arguments.policy or "fp32",
+            arguments.executor or DEFAULT_EXECUTOR,
+            arguments.text,
+            progress=progress.shown,
+        )
+    _print_rows(summarise(run.path, []), arguments.json)
+    return 0
+
+
+def _replay(arguments: Arguments) -> int:
+    from qsim import progress
+    from qsim.policy import parse_policy
+    from qsim.replay import replay, resume
+    from qsim.runs import RunFolder, require_new
+    from qsim.summary import summarise
+
+    base = RunFolder.open(arguments.base)
+    policies = [parse_policy(name) for name in dict.fromkeys(arguments.policies)]
+    folders = {policy.name: arguments.out / policy.name for policy in policies}
+    begun = {name for name, folder in folders.items() if (folder / "config.json").is_file()}
+    for name, folder in folders.items():
+        if not (arguments.resume and name in begun):
+            require_new(folder)
+    for policy in policies:
+        if arguments.resume and policy.name in begun:
+            resume(RunFolder.open(folders[policy.name]), data=arguments.data, progress=progress.shown)
+            continue
+        replay(
+            base,
+            policy,
+            folders[policy.name],
+            executor=arguments.executor,
+            steps=arguments.steps,
+            data=arguments.data,
+            progress=progress.shown,
+        )
+    _print_rows(summarise(base.path, list(folders.values())), arguments.json)
+    return 0
+
+
+def _verify(arguments: Arguments) -> int:
+    """Exit code 0 where every hash compared is equal, 1 where one differs."""
+    import tempfile
+
+    from qsim import progress
+    from qsim.replay import replay
+    from qsim.report.findings import compare_hashes
+    from qsim.report.recorded import read_run
+    from qsim.runs import RunError, RunFolder
+
+    base = RunFolder.open(arguments.base)
+    if not any(arguments.steps is None or step <= arguments.steps for step in base.hashes()):
+        what = f"run {str(base.path)!r} recorded no hash of the steps to compare"
+        raise RunError(f"{what}; raise --steps or train with --record.hash_every 1")
+    with tempfile.TemporaryDirectory() as folder:
+        again = replay(
+            base,
+            base.policy,
+            Path(folder) / "again",
+            executor=arguments.executor,
+            steps=arguments.steps,
+            data=arguments.data,
+            progress=progress.shown,
+        )
+        verdict = compare_hashes(read_run(base.path), read_run(again.path))
+        executor = again.executor
+    equal = verdict.startswith("equal")
+    result = {"run": str(base.path), "executor": executor, "equal": equal, "hashes": verdict}
+    words = f"{base.path} again on {executor}: {'hashes ' + verdict if equal else 'first difference at ' + verdict}"
+    print(json.dumps(result, indent=1) if arguments.json else words)
+    return 0 if equal else 1
+
+
+def _report(arguments: Arguments) -> int:
+    from qsim.report import write_report
+
+    path = write_report(arguments.base, arguments.replays, arguments.out)
+    print(json.dumps({"report": str(path)}) if arguments.json else f"wrote {path}")
+    return 0
+
+
+def _demo(arguments: Arguments) -> int:
+    from qsim import progress
+    from qsim.demo import demo
+    from qsim.summary import print_quantization, summarise
+
+    config = resolved_config(arguments)
+    out = arguments.out or _unused(Path("demo"))
+    base, replays, report = demo(
+        out, config, arguments.executor or DEFAULT_EXECUTOR, arguments.text, progress=progress.shown
+    )
+    rows = summarise(base.path, [run.path for run in replays])
+    if arguments.json:
+        print(json.dumps({"runs": rows, "report": str(report)}, indent=1))
+        return 0
+    _print_rows(rows, False)
+    print_quantization(base.path)
+    print(f"\nthe same run, four ways, and what broke: {report}")
+    return 0
+
+
+def _unused(path: Path) -> Path:
+    """path, or the first of path-2, path-3 ... that does not exist."""
+    number, candidate = 1, path
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate
