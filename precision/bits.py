@@ -85,19 +85,19 @@ def nearest_even_magnitude(magnitude, f):
 def round_pattern(u, extra, word, f):
     """Pattern of a real number rounded once to the format in the mode ``f.mode``.
 
-    u: the float32 pattern of the number truncated toward zero; of a finite number from 2^128 on, 0x7F800000.
-    extra: the 32 bits that follow; the last also tells whether anything lies beyond it.  0 for infinity, not 0 for a
-    finite number from 2^128 on.
+    u: the float32 pattern of the number truncated toward zero.
+    extra: the 32 bits that follow; the last also tells whether anything lies beyond it.
 
         u  s eeeeeeee mmmmmmmmmmmmmmmmmmmmmmm  extra  xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxt
 
+    A finite number from 2^128 is infinity's pattern with something behind it.
     word: 32 random bits, read by stochastic rounding alone.
     """
     magnitude = u & 0x7FFFFFFF
-    representable = less(magnitude, 0x7F800000 + 0 * magnitude)  # beyond, the grid need not be looked for
-    rounded = on_grid(magnitude, extra & -representable, u >> 31, word, f)
-    # whatever has bits in ``extra`` is a finite number and not zero, as 1 is
-    return finish(rounded, select(nonzero(extra), 1 + 0 * magnitude, magnitude), u >> 31, f)
+    # with bits behind it a pattern is neither zero nor infinity nor NaN, which is all that `finish` asks of it
+    kind = select(nonzero(extra), 1 + 0 * magnitude, magnitude)
+    grid = on_grid(magnitude, extra, u >> 31, word, f)
+    return finish(grid - (grid >> 31), kind, u >> 31, f)  # at one digit the value after 2^128 would be the sign bit
 
 
 def on_grid(magnitude, extra, sign, word, f):

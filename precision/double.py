@@ -11,8 +11,8 @@ def split(u):
         s  eeeeeeee   mmmmmmmmmmmmmmmmmmmmmmm mmmmmmmmmmmmmmmmmmmmmmmmmmmmm000 (extra)
 
     The pattern is truncated toward zero; the last bit of ``extra`` also stands for everything beyond it, where
-    float32's subnormals leave more behind.  A number from 2^128 on becomes 0x7F800000 with ``extra`` 1, which no
-    infinity has; NaN becomes 0x7FC00000.
+    float32's subnormals leave more behind.  A finite number from 2^128 becomes infinity's pattern and all ones, which
+    every rounding takes for what it is; NaN becomes 0x7FC00000.
     """
     magnitude = u & ((1 << 63) - 1)
     exponent = magnitude >> 52
@@ -30,8 +30,8 @@ def split(u):
     # 1151 - 897 = 254: from 2^128
     over = 1 - below(exponent, 1151 + 0 * exponent)
     pattern = pattern ^ ((pattern ^ 0x7F800000) & -over)
-    extra = extra ^ ((extra ^ 1) & -over)
-    infinite = 1 - below(exponent, 2047 + 0 * exponent)
+    extra = extra | (0xFFFFFFFF & -over)
+    infinite = over & (1 - below(exponent, 2047 + 0 * exponent))
     nan = below((2047 << 52) + 0 * magnitude, magnitude)
     pattern = pattern ^ ((pattern ^ 0x7FC00000) & -nan)
     sign = ((u >> 63) << 31) & -(1 - nan)

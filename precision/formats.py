@@ -153,6 +153,6 @@ def _by_name(name: str) -> Format | None:
 def _dtype(name: Any) -> np.dtype | None:
     """The dtype that NumPy makes of it, or None."""
     try:
-        return np.dtype(name)
+        return None if name is None else np.dtype(name)  # NumPy takes None for float64
     except TypeError:
         return None

@@ -43,9 +43,13 @@ def widen(x: Array, fmt: Format | None) -> Array:
     return decode(lax.bitcast_convert_type(x, fmt.code_dtype), fmt)
 
 
-@partial(jax.jit, static_argnames=("fmt", "rounding"))
 def round_to(x: Array, fmt: Format, rounding: Rounding = NEAREST_EVEN, random: Stream | None = None) -> Array:
     """x, float32 or float64, rounded once."""
+    return _round_to(x, fmt, rounding, _in_words(random))
+
+
+@partial(jax.jit, static_argnames=("fmt", "rounding"))
+def _round_to(x: Array, fmt: Format, rounding: Rounding, random: Stream | None) -> Array:
     return from_bits(_round(x, rounding.words(fmt), rounding, random))
 
 
@@ -64,11 +68,31 @@ def split(x: Array) -> tuple[Array, Array]:
 
 
 def _words(random: Stream | None, shape: tuple[int, ...]) -> Any:
-    return np.uint32(0) if random is None else random_words(random.key, shape, random.counter)
+    return np.uint32(0) if random is None else _draw(random, shape)
+
+
+def _draw(random: Stream, shape: tuple[int, ...]) -> Array:
+    """Of a stream in words."""
+    high, low = _index_words(random.counter, shape)
+    return bits.threefry2x32(*random.key, high, low, _ALL)[0]
+
+
+def _in_words(random: Stream | None) -> Stream | None:
+    return None if random is None else _words_of(random.key, random.counter)
+
+
+def _words_of(key: Key, counter: Any) -> Stream:
+    """Key and counter as pairs of words: a jitted function takes no Python int from 2^31 and no 64-bit array."""
+    k0, k1 = (jnp.asarray(word, jnp.uint32) for word in key)
+    return Stream((k0, k1), _counter_words(counter))
+
+
+def encode(x: Array, fmt: Format, rounding: Rounding = NEAREST_EVEN, random: Stream | None = None) -> Array:
+    return _encode(x, fmt, rounding, _in_words(random))
 
 
 @partial(jax.jit, static_argnames=("fmt", "rounding"))
-def encode(x: Array, fmt: Format, rounding: Rounding = NEAREST_EVEN, random: Stream | None = None) -> Array:
+def _encode(x: Array, fmt: Format, rounding: Rounding, random: Stream | None) -> Array:
     f = rounding.words(fmt)
     codes = bits.encode(_round(x, f, rounding, random), f).astype(f"uint{8 * fmt.code_dtype.itemsize}")
     return lax.bitcast_convert_type(codes, fmt.code_dtype) if fmt.is_integer else codes
@@ -90,14 +114,12 @@ def key_words(key: Array) -> tuple[Array, Array]:
 
 def random_words(key: Key, shape: tuple[int, ...], counter: Any = 0) -> Array:
     """One uint32 an element, that of its index: row-major from ``counter``, or given (32 bits, or 64)."""
-    high, low = _index_words(counter, shape)
-    k0, k1 = (jnp.asarray(word, jnp.uint32) for word in key)
-    return bits.threefry2x32(k0, k1, high, low, _ALL)[0]
+    return _draw(_words_of(key, counter), shape)
 
 
-def _index_words(counter: Any, shape: tuple[int, ...]) -> tuple[Array, Array]:
-    first_high, first_low = _counter_words(counter)
-    if np.ndim(counter):
+def _index_words(first: tuple[Array, Array], shape: tuple[int, ...]) -> tuple[Array, Array]:
+    first_high, first_low = first
+    if np.ndim(first_low):
         return jnp.broadcast_to(first_high, shape), jnp.broadcast_to(first_low, shape)
     offset = lax.iota(jnp.uint32, int(np.prod(shape))).reshape(shape)
     low = offset + first_low
@@ -170,7 +192,7 @@ def tally(
     """x, not traced, rounded, and everything counted about it.  The float64 sums are formed on the host."""
     if isinstance(x, jax.core.Tracer):
         raise TypeError("statistics of a traced array have no values yet; take them outside jit, of what it returns")
-    rounded, counts, exponents, largest, smallest = _round_and_count(x, fmt, rounding, random)
+    rounded, counts, exponents, largest, smallest = _round_and_count(x, fmt, rounding, _in_words(random))
     powers = power_sums(np.asarray(x).ravel(), np.asarray(rounded).ravel())
     return rounded, Tally(counts=counts, exponents=exponents, largest=largest, smallest=smallest, powers=powers)
 
