@@ -13,6 +13,7 @@ from precision.comparison import (
     minimum,
     minimum_number,
 )
+from precision.dot_general import DotGeneral, make_dot_general
 from precision.format import Format
 from precision.formats import (
     BF16,
@@ -37,8 +38,24 @@ from precision.formats import (
     TF32,
     parse_format,
 )
+from precision.functions import (
+    cos,
+    erf,
+    exp,
+    exp2,
+    gelu,
+    gelu_gradient,
+    log,
+    reciprocal,
+    rsqrt,
+    sigmoid,
+    silu,
+    sin,
+    tanh,
+)
 from precision.gemm import matmul
 from precision.measure import round_with_statistics, statistics
+from precision.passes import Gemm
 from precision.quantizers import QArray, quantize, quantized_matmul
 from precision.random_bits import random_bits
 from precision.rounding import decode, encode, round_to
@@ -70,19 +87,29 @@ __all__ = [
     "INT8",
     "TF32",
     "Accumulator",
+    "DotGeneral",
     "Format",
+    "Gemm",
     "QArray",
     "Rounding",
     "Statistics",
     "add",
     "convert",
+    "cos",
     "decode",
     "div",
     "encode",
     "equal",
+    "erf",
+    "exp",
+    "exp2",
     "fma",
+    "gelu",
+    "gelu_gradient",
     "less",
     "less_equal",
+    "log",
+    "make_dot_general",
     "matmul",
     "maximum",
     "maximum_number",
@@ -95,9 +122,15 @@ __all__ = [
     "quantize",
     "quantized_matmul",
     "random_bits",
+    "reciprocal",
     "round_to",
     "round_with_statistics",
+    "rsqrt",
+    "sigmoid",
+    "silu",
+    "sin",
     "sqrt",
     "statistics",
     "sub",
+    "tanh",
 ]

@@ -10,6 +10,7 @@ from precision.accumulators import Accumulator, parse_accumulator
 from precision.backends import choose_backend
 from precision.backends.underflow import products_fit
 from precision.formats import FP16, FP32, Format, parse_format
+from precision.representation import check_representable
 from precision.rounding import as_float32
 
 FormatLike = str | Format
@@ -51,7 +52,7 @@ def matmul(
         if tuple(c.shape) != (*batch, m, n):
             raise ValueError(f"c must have the shape of the product, {(*batch, m, n)}, not {tuple(c.shape)}")
         if check:
-            _check_representable(module, c, accumulator.sum, "c")
+            check_representable(module, c, accumulator.sum, "operand c")
         c = _flat(module, c, batch)
     _refuse(accumulator, formats)
     total = module.matmul(_flat(module, a, batch), _flat(module, b, batch), c, accumulator, formats)
@@ -82,21 +83,8 @@ def _operand(module: Any, x: Any, fmt: Format, name: str, transpose: bool, check
     if x.ndim < 2:
         raise ValueError(f"operand {name} needs at least two axes, its shape is {tuple(x.shape)}")
     if check:
-        _check_representable(module, x, fmt, name)
+        check_representable(module, x, fmt, f"operand {name}")
     return module.array_module.swapaxes(x, -1, -2) if transpose else x
-
-
-def _check_representable(module: Any, x: Any, fmt: Format, name: str) -> None:
-    if fmt is FP32:
-        return
-    rounded = np.asarray(module.round_to(x, fmt))
-    plain = np.asarray(x)
-    wrong = np.argwhere((rounded != plain) & ~np.isnan(plain))
-    if len(wrong):
-        where = tuple(map(int, wrong[0]))
-        raise ValueError(
-            f"operand {name}{list(where)} = {plain[where]!s} is not a value of {fmt.name}; round_to it first"
-        )
 
 
 def _shape(a: Any, b: Any) -> tuple[tuple[int, ...], int, int]:

@@ -10,7 +10,7 @@ from precision.backends import choose_backend
 from precision.format import Format
 from precision.formats import parse_format
 from precision.rounding import as_float32, check_out, refuse_nan, stream
-from precision.rounding_modes import Mode, Overflow, Rounding, Subnormals
+from precision.rounding_modes import Mode, Overflow, Subnormals, rounding_of
 from precision.statistics import Statistics
 
 
@@ -56,7 +56,7 @@ def round_with_statistics(
     Shapes, domain, exactness, errors: as ``round_to`` and ``statistics``.
     """
     fmt = parse_format(fmt)
-    how = Rounding(mode=rounding, overflow=overflow, subnormals=subnormals, random_bits=random_bits)
+    how = rounding_of(rounding, overflow, subnormals, random_bits)
     module = choose_backend(x, backend=backend)
     x = as_float32(module, x)
     refuse_nan(x, fmt)

@@ -108,6 +108,15 @@ def _choose(what: str, value: Any, allowed: Any) -> None:
 NEAREST_EVEN = Rounding()
 
 
+@lru_cache(maxsize=256)
+def rounding_of(mode: Mode, overflow: Overflow, subnormals: Subnormals, random_bits: int) -> Rounding:
+    """``Rounding`` of these arguments, one object for equal ones: it is looked up at every call.
+
+    Errors: ValueError as ``Rounding``; for arguments of no such type at all, too.
+    """
+    return Rounding(mode=mode, overflow=overflow, subnormals=subnormals, random_bits=random_bits)
+
+
 @lru_cache(maxsize=1024)
 def _words(rounding: Rounding, fmt: Format) -> Constants:
     if rounding.overflow == "inf" and not fmt.infinities:

@@ -1,112 +1,102 @@
-"""Correctly rounded unary functions of 16-bit formats: one table of 65,536 values each.
+"""Correctly rounded unary functions of formats of at most 16 bits: one table each, a value for every code.
 
-Every argument of a 16-bit format is tabulated, so a gather gives the correctly rounded result on every executor,
-whatever its libm does.  Entries come from float64, whose error is far below the distance to the nearest
-rounding boundary; where it is not, from mpmath with enough digits to decide.
+Every argument of such a format is tabulated, so a gather gives the correctly rounded result on every executor,
+whatever its libm does.  Entries come from float64, whose error is far below the distance to the nearest rounding
+boundary; where it is not, from mpmath with as many digits as the decision takes (Ziv 1991).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from functools import lru_cache
 
 import mpmath
 import numpy as np
-from scipy import special
 
 from precision.backends.numpy_ import decode, round_to
 from precision.formats import Format, parse_format
+from precision.real_functions import LOST_BITS, REAL_FUNCTIONS, SAFE, RealFunction
 
-_SAFE = 2.0**-44  # relative error that the float64 evaluations below certainly stay under
-
-
-def _gelu(x: np.ndarray) -> np.ndarray:
-    return 0.5 * x * special.erfc(-x * np.sqrt(0.5))
+_DIGITS = (200, 400, 800, 1600)  # working precisions in bits; 400 have decided every entry so far
+_TINY = 2.0**-1000  # stands for anything smaller: below half of the smallest value of every format
 
 
-def _gelu_gradient(x: np.ndarray) -> np.ndarray:
-    density = np.exp(-0.5 * x * x) / np.sqrt(2 * np.pi)
-    return 0.5 * special.erfc(-x * np.sqrt(0.5)) + x * density
+def table(function: str, fmt: str | Format, output: str | Format | None = None) -> np.ndarray:
+    """Values of a function for every code of a format, (2^bits,) float32, read-only.
 
+        table[code(x)] = round(f(x)),  to ``output`` (the same format unless given), to nearest even
 
-def _exact_gelu(x: mpmath.mpf) -> mpmath.mpf:
-    tail = x * mpmath.erfc(abs(x) / mpmath.sqrt(2)) / 2
-    # above 23 the tail is below the last bit: rounded down, the value still lies on its side of a tie at x
-    return mpmath.fsub(x, tail, rounding="d") if x > 0 else tail
-
-
-def _exact_gelu_gradient(x: mpmath.mpf) -> mpmath.mpf:
-    tail = mpmath.erfc(abs(x) / mpmath.sqrt(2)) / 2
-    slope = x * mpmath.npdf(x)
-    return mpmath.fadd(1, slope - tail, rounding="u") if x > 0 else tail + slope
-
-
-_FUNCTIONS: dict[str, tuple[Callable, Callable, dict[float, float]]] = {
-    # name: (float64, mpmath, values at -inf and +inf)
-    "gelu": (_gelu, _exact_gelu, {-np.inf: -0.0, np.inf: np.inf}),
-    "gelu_gradient": (_gelu_gradient, _exact_gelu_gradient, {-np.inf: -0.0, np.inf: 1.0}),
-}
-
-
-@lru_cache(maxsize=32)
-def table(function: str, fmt: str, output: str | None = None) -> np.ndarray:
-    """Values of ``gelu`` or ``gelu_gradient`` for every code of a 16-bit format, (65536,) float32, read-only.
-
-    gelu(x) = x (1 + erf(x / sqrt 2)) / 2.  Each value is rounded once to ``output`` (the same format unless
-    given), to nearest even; NaN gives 0x7FC00000.
-    Errors: ValueError for a format that is not 16 bits wide or an unknown function.
+    Domain: floating-point formats, ``fmt`` of at most 16 bits; ``function`` is a name of ``REAL_FUNCTIONS``.
+    Exactness: the real value rounded once; beyond the largest finite value, and where the function has none, as
+    ``round_to`` does with overflow="ieee".  Every NaN is 0x7FC00000.
+    Errors: ValueError for a wider or an integer format, or an unknown function.
+    Source: Ziv, Fast evaluation of elementary mathematical functions with correctly rounded last bit, ACM TOMS 17
+    (1991) 410.
     """
     source = parse_format(fmt)
-    if source.bits != 16 or source.is_integer:
-        raise ValueError(f"tables cover 16-bit floating-point formats, not {source.name}")
-    if function not in _FUNCTIONS:
-        raise ValueError(f"unknown function {function!r}; known: {', '.join(_FUNCTIONS)}")
-    values = _tabulate(function, decode(np.arange(1 << 16, dtype=np.uint16), source), parse_format(output or fmt))
+    target = source if output is None else parse_format(output)
+    if source.bits > 16 or source.is_integer:
+        raise ValueError(f"tables cover floating-point formats of at most 16 bits, not {source.name}")
+    if target.bits > 32 or target.is_integer:
+        raise ValueError(f"tables hold values of floating-point formats of at most 32 bits, not {target.name}")
+    if function not in REAL_FUNCTIONS:
+        raise ValueError(f"unknown function {function!r}; known: {', '.join(REAL_FUNCTIONS)}")
+    return _table(function, source, target)
+
+
+@lru_cache(maxsize=128)
+def _table(function: str, source: Format, target: Format) -> np.ndarray:
+    codes = np.arange(1 << source.bits).astype(source.code_dtype)
+    values = _tabulate(REAL_FUNCTIONS[function], decode(codes, source).astype(np.float64), target)
     values.flags.writeable = False
     return values
 
 
-def _tabulate(function: str, arguments: np.ndarray, fmt: Format) -> np.ndarray:
-    approximate, exact, limits = _FUNCTIONS[function]
-    finite = np.isfinite(arguments)
-    x = np.where(finite, arguments, 0).astype(np.float64)
+def _tabulate(function: RealFunction, x: np.ndarray, fmt: Format) -> np.ndarray:
     with np.errstate(all="ignore"):
-        y = approximate(x)
-        low, high = (round_once(y * (1 + sign * _SAFE), fmt) for sign in (-1, 1))
-    result = round_once(y, fmt)
-    # float64 underflows to zero only below -38, where both functions are negative and above -2^-1000
-    result[(y == 0) & (x < -38)] = -0.0
-    for i in np.flatnonzero(low != high):
-        result[i] = _round_exact(exact, float(x[i]), fmt)
-    for limit, value in limits.items():
-        result[arguments == limit] = value
-    result[np.isnan(arguments)] = np.nan
+        y = function.approximate(x)
+        for argument, limit in function.at_infinity.items():
+            y[x == argument] = limit
+        exact = ~np.isfinite(x) | (x == 0) | function.exact(x)
+        y = np.where((y == 0) & ~exact, np.copysign(_TINY, y), y)
+        low, high = (round_to(y * (1 + sign * SAFE), fmt) for sign in (-1, 1))
+        result = round_to(y, fmt)
+    least, greatest = function.cancels
+    hard = ~exact & (_differ(low, high) | ((least < x) & (x < greatest)))
+    result[hard] = _decide(function, x[hard], fmt)
     return result
 
 
-def _round_exact(function: Callable, x: float, fmt: Format) -> float:
-    """The function's value with 400 bits, rounded to the nearest multiple of the format's quantum there."""
-    with mpmath.workprec(400):
-        y = function(mpmath.mpf(x))
-        exponent = max(mpmath.frexp(y)[1] - 1, fmt.min_normal_exponent)
-        quantum = exponent - fmt.significand_bits
-        magnitude = float(mpmath.ldexp(mpmath.nint(mpmath.ldexp(abs(y), -quantum)), quantum))
-        return -magnitude if y < 0 else magnitude
+def _differ(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return a.view(np.uint32) != b.view(np.uint32)
 
 
-def round_once(y: np.ndarray, fmt: Format) -> np.ndarray:
-    """Float64 values rounded once to a format, to nearest even, float32 carrier.
+def _decide(function: RealFunction, x: np.ndarray, fmt: Format) -> np.ndarray:
+    """f(x) rounded, with digits added until both ends of what the value may be round alike."""
+    result = np.empty(x.size, np.float32)
+    pending = np.arange(x.size)
+    for digits in _DIGITS:
+        ends = np.array([_enclosure(function, v, digits) for v in x[pending].tolist()]).reshape(-1, 2)
+        low, high = round_to(ends[:, 0], fmt), round_to(ends[:, 1], fmt)
+        result[pending] = low
+        pending = pending[_differ(low, high)]
+        if not pending.size:
+            return result
+    raise ArithmeticError(f"{digits} bits do not decide how to round the function's value at {x[pending[0]]}")
 
-    On the way to float32 they are rounded to odd, so that the last bit records whether anything was lost and the
-    second rounding sees every tie for what it is; a format as wide as float32 takes the one rounding directly.
-    """
-    narrow = y.astype(np.float32)
-    if fmt.precision > 22:
-        return round_to(narrow, fmt)
-    error = y - narrow.astype(np.float64)
-    pattern = np.atleast_1d(narrow).view(np.int32)
-    even = (pattern & 1) == 0
-    # sign and magnitude: + 1 moves away from zero; from a zero, to the smallest subnormal of y's sign
-    step = np.where((narrow == 0) | ((error > 0) == (narrow > 0)), 1, -1)
-    odd = np.where(even & (error != 0) & np.isfinite(narrow), pattern + step, pattern).astype(np.int32)
-    return round_to(odd.view(np.float32), fmt)
+
+def _enclosure(function: RealFunction, x: float, digits: int) -> tuple[float, float]:
+    """Both ends of an interval around f(x), as float64 values that round like them."""
+    with mpmath.workprec(digits):
+        y = function.precise(mpmath.mpf(x))
+        error = mpmath.ldexp(abs(y), LOST_BITS - digits)
+        return _round_to_odd(y - error), _round_to_odd(y + error)
+
+
+def _round_to_odd(y: mpmath.mpf) -> float:
+    """53 bits of y, the last of which records whether anything was cut off: narrower roundings are those of y."""
+    significand, exponent = y.man_exp
+    shift = max(int(significand).bit_length() - 53, 0)
+    kept = significand >> shift
+    kept |= kept << shift != significand
+    return math.copysign(math.ldexp(kept, exponent + shift), y)

@@ -31,7 +31,6 @@ from precision import bits, soft_float
 from precision.backends.jax_ import arithmetic
 from precision.backends.numba_.compilation import compile_words
 from precision.backends.numba_.scalars import words
-from precision.tables import round_once
 
 SIZE = 4096
 TINY = np.float32(1e-40)  # a float32 subnormal
@@ -360,7 +359,7 @@ def test_no_float32_logarithm_rounds_to_the_fp16_one() -> None:
     correct_in_float32 = np.float32(float(exact))
     for float32_log in (traced(jnp.log, wide), same_everywhere("log", wide), correct_in_float32):
         assert abs(np.float32(np.float16(float32_log)) - expected) == np.float32(2.0**-8)
-    assert round_once(np.log(x.astype(np.float64)), pr.FP16) == expected
+    assert pr.round_to(np.log(x.astype(np.float64)), pr.FP16) == expected
 
 
 # Sums
@@ -553,13 +552,13 @@ def test_bf16_fma_rounded_to_float32_on_the_way_is_wrong_however_exact_the_sum()
 # Float64 sources
 
 
-def test_ml_dtypes_rounds_float64_twice_and_round_once_does_not() -> None:
+def test_ml_dtypes_rounds_float64_twice_and_round_to_does_not() -> None:
     x = np.array([1 + 2.0**-8 + 2.0**-40])
     exact = Fraction(1) + Fraction(1, 2**8) + Fraction(1, 2**40)
     expected = float(oracles.rounded(oracles.real(exact), "bf16").value)
     assert expected == 1.0078125
     assert x.astype(ml_dtypes.bfloat16) == 1.0
-    assert round_once(x, pr.BF16) == expected
+    assert pr.round_to(x, pr.BF16) == expected
 
 
 def test_jax_narrows_float64_without_a_word_and_round_to_refuses_it(backend: Executor) -> None:

@@ -109,11 +109,9 @@ def operands(name: str) -> Words:
 
 
 @lru_cache(maxsize=2)
-def case(
-    operation: str, name: str, mode: str, rule: tuple[str, str] = ("overflow", "ieee")
-) -> tuple[Words, np.ndarray]:
+def case(operation: str, name: str, mode: str, **rule: str) -> tuple[Words, np.ndarray]:
     words = operands(name)[: OPERATIONS[operation]]
-    return words, by_oracle(operation, words, name, mode, **dict([rule]))
+    return words, by_oracle(operation, words, name, mode, **rule)
 
 
 @lru_cache(maxsize=2)

@@ -1,4 +1,4 @@
-"""exp, log, erf and tanh: the same bits on NumPy, Numba and JAX, at most one unit in the last place off."""
+"""exp, log, erf, tanh and rsqrt: the same bits on NumPy, Numba and JAX, at most one unit in the last place off."""
 
 import os
 import runpy
@@ -14,16 +14,24 @@ import numba
 import numpy as np
 import pytest
 import scipy.special
+from executors import Executor
 from numba import types
 from numba.extending import intrinsic
 
 from precision import elementary
-from precision.elementary import Primitives
+from precision.elementary import Primitives, error_function, exponential, hyperbolic, reciprocal_root
 
 Array = np.ndarray
-NAMES = ("exp", "log", "erf", "tanh")
-ORACLES = {"exp": np.exp, "log": np.log, "erf": scipy.special.erf, "tanh": np.tanh}
-LARGEST_ERROR = {"exp": 0.681, "log": 0.637, "erf": 0.872, "tanh": 0.823}  # over all 2^32 arguments
+NAMES = ("exp", "log", "erf", "tanh", "rsqrt")
+ORACLES = {
+    "exp": np.exp,
+    "log": np.log,
+    "erf": scipy.special.erf,
+    "tanh": np.tanh,
+    "rsqrt": lambda x: 1 / np.sqrt(x),
+}
+# over all 2^32 arguments
+LARGEST_ERROR = {"exp": 0.681, "log": 0.637, "erf": 0.872, "tanh": 0.823, "rsqrt": 0.635}
 PATTERNS = 2**32
 STRIDE = 2039  # prime, so that the sample meets every remainder of the low bits
 CHUNK = 2**18  # small enough for the temporaries of NumPy to stay in the cache
@@ -34,6 +42,7 @@ EDGES = {
     "log": [0.0, 2.0**-126, 2.0**-125, 0.5, 0.70710677, 1.0, 1.41421354, 2.0, 3e38, np.inf],
     "erf": [0.0, 2.0**-126, 2.0**-60, 2.0**-12, 0.47693628, 0.8125, 1.75, 2.75, 3.8325069, 3.9192059, np.inf],
     "tanh": [0.0, 2.0**-126, 2.0**-12, 0.54930615, 0.6953125, 1.0, 2.0, 9.010913, 10.0, np.inf],
+    "rsqrt": [0.0, 2.0**-126, 2.0**-125, 0.25, 0.5, 1.0, 1.4333496, 2.0, 4.0, 2.0**127, np.inf],
 }
 EDGES["exp"] += [87.33654]
 NEIGHBOURS = 3000
@@ -46,6 +55,7 @@ def make_all(primitives: Primitives, compiled: Callable) -> dict[str, Callable]:
         "log": compiled(elementary.make_log(primitives)),
         "erf": compiled(elementary.make_erf(primitives)),
         "tanh": compiled(elementary.make_tanh(primitives, exp)),
+        "rsqrt": compiled(elementary.make_rsqrt(primitives)),
     }
 
 
@@ -203,11 +213,11 @@ def assert_accurate(name: str, x: Array, y: Array) -> float:
     return largest
 
 
-def assert_monotone(x: Array, y: Array) -> None:
-    """Patterns ascend: a negative argument is followed by a smaller one."""
+def assert_monotone(name: str, x: Array, y: Array) -> None:
+    """Patterns ascend: a negative argument is followed by a smaller one.  rsqrt alone descends."""
     for sign in (False, True):
         half = y[(np.signbit(x) == sign) & ~np.isnan(y)]
-        ordered = half[1:] <= half[:-1] if sign else half[1:] >= half[:-1]
+        ordered = half[1:] <= half[:-1] if sign != (name == "rsqrt") else half[1:] >= half[:-1]
         assert ordered.all(), f"not monotone at {hexadecimal(half[int(np.argmin(ordered))])}"
 
 
@@ -228,7 +238,7 @@ def test_accuracy_and_special_values(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_monotone(name: str) -> None:
     for x in (sample(), edges(name)):
-        assert_monotone(x, numba_functions()[name](x))
+        assert_monotone(name, x, numba_functions()[name](x))
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)
@@ -241,6 +251,7 @@ def test_named_values(executor: str) -> None:
         "log": [-infinity] * 4 + [0.0, nan, infinity, nan, nan, np.log(np.float32(3e38)), nan],
         "erf": [0.0, -0.0, 0.0, -0.0, erf_1, -erf_1, 1, -1, nan, 1, -1],
         "tanh": [0.0, -0.0, 0.0, -0.0, tanh_1, -tanh_1, 1, -1, nan, 1, -1],
+        "rsqrt": [infinity, -infinity] * 2 + [1, nan, 0.0, nan, nan, 1 / np.sqrt(np.float32(3e38)), nan],
     }
     x = np.array(arguments, dtype=np.float32)
     for name, values in expected.items():
@@ -258,8 +269,8 @@ def test_odd(name: str) -> None:
 def test_oracle_is_good_enough(name: str) -> None:
     """The float64 oracle against 30 digits: 2^-40 relative is 2^-16 of a unit in the last place."""
     x = np.concatenate([sample()[1::9973], edges(name)[7::4999]])
-    x = x[np.isfinite(x) & (np.abs(x) > 2.0**-126) & (np.abs(x) < 88) & ((x > 0) | (name != "log"))]
-    exact = getattr(mpmath, name)
+    x = x[np.isfinite(x) & (np.abs(x) > 2.0**-126) & (np.abs(x) < 88) & ((x > 0) | (name not in ("log", "rsqrt")))]
+    exact = getattr(mpmath, name, lambda v: 1 / mpmath.sqrt(v))
     with mpmath.workdps(30):
         for value, approximate in zip(x, ORACLES[name](x.astype(np.float64)), strict=True):
             truth = exact(mpmath.mpf(float(value)))
@@ -301,11 +312,27 @@ def test_a_weaker_product_is_noticed(multiply: Callable) -> None:
 
 def test_xla_joins_constants() -> None:
     """(x + c) - c is compiled as x: hence ``multiply(..., 1)``."""
-    c = elementary._ROUNDER
+    c = exponential._ROUNDER
     x = np.array([1.44, 2.6], dtype=np.float32)
     assert_same_bits(np.asarray(jax.jit(lambda x: (x + c) - c)(x)), x, x)
     rounded = np.array([1.0, 3.0], dtype=np.float32)
     assert_same_bits(np.asarray(jax.jit(lambda x: opaque_multiply(x + c, np.float32(1)) - c)(x)), rounded, x)
+
+
+def test_every_significand_of_rsqrt() -> None:
+    """All of two binades, [1/2, 2); elsewhere only the exponent differs, shown for the outermost ones."""
+    x = floats(np.arange(0x3F000000, 0x40000000, dtype=np.int64))
+    y = numba_functions()["rsqrt"](x)
+    assert assert_accurate("rsqrt", x, y) > LARGEST_ERROR["rsqrt"] - 0.001
+    assert_monotone("rsqrt", x, y)
+    for k in (-63 + 1, 63):  # 4^-62 [1/2, 2) starts at 2^-125
+        assert_same_bits(numba_functions()["rsqrt"](np.ldexp(x, 2 * k)), np.ldexp(y, -k), x)
+
+
+def test_powers_of_four_are_exact() -> None:
+    k = np.arange(-63, 64)
+    x = np.ldexp(np.float32(1), 2 * k)
+    assert_same_bits(numpy_functions()["rsqrt"](x), np.ldexp(np.float32(1), -k), x)
 
 
 def test_constants_must_be_exact() -> None:
@@ -327,7 +354,7 @@ def test_every_pattern(name: str) -> None:
 
     def check(x: Array) -> float:
         y = numba_functions()[name](x)
-        assert_monotone(x, y)
+        assert_monotone(name, x, y)
         assert_same_bits(numpy_functions()[name](x), y, x)
         assert_same_bits(jax_functions()[name](x), y, x)
         return assert_accurate(name, x, y)
@@ -341,14 +368,21 @@ def test_every_pattern(name: str) -> None:
 def test_coefficients_are_those_of_the_script() -> None:
     script = Path(__file__).parents[1] / "scripts" / "fit_elementary.py"
     source = [
-        elementary._EXP,
-        elementary._LOG,
-        elementary._ERF_ODD[:-1],  # a zero fills it up to the degree of the others
-        elementary._ERF_1,
-        elementary._ERF_2,
-        elementary._ERF_3,
-        elementary._TANH_ODD,
-        elementary._TANH_RECIPROCAL,
+        exponential._EXP,
+        exponential._LOG,
+        error_function._ERF_ODD[:-1],  # a zero fills it up to the degree of the others
+        error_function._ERF_1,
+        error_function._ERF_2,
+        error_function._ERF_3,
+        hyperbolic._TANH_ODD,
+        hyperbolic._TANH_RECIPROCAL,
+        reciprocal_root._RSQRT,
     ]
     fitted = [tuple(fit.coefficients) for _, fit in runpy.run_path(str(script))["fits"]()]
     assert fitted == source
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_back_ends_offer_them(backend: Executor, name: str) -> None:
+    x = edges(name)
+    assert_same_bits(backend.apply(name, x), numpy_functions()[name](x), x)

@@ -1,54 +1,26 @@
-"""GELU tables: every entry is the exact value rounded once, decided with at least 200 bits."""
+"""Tables of unary functions: every entry is the real value rounded once."""
 
 from __future__ import annotations
 
-import math
 import re
-from fractions import Fraction
 from functools import cache
 
-import mpmath
 import numpy as np
 import oracles
 import pytest
 from bits_assertions import assert_same_bits
 from executors import Executor
+from function_oracle import expected, expected_quickly, near_a_boundary
 from strategies import EDGES, drawn, generator
 
 import precision as pr
-from precision.tables import round_once, table
+from precision.real_functions import REAL_FUNCTIONS, RealFunction
+from precision.tables import _decide, table
 
-FUNCTIONS = ("gelu", "gelu_gradient")
+FUNCTIONS = tuple(REAL_FUNCTIONS)
 SIXTEEN = ("fp16", "bf16")
-NEGLIGIBLE = oracles.power(-600)  # stands for anything smaller
-
-
-def exact(function: str, x: float) -> oracles.Real:
-    """x Phi(x), or Phi(x) + x phi(x), to 200 bits and to twice the bits that the tail lies below x."""
-    if x == 0:
-        return oracles.Real(math.copysign(1, x) < 0, Fraction(0)) if function == "gelu" else oracles.real(0.5)
-    if x > 30:  # x less x Q(x), 1 plus x phi(x) - Q(x), both below 2^-600: only their sign matters
-        return oracles.real(Fraction(x) - NEGLIGIBLE if function == "gelu" else 1 + NEGLIGIBLE)
-    if x < -60:  # both negative
-        return oracles.Real(True, NEGLIGIBLE)
-    with mpmath.workprec(200 + int(x * x) if x > 0 else 200):
-        v = mpmath.mpf(x)
-        y = v * mpmath.ncdf(v) if function == "gelu" else mpmath.ncdf(v) + v * mpmath.npdf(v)
-        sign, mantissa, exponent, _ = y._mpf_
-        return oracles.Real(bool(sign), int(mantissa) * oracles.power(int(exponent)))
-
-
-def limit(function: str, x: float) -> oracles.Real:
-    if math.isnan(x):
-        return oracles.NAN
-    if x < 0:
-        return oracles.Real(True, Fraction(0))
-    return oracles.Real(False, math.inf) if function == "gelu" else oracles.ONE
-
-
-def expected(function: str, arguments: np.ndarray, output: str) -> np.ndarray:
-    numbers = (exact(function, x) if math.isfinite(x) else limit(function, x) for x in arguments.tolist())
-    return oracles.write_all(oracles.rounded(y, output) for y in numbers)
+EIGHT = ("e5m2", "e4m3fn")
+NARROW = tuple(name for name, fmt in oracles.FLOATS.items() if fmt.bits <= 8)
 
 
 @cache
@@ -56,64 +28,111 @@ def arguments(fmt: str) -> np.ndarray:
     return oracles.every_value(fmt).view(np.float32)
 
 
-def plain(function: str, x: float) -> float:
-    """In float64, from erfc and exp of the C library: good enough to see which entries lie close to a boundary."""
-    phi, density = math.erfc(-x * math.sqrt(0.5)) / 2, math.exp(-x * x / 2) / math.sqrt(2 * math.pi)
-    return x * phi if function == "gelu" else phi + x * density
+def test_the_functions_by_name() -> None:
+    names = "cos erf exp exp2 gelu gelu_gradient log reciprocal rsqrt sigmoid silu sin tanh"
+    assert sorted(FUNCTIONS) == names.split()
 
 
-@cache
-def hard(function: str, fmt: str) -> np.ndarray:
-    """Codes whose value lies closest to a point halfway between two neighbours, relative to their distance."""
-    layout = oracles.FLOATS[fmt]
-    x = arguments(fmt).astype(np.float64)
-    x[~(np.abs(x) < 40)] = 0
-    y = np.array([plain(function, v) for v in x.tolist()])
-    exponent = np.maximum(np.frexp(y)[1] - 1, layout.emin)
-    steps = np.ldexp(np.abs(y), layout.fraction_bits - exponent)
-    distance = np.where(y == 0, 1, np.abs(steps - np.floor(steps) - 0.5))
-    return np.argsort(distance, kind="stable")[:400]
-
-
-@cache
-def sample(function: str, fmt: str) -> np.ndarray:
-    """The hard codes, every 41st, the smallest and the largest, those around -0.7518 (where the gradient is 0)
-    and around the end of the tail."""
-    x = arguments(fmt)
-    near = [np.flatnonzero(np.abs(x - centre) < width) for centre, width in ((-0.7518, 0.002), (-5.5, 0.01))]
-    ends = [np.arange(20) + start for start in (0, 0x7BF0, 0x7F70, 0x8000, 0xFBF0, 0xFF70)]
-    codes = np.concatenate([hard(function, fmt), np.arange(0, 1 << 16, 41), *near, *ends])
-    return np.unique(codes)
+# Every entry
 
 
 @pytest.mark.parametrize("fmt", SIXTEEN)
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_hard_and_sampled_entries(function: str, fmt: str) -> None:
-    codes = sample(function, fmt)
-    assert codes.size > 2000
-    assert_same_bits(
-        table(function, fmt)[codes], expected(function, arguments(fmt)[codes], fmt), arguments(fmt)[codes]
-    )
+def test_every_entry(function: str, fmt: str) -> None:
+    """All 65,536; those that extended precision leaves open, NaN and infinity among them, to 250 bits."""
+    words, doubtful = expected_quickly(function, arguments(fmt), fmt)
+    assert doubtful < 3000
+    assert_same_bits(table(function, fmt), words, arguments(fmt))
+
+
+@pytest.mark.parametrize("fmt", SIXTEEN)
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_hard_and_sampled_entries_to_250_bits(function: str, fmt: str) -> None:
+    """The entries close to a boundary between two results, every 211th, the smallest and the largest arguments."""
+    x = arguments(fmt)
+    ends = [np.arange(12) + start for start in (0, 0x7BF4, 0x7F74, 0x8000, 0xFBF4, 0xFF74)]
+    hard = near_a_boundary(function, x, fmt, 2.0**-19)
+    codes = np.unique(np.concatenate([hard[:200], np.arange(0, 1 << 16, 211), *ends]))
+    assert_same_bits(table(function, fmt)[codes], expected(function, x[codes], fmt), x[codes])
 
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("fmt", SIXTEEN)
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_every_entry(function: str, fmt: str) -> None:
+def test_every_entry_to_250_bits(function: str, fmt: str) -> None:
     assert_same_bits(table(function, fmt), expected(function, arguments(fmt), fmt), arguments(fmt))
 
 
-@pytest.mark.parametrize(("fmt", "output"), [("fp16", "bf16"), ("bf16", "fp16"), ("bf16", "fp32"), ("fp16", "e5m2")])
+@pytest.mark.parametrize("fmt", EIGHT)
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_every_entry_of_8_bits_to_250_bits(function: str, fmt: str) -> None:
+    assert_same_bits(table(function, fmt), expected(function, arguments(fmt), fmt), arguments(fmt))
+
+
+@pytest.mark.parametrize("fmt", NARROW)
+def test_every_entry_of_narrow_formats(fmt: str) -> None:
+    for function in FUNCTIONS:
+        words, _ = expected_quickly(function, arguments(fmt), fmt)
+        assert_same_bits(table(function, fmt), words, arguments(fmt))
+
+
+OUTPUTS = [
+    ("fp16", "bf16"),
+    ("bf16", "fp16"),
+    ("bf16", "e5m2"),
+    ("fp16", "e4m3fn"),
+    ("bf16", "e8m0"),
+    ("fp16", "binary8p3se"),
+    ("bf16", "e2m1"),
+    ("e8m0", "bf16"),
+]
+
+
+@pytest.mark.parametrize(("fmt", "output"), OUTPUTS)
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_another_output_format(function: str, fmt: str, output: str) -> None:
-    tail = np.flatnonzero((arguments(fmt) > 9) & (arguments(fmt) < 40))
-    ties = tail[(tail % 8 == 4) | (tail % 256 == 128)]  # x halfway between two values of bf16 or of e5m2
-    codes = np.unique(np.concatenate([np.arange(7, 1 << 16, 311), ties[::3], ties[-20:]]))
-    assert_same_bits(table(function, fmt, output)[codes], expected(function, arguments(fmt)[codes], output))
+    """All entries: among them arguments halfway between two values of the output, whose GELU lies just below."""
+    words, _ = expected_quickly(function, arguments(fmt), output)
+    assert_same_bits(table(function, fmt, output), words, arguments(fmt))
 
 
 @pytest.mark.parametrize("fmt", SIXTEEN)
-def test_laws(fmt: str) -> None:
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_float32_output(function: str, fmt: str) -> None:
+    codes = np.arange(0, 1 << 16, 29)
+    words, _ = expected_quickly(function, arguments(fmt)[codes], "fp32")
+    assert_same_bits(table(function, fmt, "fp32")[codes], words, arguments(fmt)[codes])
+
+
+# Laws
+
+
+def finite(fmt: str) -> np.ndarray:
+    """Codes of finite values, the values ascending."""
+    x = arguments(fmt)
+    codes = np.flatnonzero(np.isfinite(x))
+    return codes[np.argsort(x[codes], kind="stable")]
+
+
+@pytest.mark.parametrize("fmt", [*SIXTEEN, *EIGHT])
+@pytest.mark.parametrize("function", ["erf", "exp", "exp2", "sigmoid", "tanh"])
+def test_rising_functions_rise(function: str, fmt: str) -> None:
+    y = table(function, fmt)[finite(fmt)]
+    y = y[~np.isnan(y)]  # beyond the largest value of a format without infinity
+    assert (y[1:] >= y[:-1]).all()
+
+
+@pytest.mark.parametrize("fmt", [*SIXTEEN, *EIGHT])
+@pytest.mark.parametrize("function", ["cos", "erf", "reciprocal", "sin", "tanh"])
+def test_even_and_odd_functions(function: str, fmt: str) -> None:
+    codes = np.flatnonzero(~np.isnan(table(function, fmt)))
+    opposite = codes ^ (1 << pr.FORMATS[fmt].bits - 1)
+    values = table(function, fmt)
+    assert_same_bits(values[opposite], values[codes] if function == "cos" else -values[codes])
+
+
+@pytest.mark.parametrize("fmt", SIXTEEN)
+def test_laws_of_gelu(fmt: str) -> None:
     """gelu(x) <= x for x > 0 and >= -0.17 everywhere; the gradient tends to 0 and 1."""
     x, y, slope = arguments(fmt), table("gelu", fmt), table("gelu_gradient", fmt)
     positive = x > 0
@@ -123,18 +142,28 @@ def test_laws(fmt: str) -> None:
     assert np.nanmax(slope) <= 1.1301
     assert (slope[x > 20] == 1).all()
     assert (slope[x < -20] == 0).all()
-    assert np.isnan(y[np.isnan(x)]).all()
+
+
+@pytest.mark.parametrize("fmt", [*SIXTEEN, *EIGHT])
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_nan_gives_the_canonical_nan(function: str, fmt: str) -> None:
+    values = table(function, fmt)[np.isnan(arguments(fmt))]
+    assert_same_bits(values, np.full(values.size, oracles.NAN_BITS, np.uint32))
+
+
+# The tables themselves
 
 
 def test_tables_are_shared_and_read_only() -> None:
     values = table("gelu", "fp16")
-    assert values is table("gelu", "fp16")
+    assert values is table("gelu", pr.FP16, "fp16")
     assert (values.shape, values.dtype) == ((1 << 16,), np.float32)
+    assert table("exp", "e5m2").shape == (256,)
     with pytest.raises(ValueError, match="read-only"):
         values[0] = 1
 
 
-@pytest.mark.parametrize("fmt", SIXTEEN)
+@pytest.mark.parametrize("fmt", [*SIXTEEN, *EIGHT])
 def test_gather(backend: Executor, fmt: str) -> None:
     """The entry of the code that x rounds to; of each code, its own."""
     values = table("gelu", fmt)
@@ -146,24 +175,11 @@ def test_gather(backend: Executor, fmt: str) -> None:
     assert_same_bits(found, np.array([by_value[u] for u in rounded.view(np.uint32).tolist()], np.uint32), x)
 
 
-# The rounding that the tables rest on
-
-
-def test_float64_is_rounded_once() -> None:
-    rng = generator(83)
-    random = rng.integers(0, 2**64, 4000, np.uint64).view(np.float64)
-    midpoints = np.float64([1 + 2.0**-11, 1 + 2.0**-8, 2.0**-25, 2.0**-134, 65520, 2.0**-150, 1 + 2.0**-24])
-    near = [np.nextafter(midpoints, 0), midpoints, np.nextafter(midpoints, np.inf), midpoints + np.ldexp(1, -300)]
-    close = rng.integers(0, 2**52, 2000, np.uint64) | (
-        rng.integers(1010, 1036, 2000).astype(np.uint64) << np.uint64(52)
-    )
-    y = np.concatenate([*near, np.negative(np.concatenate(near)), random, close.view(np.float64)])
-    y = y[np.isfinite(y)]
-    numbers = [oracles.Real(bool(np.signbit(v)), abs(Fraction(v))) for v in y.tolist()]
-    for fmt in ("fp16", "bf16", "e5m2", "tf32", "fp32"):
-        with np.errstate(over="ignore", under="ignore"):
-            found = round_once(y, pr.FORMATS[fmt])
-        assert_same_bits(found, oracles.write_all(oracles.rounded(x, fmt) for x in numbers), y)
+def test_a_tie_that_no_precision_decides_is_an_error() -> None:
+    """1 + 2^-11 lies halfway between two values of fp16: a function that hits it exactly has to say so."""
+    halfway = RealFunction(approximate=lambda x: x + 2.0**-11, precise=lambda x: x + 2.0**-11)
+    with pytest.raises(ArithmeticError, match=r"^1600 bits do not decide how to round the function's value at 1\.0$"):
+        _decide(halfway, np.ones(1), pr.FP16)
 
 
 # Refusals
@@ -173,12 +189,18 @@ def refuses(message: str) -> object:
     return pytest.raises(ValueError, match=rf"^{re.escape(message)}\Z")
 
 
-@pytest.mark.parametrize("fmt", ["fp32", "tf32", "e5m2", "int8"])
-def test_formats_that_are_not_16_bits(fmt: str) -> None:
-    with refuses(f"tables cover 16-bit floating-point formats, not {fmt}"):
+@pytest.mark.parametrize("fmt", ["fp32", "tf32", "int8"])
+def test_wider_and_integer_formats(fmt: str) -> None:
+    with refuses(f"tables cover floating-point formats of at most 16 bits, not {fmt}"):
         table("gelu", fmt)
 
 
+@pytest.mark.parametrize("output", ["fp64", "int8"])
+def test_wider_and_integer_outputs(output: str) -> None:
+    with refuses(f"tables hold values of floating-point formats of at most 32 bits, not {output}"):
+        table("gelu", "fp16", output)
+
+
 def test_unknown_function() -> None:
-    with refuses("unknown function 'sigmoid'; known: gelu, gelu_gradient"):
-        table("sigmoid", "fp16")
+    with refuses(f"unknown function 'sinh'; known: {', '.join(FUNCTIONS)}"):
+        table("sinh", "fp16")

@@ -25,6 +25,7 @@ mp.dps = 50
 GRID = 600
 ERF_ENDS = (0.8125, 1.75, 2.75)  # below the first: odd polynomial; the others end intervals
 TANH_END = 89 / 128  # of the odd polynomial: above, v = e^(-2a) is below 1/4 and known to 2^-26
+RSQRT_GUESS = 0x5F37A800  # of the multiples of 2^11 the one whose guesses are the closest
 
 Function = Callable[[mpf], mpf]
 
@@ -139,6 +140,18 @@ def erf_slope(c: mpf, t: mpf) -> mpf:
     return (mpmath.erf(c) - mpmath.erf(c - t)) / t
 
 
+def root_tail(r: mpf) -> mpf:
+    """((1 - r)^(-1/2) - 1) / r."""
+    return (1 / mpmath.sqrt(1 - r) - 1) / r
+
+
+def root_reach(guess: int) -> float:
+    """max |1 - m g^2| over every m in [1/2, 2), g the 8 upper bits of the pattern guess - m / 2."""
+    pattern = np.arange(0x3F000000, 0x40000000, dtype=np.uint32)
+    g = ((np.uint32(guess) - (pattern >> 1)) & np.uint32(0xFFFF0000)).view(np.float32).astype(np.float64)
+    return float(np.abs(1 - pattern.view(np.float32) * g * g).max())  # 40 bits: exact
+
+
 def fits() -> Iterator[tuple[str, Fit]]:
     """Every polynomial of the source, in its order."""
     half_ln2 = mpmath.log(2) / 2 * (1 + mpf(2) ** -10)  # the reduction may miss the midpoint by some rounding
@@ -160,6 +173,8 @@ def fits() -> Iterator[tuple[str, Fit]]:
         "tanh, 1 / (1 + v)",
         fit(lambda v: 1 / (1 + v), mpf(0), mpmath.exp(-2 * end), 5, lambda v: 2 * v * v),
     )
+    end = mpf(root_reach(RSQRT_GUESS))
+    yield "rsqrt", fit(root_tail, -end, end, 4, lambda r: abs(r) * mpmath.sqrt(1 - r))
 
 
 def hexadecimal(value: np.float32) -> str:
@@ -174,6 +189,7 @@ def main() -> None:
     for name, fitted in fits():
         print(f"# {name}: max error 2^{np.log2(fitted.error):.1f}")
         print(" ".join(hexadecimal(c) for c in fitted.coefficients))
+    print("# rsqrt, the best guess:", hex(min(range(0x5F370000, 0x5F380000, 1 << 11), key=root_reach)))
     print("# erf rounds to 1 from about", hexadecimal(np.float32(float(mpmath.erfinv(1 - mpf(2) ** -25)))))
 
 

@@ -11,12 +11,16 @@ from precision.backends.jax_.arithmetic import (
     lookup,
     multiply,
     row_max,
+    rsqrt,
     scatter_add_rows,
     square_root,
     subtract,
+    tanh,
     tree_sum,
 )
+from precision.backends.jax_.derivatives import differentiable
 from precision.backends.jax_.gemm import integer_matmul, matmul
+from precision.backends.jax_.gradients import product, straight_through
 from precision.backends.jax_.operations import compare, extreme, operate, ordered_sum
 from precision.backends.jax_.rounding import (
     count,
@@ -44,6 +48,7 @@ __all__ = [
     "compare",
     "count",
     "decode",
+    "differentiable",
     "divide",
     "encode",
     "erf",
@@ -62,16 +67,20 @@ __all__ = [
     "observe",
     "operate",
     "ordered_sum",
+    "product",
     "random_words",
     "require_float64",
     "round_to",
     "row_max",
+    "rsqrt",
     "scan",
     "scatter_add_rows",
     "square_root",
     "statistics",
+    "straight_through",
     "subtract",
     "tally",
+    "tanh",
     "tree_sum",
     "widen",
 ]

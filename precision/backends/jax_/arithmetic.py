@@ -118,6 +118,8 @@ _primitives = elementary.Primitives(
 exp = elementary.make_exp(_primitives)
 log = elementary.make_log(_primitives)
 erf = elementary.make_erf(_primitives)
+tanh = elementary.make_tanh(_primitives, exp)
+rsqrt = elementary.make_rsqrt(_primitives)
 
 
 def tree_sum(x: Array, axis: int = -1) -> Array:

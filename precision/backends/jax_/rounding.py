@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 
 from precision import bits, double
+from precision.backends.jax_.gradients import straight_through
 from precision.format import Format
 from precision.random_bits import Key, Stream
 from precision.rounding_modes import NEAREST_EVEN, Constants, Rounding
@@ -38,8 +39,12 @@ def require_float64() -> None:
 
 def widen(x: Array, fmt: Format | None) -> Array:
     """Values of a narrower type as float32, subnormals kept; through its codes, where it fills whole bytes."""
-    if fmt is None or fmt.bits % 8 or isinstance(x, np.ndarray):
+    if fmt is None or fmt.bits % 8 or fmt.is_integer or isinstance(x, np.ndarray):
         return jnp.asarray(np.asarray(x).astype(np.float32) if isinstance(x, np.ndarray) else x, jnp.float32)
+    return straight_through(partial(_through_codes, fmt=fmt), x, fmt, "straight_through")
+
+
+def _through_codes(x: Array, fmt: Format) -> Array:
     return decode(lax.bitcast_convert_type(x, fmt.code_dtype), fmt)
 
 

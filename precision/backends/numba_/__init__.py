@@ -20,7 +20,7 @@ from precision.backends.numba_.rounding import (
     statistics,
     tally,
 )
-from precision.backends.numpy_ import array_module, asarray, count, jit, join, scan, widen
+from precision.backends.numpy_ import array_module, asarray, count, differentiable, jit, join, scan, widen
 from precision.formats import FP32, Format
 
 name = "numba"
@@ -31,6 +31,7 @@ __all__ = [
     "compare",
     "count",
     "decode",
+    "differentiable",
     "encode",
     "extreme",
     "jit",
@@ -115,6 +116,14 @@ def log(x: Array) -> Array:
 
 def erf(x: Array) -> Array:
     return _unary(kernels.erf, x)
+
+
+def tanh(x: Array) -> Array:
+    return _unary(kernels.tanh, x)
+
+
+def rsqrt(x: Array) -> Array:
+    return _unary(kernels.rsqrt, x)
 
 
 def tree_sum(x: Array, axis: int = -1) -> Array:

@@ -18,6 +18,7 @@ _order_key = scalars.words["order_key"]
 _from_order_key = scalars.words["from_order_key"]
 _add, _apply = scalars.add, scalars.apply
 _exp, _log, _erf, _flush_float = scalars.exp, scalars.log, scalars.erf, scalars.flush
+_tanh, _rsqrt = scalars.tanh, scalars.rsqrt
 
 
 @kernel
@@ -64,6 +65,18 @@ def log(x, out):
 def erf(x, out):
     for i in prange(x.size):
         out[i] = _erf(x[i])
+
+
+@kernel
+def tanh(x, out):
+    for i in prange(x.size):
+        out[i] = _tanh(x[i])
+
+
+@kernel
+def rsqrt(x, out):
+    for i in prange(x.size):
+        out[i] = _rsqrt(x[i])
 
 
 @kernel

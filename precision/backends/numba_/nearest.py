@@ -1,4 +1,4 @@
-"""Which fast loop rounds to nearest even, and the thresholds it takes."""
+"""Which fast loop rounds to nearest even or at random, and the thresholds it takes."""
 
 from __future__ import annotations
 
@@ -50,6 +50,22 @@ def plan(rounding: Rounding, fmt: Format) -> Plan | None:
         return Plan(kernels.round_same_range, _words(drop, 0, *after), False, thresholds)
     base = f["smallest_normal_exponent"] << 23
     return Plan(kernels.round_narrow, _words(base, drop << 23, *after), True, thresholds)
+
+
+@lru_cache(maxsize=1024)
+def stochastic_plan(rounding: Rounding, fmt: Format) -> tuple[Any, tuple[np.uint32, ...]] | None:
+    """The fast loop of stochastic rounding with 24 bits and its arguments after key and counter, or None."""
+    plain = rounding.stochastic and rounding.random_bits == 24 and rounding.subnormals == "keep"
+    if not (plain and fmt.subnormals and fmt.signed_zero) or fmt.significand_bits in (0, 23):
+        return None
+    f = {name: int(word) for name, word in rounding.words(fmt)._asdict().items()}
+    overflow = f["overflow_positive"]
+    nan_from = INFINITY if overflow == CANONICAL_NAN else INFINITY + 1
+    lowest = f["smallest_normal_exponent"]
+    arguments = _words(f["drop"], lowest, f["smallest"], f["largest"], overflow, nan_from, f["nan"])
+    if lowest == 1:
+        return kernels.stochastic_same_range, arguments
+    return (kernels.stochastic_narrow, arguments) if fmt.min_subnormal_exponent >= -90 else None
 
 
 def _words(*values: int) -> tuple[np.uint32, ...]:

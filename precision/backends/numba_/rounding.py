@@ -9,7 +9,7 @@ import numpy as np
 
 from precision.backends.numba_ import rounding_kernels as kernels
 from precision.backends.numba_ import tally_kernels
-from precision.backends.numba_.nearest import plan
+from precision.backends.numba_.nearest import plan, stochastic_plan
 from precision.format import Format
 from precision.random_bits import Key, Stream, indices
 from precision.rounding_modes import NEAREST_EVEN, Rounding
@@ -41,26 +41,35 @@ def _direct(x: Array, out: Array) -> bool:
     """Whether a loop may write to ``out`` while it reads x: apart from it, or the very same elements."""
     if not out.flags.c_contiguous:
         return False
-    same = x.ctypes.data == out.ctypes.data and x.dtype == out.dtype and x.flags.c_contiguous
-    return same or not np.may_share_memory(x, out)
+    return not np.may_share_memory(x, out) or (
+        x.__array_interface__["data"] == out.__array_interface__["data"]
+        and x.dtype == out.dtype
+        and x.flags.c_contiguous
+    )
 
 
 def _round(x: Array, out: Array, fmt: Format, rounding: Rounding, random: Stream | None) -> None:
     """Patterns of the rounded values into flat ``out``."""
-    f = rounding.words(fmt)
     if x.dtype == np.float64:
         w = np.ascontiguousarray(x).reshape(-1).view(np.uint64)
         words = _NO_WORDS if random is None else random_words(random.key, w.shape, _flat(random.counter, x))
-        return kernels.round_double(w, words, out, f)
-    u = flat_bits(x)
-    if random is not None and np.ndim(random.counter):
-        return kernels.round_with_words(u, random_words(random.key, u.shape, _flat(random.counter, x)), out, f)
-    if random is not None:
-        return kernels.round_stochastic(u, out, f, *_words(random))
-    fast = plan(rounding, fmt)
-    if fast is not None:
-        return fast.loop(u, out, *fast.arguments)
-    return (kernels.round_nearest if rounding.mode == "nearest_even" else kernels.round_directed)(u, out, f)
+        kernels.round_double(w, words, out, rounding.words(fmt))
+    elif random is not None:
+        _round_at_random(x, out, fmt, rounding, random)
+    elif (fast := plan(rounding, fmt)) is not None:
+        fast.loop(flat_bits(x), out, *fast.arguments)
+    else:
+        loop = kernels.round_nearest if rounding.mode == "nearest_even" else kernels.round_directed
+        loop(flat_bits(x), out, rounding.words(fmt))
+
+
+def _round_at_random(x: Array, out: Array, fmt: Format, rounding: Rounding, random: Stream) -> None:
+    u, f = flat_bits(x), rounding.words(fmt)
+    if np.ndim(random.counter):
+        kernels.round_with_words(u, random_words(random.key, u.shape, _flat(random.counter, x)), out, f)
+    else:
+        loop, arguments = stochastic_plan(rounding, fmt) or (kernels.round_stochastic, (f,))
+        loop(u, out, *_words(random), *arguments)
 
 
 def _flat(counter: Any, x: Array) -> Any:

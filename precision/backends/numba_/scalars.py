@@ -115,3 +115,5 @@ _primitives = elementary.Primitives(multiply=product, select=select, to_bits=to_
 exp = _jit(elementary.make_exp(_primitives))
 log = _jit(elementary.make_log(_primitives))
 erf = _jit(elementary.make_erf(_primitives))
+tanh = _jit(elementary.make_tanh(_primitives, exp))
+rsqrt = _jit(elementary.make_rsqrt(_primitives))

@@ -27,6 +27,7 @@ _EXPONENT = np.uint32(0x7F800000)
 _INFINITY = np.uint32(0x7F800000)
 _NORMAL = np.uint32(0x00800000)
 _jit = numba.njit(nogil=True, error_model="numpy")
+_inline = numba.njit(nogil=True, error_model="numpy", forceinline=True)
 
 
 @_jit
@@ -93,24 +94,39 @@ def _sum_powers(u, out, lanes, powers, finite):
     """
     lanes[:] = 0.0
     whole = u.size - u.size % LANES
+    compared = np.uint32(whole if finite else 0)
     if finite:
         for start in range(0, whole, LANES):
             for j in range(LANES):
                 _add_squares(_from_bits(u[start + j]), _from_bits(out[start + j]), lanes, j)
-        powers[0] += whole
-    first = whole if finite else 0
-    for i in range(first, u.size):
-        if (u[i] & _EXPONENT < _INFINITY) and (out[i] & _EXPONENT < _INFINITY):
-            _add_squares(_from_bits(u[i]), _from_bits(out[i]), lanes, i % LANES)
-            powers[0] += 1.0
+    else:
+        for start in range(0, whole, LANES):
+            for j in range(LANES):
+                kept = _kept(u[start + j], out[start + j])
+                x, y = np.uint32(u[start + j] & kept), np.uint32(out[start + j] & kept)
+                _add_squares(_from_bits(x), _from_bits(y), lanes, j)
+                compared += np.uint32(kept & _ONE)
+    for i in range(whole, u.size):
+        kept = _kept(u[i], out[i])
+        _add_squares(_from_bits(np.uint32(u[i] & kept)), _from_bits(np.uint32(out[i] & kept)), lanes, 0)
+        compared += np.uint32(kept & _ONE)
+    powers[0] += np.float64(compared)
     for j in range(LANES):
         powers[1] += lanes[0, j]
         powers[2] += lanes[1, j]
 
 
-@_jit
+@_inline
+def _kept(u, rounded):
+    """All ones where both patterns are finite, else 0."""
+    finite = (np.uint32(u & _EXPONENT) < _EXPONENT) & (np.uint32(rounded & _EXPONENT) < _EXPONENT)
+    return _ALL if finite else _NONE
+
+
+@_inline
 def _add_squares(x, rounded, lanes, j):
-    before, error = np.float64(x), np.float64(rounded) - np.float64(x)
+    before = np.float64(x)
+    error = np.float64(rounded) - before
     lanes[0, j] += before * before
     lanes[1, j] += error * error
 

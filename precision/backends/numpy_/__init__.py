@@ -11,9 +11,11 @@ from precision.backends.numpy_.arithmetic import (
     lookup,
     multiply,
     row_max,
+    rsqrt,
     scatter_add_rows,
     square_root,
     subtract,
+    tanh,
     tree_sum,
 )
 from precision.backends.numpy_.gemm import integer_matmul, matmul
@@ -28,7 +30,7 @@ from precision.backends.numpy_.rounding import (
     tally,
     widen,
 )
-from precision.backends.numpy_.structure import array_module, asarray, count, jit, join, scan
+from precision.backends.numpy_.structure import array_module, asarray, count, differentiable, jit, join, scan
 
 name = "numpy"
 
@@ -40,6 +42,7 @@ __all__ = [
     "compare",
     "count",
     "decode",
+    "differentiable",
     "divide",
     "encode",
     "erf",
@@ -60,12 +63,14 @@ __all__ = [
     "random_words",
     "round_to",
     "row_max",
+    "rsqrt",
     "scan",
     "scatter_add_rows",
     "square_root",
     "statistics",
     "subtract",
     "tally",
+    "tanh",
     "tree_sum",
     "widen",
 ]

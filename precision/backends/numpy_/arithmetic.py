@@ -47,9 +47,12 @@ subtract = _quiet(_ftz32.subtract)
 multiply = _quiet(_ftz32.multiply)
 divide = _quiet(_ftz32.divide)
 square_root = _quiet(lambda x: np.sqrt(flush(x)))
-exp = _quiet(elementary.make_exp(_primitives))
+_exp = elementary.make_exp(_primitives)
+exp = _quiet(_exp)
 log = _quiet(elementary.make_log(_primitives))
 erf = _quiet(elementary.make_erf(_primitives))
+tanh = _quiet(elementary.make_tanh(_primitives, _exp))
+rsqrt = _quiet(elementary.make_rsqrt(_primitives))
 
 
 def tree_sum(x: Array, axis: int = -1) -> Array:

@@ -31,6 +31,12 @@ def count(observed: dict[str, Any], formats: dict[str, Any]) -> dict[str, Any]:
     return observed
 
 
+def differentiable(name: str, function: Callable) -> Callable:
+    """The function itself: NumPy arrays have no derivatives."""
+    del name
+    return function
+
+
 def scan(body: Callable, carry: Any, xs: Any, *, reverse: bool = False) -> tuple[Any, Any]:
     """``lax.scan`` as a loop: carry, y = body(carry, x) over the leading axis of every leaf of the nested dict xs.
 
