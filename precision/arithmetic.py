@@ -38,6 +38,8 @@ def add(x: Any, y: Any, **options: Unpack[Options]) -> Any:
     infinities as in IEEE 754: inf - inf is NaN; x + (-x) is +0, or -0 when rounding down.
     Exactness: one rounding of the exact result, in every format and mode, subnormals kept; bit-identical on NumPy,
     Numba and JAX.
+    Gradient on JAX: the float32 derivative of the real operation, as if nothing were rounded; not part of the bit
+    contract.
     Errors: TypeError for a dtype that float32 does not hold (float64 among them); ValueError for shapes that do not
     broadcast, as in ``round_to``, and where a NaN would have to become an integer.
     Source: IEEE 754-2019, 5.4.1, 6.3, 7; kernels in ``precision.soft_float``.

@@ -46,6 +46,7 @@ def minimum(x: Any, y: Any, *, backend: str | None = None) -> Any:
 
     Shapes: any that broadcast; a float32 carrier of the same kind.
     Domain, exactness, errors: as ``equal``.  The result is one of the operands: values of a format stay values of it.
+    Gradient on JAX: that of the operand taken, half of each where they are equal.
     Source: IEEE 754-2019, 9.6, minimum.
     """
     return _apply("extreme", "minimum", x, y, backend)

@@ -16,6 +16,17 @@ import precision as pr
 X = drawn(generator(71), (5, 7), (115, 140)).view(np.float32)
 Y = drawn(generator(72), 7, (115, 140)).view(np.float32)
 
+REAL = {
+    "add": (2, jnp.add),
+    "sub": (2, jnp.subtract),
+    "mul": (2, jnp.multiply),
+    "div": (2, jnp.divide),
+    "sqrt": (1, jnp.sqrt),
+    "fma": (3, lambda x, y, z: x * y + z),
+    "minimum": (2, jnp.minimum),
+    "maximum_number": (2, jnp.maximum),
+}
+
 
 def test_shapes_broadcast(backend: Executor) -> None:
     result = pr.add(backend.array(X), backend.array(Y), backend=backend.name)
@@ -137,3 +148,33 @@ def test_inside_jit_vmap_and_scan() -> None:
     assert_same_bits(jax.jit(fused)(x), expected)
     assert_same_bits(jax.vmap(fused)(x), expected)
     assert_same_bits(jax.lax.scan(lambda carry, row: (carry, fused(row)), 0, x)[1], expected)
+
+
+@pytest.mark.parametrize("operation", REAL)
+def test_gradients_are_those_of_the_real_operation(operation: str) -> None:
+    x, y, z = (jnp.asarray(drawn(generator(74 + i), 9, (120, 130)).view(np.float32)) for i in range(3))
+    operands = (jnp.abs(x), y, z)[: REAL[operation][0]]
+    how = {} if operation.startswith("m") and operation != "mul" else {"fmt": "bf16", "rounding": "up"}
+
+    def rounded(*operands: jax.Array) -> jax.Array:
+        return getattr(pr, operation)(*operands, **how).sum()
+
+    def real(*operands: jax.Array) -> jax.Array:
+        return REAL[operation][1](*operands).sum()
+
+    places = tuple(range(len(operands)))
+    for derivative in (jax.grad, jax.jacfwd):
+        actual, wanted = derivative(rounded, places)(*operands), derivative(real, places)(*operands)
+        for a, b in zip(actual, wanted, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6)
+    second = jax.grad(lambda x: jax.grad(rounded)(x, *operands[1:]).sum())(operands[0])
+    np.testing.assert_allclose(
+        second, jax.grad(lambda x: jax.grad(real)(x, *operands[1:]).sum())(operands[0]), rtol=1e-5
+    )
+
+
+def test_a_sum_has_gradient_one() -> None:
+    x = jnp.asarray(Y)
+    for order in ("tree", "sequential", "kahan"):
+        gradient = jax.jit(jax.grad(lambda x, order=order: pr.ordered_sum(x, order=order, fmt="bf16")))(x)
+        assert np.array_equal(gradient, np.ones(7))
