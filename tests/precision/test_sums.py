@@ -68,7 +68,7 @@ def run(words: np.ndarray, backend: Executor, **options: object) -> np.ndarray:
     [("fp32", "nearest_even"), ("fp16", "nearest_even"), ("bf16", "down"), ("e4m3fn", "to_odd"), ("e4m3fn", "up")],
 )
 def test_sums_are_their_definitions(order: str, name: str, mode: str, backend: Executor) -> None:
-    for count in (1, 2, 7, 12):
+    for count in (1, 7):
         rng = generator(90 + count)
         near = drawn(rng, (24, count), (115, 132))
         words = np.concatenate([near, sprinkled(rng, near, 0.2), drawn(rng, (12, count), (0, 3))])
