@@ -9,6 +9,7 @@ import numpy as np
 
 from precision.accumulators import Accumulator
 from precision.backends.numba_ import gemm, kernels, scalars
+from precision.backends.numba_.operations import compare, extreme, operate, ordered_sum
 from precision.backends.numba_.rounding import (
     decode,
     encode,
@@ -37,14 +38,18 @@ Array = np.ndarray
 __all__ = [
     "array_module",
     "asarray",
+    "compare",
     "count",
     "decode",
     "differentiable",
     "encode",
+    "extreme",
     "jit",
     "join",
     "name",
     "observe",
+    "operate",
+    "ordered_sum",
     "random_words",
     "round_to",
     "scan",
