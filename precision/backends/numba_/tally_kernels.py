@@ -12,7 +12,7 @@ from numba import prange
 
 from precision.backends.numba_ import scalars
 from precision.backends.numba_.compilation import kernel
-from precision.statistics import BLOCK
+from precision.statistics import BLOCK, LANES
 
 _tell = scalars.words["round_and_tell"]
 _nearest_events = scalars.words["nearest_even_events"]
@@ -85,32 +85,31 @@ def _find_extremes(u, extremes):
     extremes[0], extremes[1] = largest, smallest
 
 
-@numba.njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
-def _sum_powers(u, out, powers, finite):
-    """Number of values finite before and after, their squares and squared errors.
+@_jit
+def _sum_powers(u, out, signal, noise, powers):
+    """Number of values finite before and after, to ``powers[0]``; their squares and squared errors to the lanes.
 
-    These two sums are no promised bits: the compiler may order them, and so fill its registers.  ``finite``: all are.
+    Lane j sums the elements i = j modulo LANES in their order, so that a register full of lanes makes a step at once.
     """
-    compared, signal, noise = np.uint32(0), 0.0, 0.0
-    if finite:
-        for i in range(u.size):
-            before = np.float64(_from_bits(u[i]))
-            error = np.float64(_from_bits(out[i])) - before
-            signal += before * before
-            noise += error * error
-        compared = np.uint32(u.size)
-    else:
-        for i in range(u.size):
-            both = (np.uint32(u[i] & _EXPONENT) < _EXPONENT) & (np.uint32(out[i] & _EXPONENT) < _EXPONENT)
+    compared = _NONE
+    for start in range(0, u.size, LANES):
+        x, y = u[start : start + LANES], out[start : start + LANES]
+        for j in range(x.size):
+            both = (np.uint32(x[j] & _EXPONENT) < _EXPONENT) & (np.uint32(y[j] & _EXPONENT) < _EXPONENT)
             kept = _ALL if both else _NONE
-            before = np.float64(_from_bits(np.uint32(u[i] & kept)))
-            error = np.float64(_from_bits(np.uint32(out[i] & kept))) - before
-            signal += before * before
-            noise += error * error
+            before = np.float64(_from_bits(np.uint32(x[j] & kept)))
+            error = np.float64(_from_bits(np.uint32(y[j] & kept))) - before
+            signal[j] += before * before
+            noise[j] += error * error
             compared = np.uint32(compared + np.uint32(kept & _ONE))
     powers[0] += np.float64(compared)
-    powers[1] += signal
-    powers[2] += noise
+
+
+@_jit
+def _add_lanes(signal, noise, powers):
+    for j in range(LANES):
+        powers[1] += signal[j]
+        powers[2] += noise[j]
 
 
 @_jit
@@ -160,7 +159,7 @@ def tally_nearest(u, out, halves, plan, chunk, counts, exponents, extremes, powe
     by_addition, thresholds, above_zero, above_subnormal, saturates = plan
     first, second, overflow_from, overflow, nan_from, nan = thresholds
     for c in prange(counts.shape[0]):
-        fields = np.empty((4, 512), np.uint32)
+        fields, signal, noise = np.empty((4, 512), np.uint32), np.zeros(LANES), np.zeros(LANES)
         for start in range(c * chunk, min((c + 1) * chunk, u.size), BLOCK):
             x, y = u[start : min(start + BLOCK, u.size)], out[start : min(start + BLOCK, u.size)]
             if by_addition:
@@ -182,7 +181,8 @@ def tally_nearest(u, out, halves, plan, chunk, counts, exponents, extremes, powe
             counts[c, 6] += np.int64(beyond) - infinite - nans
             counts[c, 7] += (np.int64(beyond) - nans) * saturates
             counts[c, 8] += np.int64(changed) - other
-            _sum_powers(x, y, powers[c], beyond == _NONE)
+            _sum_powers(x, y, signal, noise, powers[c])
+        _add_lanes(signal, noise, powers[c])
 
 
 @kernel
@@ -193,7 +193,7 @@ def tally(u, out, halves, random, words, f, chunk, counts, exponents, extremes, 
     """
     for c in prange(counts.shape[0]):
         events = np.empty(BLOCK, np.uint32)
-        fields = np.empty((4, 512), np.uint32)
+        fields, signal, noise = np.empty((4, 512), np.uint32), np.zeros(LANES), np.zeros(LANES)
         for start in range(c * chunk, min((c + 1) * chunk, u.size), BLOCK):
             x, y = u[start : min(start + BLOCK, u.size)], out[start : min(start + BLOCK, u.size)]
             if random == 1:
@@ -207,7 +207,8 @@ def tally(u, out, halves, random, words, f, chunk, counts, exponents, extremes, 
             _count_fields(halves[2 * start : 2 * (start + x.size)], fields)
             _add_exponents(x, fields, exponents[c])
             _find_extremes(x, extremes[c])
-            _sum_powers(x, y, powers[c], False)
+            _sum_powers(x, y, signal, noise, powers[c])
+        _add_lanes(signal, noise, powers[c])
 
 
 @kernel
