@@ -1,9 +1,20 @@
 """Arithmetic in fp16, bf16, INT8 and their relatives, exact to the last bit, identical in NumPy, Numba and JAX."""
 
 from precision.accumulators import ACCUMULATORS, Accumulator, parse_accumulator
+from precision.arithmetic import add, div, fma, mul, sqrt, sub
 from precision.backends import BACKENDS
 from precision.block_formats import BLOCK_FORMATS, BlockFormat, parse_block_format
 from precision.block_quantizers import BlockArray, quantize_blocks, round_to_blocks
+from precision.comparison import (
+    convert,
+    equal,
+    less,
+    less_equal,
+    maximum,
+    maximum_number,
+    minimum,
+    minimum_number,
+)
 from precision.dot_general import DotGeneral, make_dot_general
 from precision.format import Format
 from precision.formats import (
@@ -52,6 +63,7 @@ from precision.random_bits import random_bits
 from precision.rounding import decode, encode, round_to
 from precision.rounding_modes import Rounding
 from precision.statistics import Statistics
+from precision.sums import ordered_sum
 
 __all__ = [
     "ACCUMULATORS",
@@ -86,17 +98,30 @@ __all__ = [
     "QArray",
     "Rounding",
     "Statistics",
+    "add",
+    "convert",
     "cos",
     "decode",
+    "div",
     "encode",
+    "equal",
     "erf",
     "exp",
     "exp2",
+    "fma",
     "gelu",
     "gelu_gradient",
+    "less",
+    "less_equal",
     "log",
     "make_dot_general",
     "matmul",
+    "maximum",
+    "maximum_number",
+    "minimum",
+    "minimum_number",
+    "mul",
+    "ordered_sum",
     "parse_accumulator",
     "parse_block_format",
     "parse_format",
@@ -112,6 +137,8 @@ __all__ = [
     "sigmoid",
     "silu",
     "sin",
+    "sqrt",
     "statistics",
+    "sub",
     "tanh",
 ]

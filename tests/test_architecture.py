@@ -187,7 +187,11 @@ def test_back_ends_are_imported_on_first_use(name: str) -> None:
     ("name", "allowed"),
     [
         ("bits", set()),
+        ("block_scaling", {"precision.bits"}),
         ("soft_float", {"precision.bits"}),
+        ("soft_division", {"precision.bits", "precision.soft_float"}),
+        ("operations", {"precision.bits", "precision.soft_float", "precision.soft_division"}),
+        ("ordering", {"precision.bits", "precision.soft_float"}),
         ("formats", {"__future__", "dataclasses", "functools", "typing", "ml_dtypes", "numpy"}),
     ],
 )

@@ -207,3 +207,17 @@ def test_other_gradients_are_for_jax(backend: str, rule: Any) -> None:
     with pytest.raises(ValueError, match=rf"^{re.escape(message)}\Z"):
         pr.round_to(np.float32([1]), "fp16", gradient=rule, backend=backend)
     pr.round_to(np.float32([1]), "fp16", gradient=RULES[0], backend=backend)
+
+
+@pytest.mark.parametrize("differentiate", [jax.grad, jax.jacfwd, jax.jacrev])
+@pytest.mark.parametrize("operand", [0, 1])
+def test_matmul_refuses_the_derivative_that_would_silently_be_zero(differentiate: Any, operand: int) -> None:
+    ones = jnp.ones((2, 2), jnp.float32)
+
+    def total(x: jax.Array) -> jax.Array:
+        a, b = (x, ones) if operand == 0 else (ones, x)
+        return pr.matmul(a, b, inputs="bf16").sum()
+
+    assert total(ones) == 8
+    with pytest.raises(TypeError, match="make_dot_general takes the formats of both backward products"):
+        jax.jit(differentiate(total))(ones)

@@ -21,7 +21,8 @@ from precision.backends.jax_.arithmetic import (
 from precision.backends.jax_.blocks import shared_scales, times_power
 from precision.backends.jax_.derivatives import differentiable
 from precision.backends.jax_.gemm import integer_matmul, matmul
-from precision.backends.jax_.gradients import product, straight_through
+from precision.backends.jax_.gradients import product, straight_through, without_derivative
+from precision.backends.jax_.operations import compare, extreme, operate, ordered_sum
 from precision.backends.jax_.rounding import (
     count,
     decode,
@@ -45,6 +46,7 @@ __all__ = [
     "add",
     "array_module",
     "asarray",
+    "compare",
     "count",
     "decode",
     "differentiable",
@@ -52,6 +54,7 @@ __all__ = [
     "encode",
     "erf",
     "exp",
+    "extreme",
     "flush",
     "integer_matmul",
     "jit",
@@ -63,6 +66,8 @@ __all__ = [
     "multiply",
     "name",
     "observe",
+    "operate",
+    "ordered_sum",
     "product",
     "random_words",
     "require_float64",
@@ -81,4 +86,5 @@ __all__ = [
     "times_power",
     "tree_sum",
     "widen",
+    "without_derivative",
 ]

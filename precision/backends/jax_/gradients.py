@@ -66,6 +66,18 @@ def _ordered(x: Array) -> Array:
     return bits.order_key(lax.bitcast_convert_type(x, jnp.uint32)) if x.dtype == jnp.float32 else x
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def without_derivative(x: Array, sentence: str) -> Array:
+    """x; a derivative through it is refused with that sentence, where JAX's own would silently be 0."""
+    del sentence
+    return x
+
+
+@without_derivative.defjvp
+def _refused(sentence: str, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:  # noqa: ARG001
+    raise TypeError(sentence)
+
+
 def product(passes: Any, a: Array, b: Array) -> Array:
     """``passes.fprop(a, b)`` with gradients by ``passes.dgrad`` and ``passes.wgrad``.  float32 (B, m, k) x (B, k, n).
 

@@ -10,6 +10,7 @@ import numpy as np
 from precision.accumulators import Accumulator
 from precision.backends.numba_ import gemm, kernels, scalars
 from precision.backends.numba_.blocks import times_power
+from precision.backends.numba_.operations import compare, extreme, operate, ordered_sum
 from precision.backends.numba_.rounding import (
     decode,
     encode,
@@ -30,6 +31,7 @@ from precision.backends.numpy_ import (
     scan,
     shared_scales,
     widen,
+    without_derivative,
 )
 from precision.formats import FP32, Format
 
@@ -38,14 +40,18 @@ Array = np.ndarray
 __all__ = [
     "array_module",
     "asarray",
+    "compare",
     "count",
     "decode",
     "differentiable",
     "encode",
+    "extreme",
     "jit",
     "join",
     "name",
     "observe",
+    "operate",
+    "ordered_sum",
     "random_words",
     "round_to",
     "scan",
@@ -54,6 +60,7 @@ __all__ = [
     "tally",
     "times_power",
     "widen",
+    "without_derivative",
 ]
 
 

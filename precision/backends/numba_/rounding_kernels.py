@@ -47,11 +47,8 @@ def round_same_range(u, out, drop, _, overflow_from, overflow, nan_from, nan):
 
 
 @_inline
-def word_at(key0, key1, high, low, i):
-    """The random word of index (high, low) + i."""
-    index = np.uint32(low + np.uint32(i))
-    carried = np.uint32(high + np.uint32(index < low))
-    return np.uint32(_threefry(key0, key1, carried, index, _ALL)[0])
+def first_word(key0, key1, high, low):
+    return _threefry(key0, key1, high, low, _ALL)[0]
 
 
 @_inline
@@ -78,7 +75,9 @@ def stochastic_same_range(u, out, key0, key1, high, low, drop, _, _smallest, lar
     """Stochastic rounding with 24 bits, for formats with float32's exponents."""
     dropped = np.uint32(drop & _LAST_COUNT)
     for i in prange(u.size):
-        rounded = add_random(np.uint32(u[i] & _MAGNITUDE), word_at(key0, key1, high, low, i), dropped)
+        index = np.uint32(low + np.uint32(i))  # here, not in a function, or LLVM does not vectorise
+        word = first_word(key0, key1, np.uint32(high + np.uint32(index < low)), index)
+        rounded = add_random(np.uint32(u[i] & _MAGNITUDE), word, dropped)
         out[i] = finish_stochastic(u[i], rounded, largest, overflow, nan_from, nan)
 
 
@@ -91,7 +90,8 @@ def stochastic_narrow(u, out, key0, key1, high, low, drop, lowest, smallest, lar
     """
     for i in prange(u.size):
         magnitude = np.uint32(u[i] & _MAGNITUDE)
-        word = word_at(key0, key1, high, low, i)
+        index = np.uint32(low + np.uint32(i))
+        word = first_word(key0, key1, np.uint32(high + np.uint32(index < low)), index)
         exponent = np.uint32(magnitude >> np.uint32(23))
         dropped = np.uint32(drop + (np.uint32(lowest - exponent) if exponent < lowest else _NONE))
         near = dropped if dropped < np.uint32(24) else np.uint32(24)
@@ -118,7 +118,9 @@ def round_directed(u, out, f):
 def round_stochastic(u, out, key0, key1, high, low, f):
     """Element i takes the random word of index (high, low) + i."""
     for i in prange(u.size):
-        out[i] = _round(u[i], _NONE, word_at(key0, key1, high, low, i), f)
+        index = np.uint32(low + np.uint32(i))
+        word = first_word(key0, key1, np.uint32(high + np.uint32(index < low)), index)
+        out[i] = _round(u[i], _NONE, word, f)
 
 
 @kernel
@@ -157,12 +159,14 @@ def decode(codes, out, f):
 @kernel
 def random_words(key0, key1, high, low, out):
     for i in prange(out.size):
-        out[i] = word_at(key0, key1, high, low, i)
+        index = np.uint32(low + np.uint32(i))
+        out[i] = first_word(key0, key1, np.uint32(high + np.uint32(index < low)), index)
 
 
 @kernel
 def random_words_at(key0, key1, index, out):
     """The word of each uint64 index."""
     for i in prange(out.size):
-        high, low = np.uint32(index[i] >> np.uint64(32)), np.uint32(index[i] & np.uint64(0xFFFFFFFF))
-        out[i] = _threefry(key0, key1, high, low, _ALL)[0]
+        out[i] = first_word(
+            key0, key1, np.uint32(index[i] >> np.uint64(32)), np.uint32(index[i] & np.uint64(0xFFFFFFFF))
+        )

@@ -20,6 +20,7 @@ from precision.backends.numpy_.arithmetic import (
 )
 from precision.backends.numpy_.blocks import shared_scales, times_power
 from precision.backends.numpy_.gemm import integer_matmul, matmul
+from precision.backends.numpy_.operations import compare, extreme, operate, ordered_sum
 from precision.backends.numpy_.rounding import (
     decode,
     encode,
@@ -30,7 +31,16 @@ from precision.backends.numpy_.rounding import (
     tally,
     widen,
 )
-from precision.backends.numpy_.structure import array_module, asarray, count, differentiable, jit, join, scan
+from precision.backends.numpy_.structure import (
+    array_module,
+    asarray,
+    count,
+    differentiable,
+    jit,
+    join,
+    scan,
+    without_derivative,
+)
 
 name = "numpy"
 
@@ -39,6 +49,7 @@ __all__ = [
     "add",
     "array_module",
     "asarray",
+    "compare",
     "count",
     "decode",
     "differentiable",
@@ -46,6 +57,7 @@ __all__ = [
     "encode",
     "erf",
     "exp",
+    "extreme",
     "flush",
     "integer_matmul",
     "jit",
@@ -56,6 +68,8 @@ __all__ = [
     "multiply",
     "name",
     "observe",
+    "operate",
+    "ordered_sum",
     "random_words",
     "round_to",
     "row_max",
@@ -71,4 +85,5 @@ __all__ = [
     "times_power",
     "tree_sum",
     "widen",
+    "without_derivative",
 ]
