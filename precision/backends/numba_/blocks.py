@@ -19,8 +19,9 @@ _times_power = compile_words(block_scaling, known=scalars.words)["times_power"]
 @kernel
 def _scale_rows(u, power, out):
     for i in prange(u.shape[0]):
+        row = power[i, 0]
         for j in range(u.shape[1]):
-            out[i, j] = _times_power(u[i, j], power[i, 0])
+            out[i, j] = _times_power(u[i, j], row)
 
 
 def times_power(x: Array, power: Array) -> Array:
