@@ -48,7 +48,7 @@ def test_narrower_types_are_widened() -> None:
         x = X.astype(ml_dtypes.bfloat16)
     assert pr.statistics(x, "e4m3fn") == pr.statistics(x.astype(np.float32), "e4m3fn", backend="numba")
     assert pr.statistics(jnp.asarray(x), "e4m3fn") == pr.statistics(x, "e4m3fn")
-    assert pr.statistics([1, 2.5, 2**100], "fp16").overflowed == 1
+    assert pr.statistics([1, 2.5, 2.0**100], "fp16").overflowed == 1
 
 
 def test_on_jax_with_64_bit_types() -> None:
