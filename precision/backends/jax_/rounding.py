@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ from precision.statistics import COUNTERS, EXPONENT_BINS, INFINITY, Tally, power
 
 Array = Any
 _ALL = np.uint32(0xFFFFFFFF)
+STREAMED = 1 << 32  # elements that a 32-bit offset tells apart
 MOST_COUNTED = (1 << 31) - 1  # without 64-bit types, counters are int32
 
 
@@ -122,7 +124,13 @@ def _index_words(first: tuple[Array, Array], shape: tuple[int, ...]) -> tuple[Ar
     first_high, first_low = first
     if np.ndim(first_low):
         return jnp.broadcast_to(first_high, shape), jnp.broadcast_to(first_low, shape)
-    offset = lax.iota(jnp.uint32, int(np.prod(shape))).reshape(shape)
+    size = math.prod(shape)
+    if size > STREAMED:
+        raise ValueError(
+            f"a JAX array of {size} elements outgrows the 32 bits by which one stream of random words tells them "
+            "apart; round it in parts, each with its own counter"
+        )
+    offset = lax.iota(jnp.uint32, size).reshape(shape)
     low = offset + first_low
     return first_high + (low < first_low).astype(jnp.uint32), low
 
