@@ -1,7 +1,19 @@
 """Arithmetic in fp16, bf16, INT8 and their relatives, exact to the last bit, identical in NumPy, Numba and JAX."""
 
 from precision.accumulators import ACCUMULATORS, Accumulator, parse_accumulator
+from precision.arithmetic import add, div, fma, mul, sqrt, sub
 from precision.backends import BACKENDS
+from precision.comparison import (
+    convert,
+    equal,
+    less,
+    less_equal,
+    maximum,
+    maximum_number,
+    minimum,
+    minimum_number,
+)
+from precision.dot_general import DotGeneral, make_dot_general
 from precision.format import Format
 from precision.formats import (
     BF16,
@@ -43,11 +55,13 @@ from precision.functions import (
 )
 from precision.gemm import matmul
 from precision.measure import round_with_statistics, statistics
+from precision.passes import Gemm
 from precision.quantizers import QArray, quantize, quantized_matmul
 from precision.random_bits import random_bits
 from precision.rounding import decode, encode, round_to
 from precision.rounding_modes import Rounding
 from precision.statistics import Statistics
+from precision.sums import ordered_sum
 
 __all__ = [
     "ACCUMULATORS",
@@ -73,20 +87,36 @@ __all__ = [
     "INT8",
     "TF32",
     "Accumulator",
+    "DotGeneral",
     "Format",
+    "Gemm",
     "QArray",
     "Rounding",
     "Statistics",
+    "add",
+    "convert",
     "cos",
     "decode",
+    "div",
     "encode",
+    "equal",
     "erf",
     "exp",
     "exp2",
+    "fma",
     "gelu",
     "gelu_gradient",
+    "less",
+    "less_equal",
     "log",
+    "make_dot_general",
     "matmul",
+    "maximum",
+    "maximum_number",
+    "minimum",
+    "minimum_number",
+    "mul",
+    "ordered_sum",
     "parse_accumulator",
     "parse_format",
     "quantize",
@@ -99,6 +129,8 @@ __all__ = [
     "sigmoid",
     "silu",
     "sin",
+    "sqrt",
     "statistics",
+    "sub",
     "tanh",
 ]

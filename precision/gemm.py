@@ -14,6 +14,7 @@ from precision.representation import check_representable
 from precision.rounding import as_float32
 
 FormatLike = str | Format
+_NO_DERIVATIVE = "matmul has no derivative; make_dot_general takes the formats of both backward products"
 
 
 def matmul(
@@ -39,7 +40,8 @@ def matmul(
     operand), and those of c in the accumulator's format; with ``check=True`` that is verified.
     Exactness: bit-identical on every back end, subnormals kept.  ``output=None``: the accumulator's own format.
     Every NaN comes out as 0x7FC00000.
-    Errors: ValueError for shapes that do not match, unknown names, or inputs that are not representable.
+    Errors: ValueError for shapes that do not match, unknown names, or inputs that are not representable; TypeError
+    for a JAX derivative, whose products have formats of their own: ``make_dot_general`` takes them.
     """
     accumulator = parse_accumulator(accumulator)
     formats = _pair(inputs)
@@ -79,7 +81,7 @@ def _refuse(accumulator: Accumulator, formats: tuple[Format, Format]) -> None:
 
 
 def _operand(module: Any, x: Any, fmt: Format, name: str, transpose: bool, check: bool) -> Any:
-    x = as_float32(module, x)
+    x = module.without_derivative(as_float32(module, x), _NO_DERIVATIVE)
     if x.ndim < 2:
         raise ValueError(f"operand {name} needs at least two axes, its shape is {tuple(x.shape)}")
     if check:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from precision.formats import format_of_dtype, parse_format
 from precision.random_bits import Stream, as_key
 from precision.rounding_modes import Mode, Overflow, Rounding, Subnormals, rounding_of
 
+Gradient = Literal["straight_through", "clipped", "zero"]
 _SMALL_INTEGERS = tuple(map(np.dtype, (np.int8, np.uint8, np.int16, np.uint16)))
 _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 
@@ -88,6 +90,7 @@ def round_to(
     key: Any = None,
     counter: Any = 0,
     random_bits: int = 24,
+    gradient: Gradient = "straight_through",
     out: np.ndarray | None = None,
     backend: str | None = None,
 ) -> Any:
@@ -112,19 +115,23 @@ def round_to(
     chunking and on every back end.
     ``out``: a float32 NumPy array to write to; x itself is allowed.
     Exactness: one rounding, bit-identical on NumPy, Numba and JAX.
-    Errors: ValueError for an unknown format, mode or back end, and for "stochastic" without key; TypeError for a
-    dtype that neither float32 nor float64 holds.
+    Gradients (JAX, forward and reverse mode): ``"straight_through"`` dy = dx; ``"clipped"`` the same where x lies
+    within the format's [minimum, maximum] or is NaN, 0 beyond; ``"zero"``.
+    Errors: ValueError for an unknown format, mode, gradient or back end, for "stochastic" without key, for another
+    gradient than the default on NumPy arrays; TypeError for a dtype that neither float32 nor float64 holds.
     Source: IEEE 754-2019, 4.3; kernels in ``precision.bits``.
     """
     fmt = parse_format(fmt)
     how = rounding_of(rounding, overflow, subnormals, random_bits)
     module = choose_backend(x, backend=backend)
     x = as_source(module, x)
+    _check_gradient(gradient, module)
     refuse_nan(x, fmt)
-    if out is None:
-        return module.round_to(x, fmt, how, stream(how, key, counter))
-    check_out(out, x)
-    return module.round_to(x, fmt, how, stream(how, key, counter), out)
+    rounded = partial(module.round_to, fmt=fmt, rounding=how, random=stream(how, key, counter))
+    if out is not None:
+        check_out(out, x)
+        return rounded(x, out=out)
+    return module.straight_through(rounded, x, fmt, gradient) if module.name == "jax" else rounded(x)
 
 
 def encode(
@@ -179,6 +186,13 @@ def stream(rounding: Rounding, key: Any, counter: Any) -> Stream | None:
             f"counter {counter} is outside 0 <= counter < 2^64; pass the global index of the first element"
         )
     return Stream(key_words(key), counter)
+
+
+def _check_gradient(gradient: str, module: Any) -> None:
+    if gradient not in get_args(Gradient):
+        raise ValueError(f"unknown gradient {gradient!r}; choose one of {', '.join(get_args(Gradient))}")
+    if gradient != get_args(Gradient)[0] and module.name != "jax":
+        raise ValueError(f"gradient={gradient!r} is for JAX arrays; {module.name} has no gradients, so leave it out")
 
 
 def key_words(key: Any) -> tuple[Any, Any]:

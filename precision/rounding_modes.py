@@ -108,7 +108,7 @@ def _choose(what: str, value: Any, allowed: Any) -> None:
 NEAREST_EVEN = Rounding()
 
 
-@lru_cache(maxsize=256, typed=True)  # 2.0 is not the 2 that was found before
+@lru_cache(maxsize=256, typed=True)  # 2.0 is no 2
 def rounding_of(mode: Mode, overflow: Overflow, subnormals: Subnormals, random_bits: int) -> Rounding:
     """``Rounding`` of these arguments, one object for equal ones: it is looked up at every call.
 

@@ -16,8 +16,8 @@ COUNTERS = (
 EXPONENT_BINS = 277  # 2^-149 ... 2^127
 LOWEST_EXPONENT = -149
 INFINITY = 0x7F800000
-LANES = 16
-BLOCK = 4096
+BLOCK = 4096  # elements that are still in the first-level cache when they are counted
+LANES = 64  # partial sums of squares
 
 
 class Tally(NamedTuple):

@@ -187,6 +187,9 @@ FOUNDATIONS: dict[str, tuple[set[str], set[str]]] = {  # what each imports when 
     "bits": (set(), set()),
     "double": (set(), set()),
     "soft_float": ({"precision.bits"}, set()),
+    "soft_division": ({"precision.bits", "precision.soft_float"}, set()),
+    "operations": ({"precision.bits", "precision.soft_float", "precision.soft_division"}, set()),
+    "ordering": ({"precision.bits", "precision.soft_float"}, set()),
     "format": (
         {"__future__", "dataclasses", "functools", "typing", "numpy"},
         {"precision.formats", "precision.rounding_modes"},  # the record's dtype and constants, on first use
@@ -194,6 +197,18 @@ FOUNDATIONS: dict[str, tuple[set[str], set[str]]] = {  # what each imports when 
     "formats": ({"__future__", "re", "typing", "ml_dtypes", "numpy", "precision.format"}, set()),
     "rounding_modes": (
         {"__future__", "dataclasses", "functools", "typing", "numpy", "precision.bits", "precision.format"},
+        set(),
+    ),
+    "nearest": (
+        {
+            "__future__",
+            "collections.abc",
+            "functools",
+            "typing",
+            "numpy",
+            "precision.format",
+            "precision.rounding_modes",
+        },
         set(),
     ),
 }

@@ -1,4 +1,4 @@
-"""The fast loops of the Numba back end against the generic kernels: which formats have one, and the same bits.
+"""The short ways of rounding against the generic kernels: which formats have one, and the same bits.
 
 What is generic is tested against the oracles elsewhere; here the fast loops are held to it on far more patterns.
 """
@@ -9,9 +9,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
-from bits_assertions import assert_same_bits
+from bits_assertions import as_bits, assert_same_bits
 from format_oracle import MODES, STANDARDS
 from strategies import EDGES, NANS, sources
 
@@ -19,8 +20,9 @@ import precision as pr
 from precision.backends.numba_ import rounding as numba_rounding
 from precision.backends.numba_ import rounding_kernels as kernels
 from precision.backends.numba_.compilation import Kernel
-from precision.backends.numba_.nearest import plan, stochastic_plan
+from precision.backends.numba_.stochastic import stochastic_plan
 from precision.format import Format
+from precision.nearest import plan
 from precision.rounding_modes import Rounding
 from precision.statistics import Statistics
 
@@ -69,7 +71,7 @@ def test_which_loop() -> None:
         nearest, chance = plan(Rounding(), fmt), stochastic_plan(STOCHASTIC, fmt)
         assert nearest is not None
         assert chance is not None
-        assert nearest.loop is (kernels.round_same_range if same_range else kernels.round_narrow)
+        assert nearest.by_addition is not same_range
         assert chance[0] is (kernels.stochastic_same_range if same_range else kernels.stochastic_narrow)
 
 
@@ -95,8 +97,9 @@ def nearest_loops(fmt: Format, overflow: str = "ieee") -> tuple[Loop, Loop]:
     rounding = Rounding(overflow=overflow)
     fast = plan(rounding, fmt)
     assert fast is not None
+    loop = kernels.round_narrow if fast.by_addition else kernels.round_same_range
     f = rounding.words(fmt)
-    return (lambda u, out: fast.loop(u, out, *fast.arguments)), (lambda u, out: kernels.round_nearest(u, out, f))
+    return (lambda u, out: loop(u, out, *fast.thresholds)), (lambda u, out: kernels.round_nearest(u, out, f))
 
 
 def stochastic_loops(fmt: Format, overflow: str = "ieee") -> tuple[Loop, Loop]:
@@ -164,6 +167,36 @@ def test_all(name: str, loops: Callable) -> None:
     both = loops(pr.FORMATS[name])
     for first in range(0, 1 << 32, BLOCK):
         agree(both, np.arange(first, first + BLOCK, dtype=np.uint32))
+
+
+# The same short ways on JAX
+
+
+def agree_on_jax(u: np.ndarray, fmt: Format, overflow: str = "ieee") -> None:
+    wanted = np.empty_like(u)
+    nearest_loops(fmt, overflow)[1](u, wanted)
+    found = as_bits(jax.jit(partial(pr.round_to, fmt=fmt, overflow=overflow))(u.view(np.float32)))
+    if not np.array_equal(found, wanted):
+        assert_same_bits(found, wanted, u)
+
+
+@pytest.mark.parametrize("name", sorted(FAST))
+def test_every_4099th_on_jax(name: str) -> None:
+    agree_on_jax(every(STRIDE), pr.FORMATS[name])
+
+
+@pytest.mark.parametrize("name", ["e2m22", "e3m21", "e4m20", "e5m18", "e6m16", "e7m1", "e7m16", "e8m1", "e8m22"])
+def test_formats_of_two_numbers_on_jax(name: str) -> None:
+    """One of each exponent width, near the limits of what float32's unit can hold."""
+    fmt = pr.parse_format(name)
+    agree_on_jax(np.concatenate([every(STRIDE * 7), around_the_ends(fmt)]), fmt, "saturate")
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", EXHAUSTIVE)
+def test_all_on_jax(name: str) -> None:
+    for first in range(0, 1 << 32, BLOCK):
+        agree_on_jax(np.arange(first, first + BLOCK, dtype=np.uint32), pr.FORMATS[name])
 
 
 # Rounding and counting

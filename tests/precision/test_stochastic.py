@@ -212,4 +212,5 @@ def test_what_is_no_counter(counter: int) -> None:
 
 @pytest.mark.parametrize("random_bits", [1, 0, -3, 25, 32, 2.0, True, "8"])
 def test_what_is_no_number_of_random_bits(random_bits: Any) -> None:
+    pr.round_to(X[:3], "fp16", rounding="stochastic", key=1, random_bits=2)  # which 2.0 equals, and does not become
     refused("random_bits", key=1, random_bits=random_bits)

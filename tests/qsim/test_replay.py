@@ -158,9 +158,11 @@ def recount(x: np.ndarray, storage: str) -> dict[str, Any]:
         "zero": int(np.sum(~nonzero)),
         "nan": int(np.sum(np.isnan(x))),
         "infinite": int(np.sum(np.isinf(x))),
+        "subnormal": int(np.sum(nonzero & (np.abs(x) < np.float32(2.0**-126)))),
         "became_subnormal": int(np.sum((magnitude > 0) & (magnitude < SMALLEST_NORMAL[storage]))),
         "underflowed": int(np.sum(nonzero & (rounded == 0))),
         "overflowed": int(np.sum(finite & np.isinf(rounded))),
+        "saturated": 0,
         "inexact": int(np.sum((rounded != x) & ~np.isnan(x))),
         "exponents": {str(e): int(n) for e, n in zip(values, counts, strict=True)},
     }

@@ -138,7 +138,7 @@ def test_terms_are_explained_once(page: Page) -> None:
     assert {t.lower() for t in terms} >= {
         "replay",
         "underflow",
-        "became_subnormal",
+        "subnormal",
         "loss scale",
         "sqnr",
         "rmse",
@@ -204,7 +204,7 @@ def test_site_tables_repeat_the_files_worst_first(study: tuple[Path, list[Path]]
         f"{record['underflowed']:,}",
         "0",
         "0",
-        f"{100 * record['subnormal'] / nonzero:.1f} %",
+        f"{100 * record['became_subnormal'] / nonzero:.1f} %",
         "0",
         "0",
         f"{nonzero:,}",
@@ -259,8 +259,8 @@ def test_bands_are_those_of_the_formats() -> None:
 
 
 def test_statistics_are_summed_over_steps(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "a", "fp16", [3.0, 2.0], sites={"loss.dgrad": counts({-20: 4}, subnormal=4)})
-    later = {"step": 1, "sites": {"loss.dgrad": counts({-20: 1, -30: 2}, underflowed=2, subnormal=1)}}
+    folder = write_run(tmp_path / "a", "fp16", [3.0, 2.0], sites={"loss.dgrad": counts({-20: 4}, became_subnormal=4)})
+    later = {"step": 1, "sites": {"loss.dgrad": counts({-20: 1, -30: 2}, underflowed=2, became_subnormal=1)}}
     (folder / "statistics/step_000001.json").write_text(json.dumps(later))
     run = read_run(folder)
     assert run.sampled == (1, 2)

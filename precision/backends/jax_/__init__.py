@@ -20,6 +20,8 @@ from precision.backends.jax_.arithmetic import (
 )
 from precision.backends.jax_.derivatives import differentiable
 from precision.backends.jax_.gemm import integer_matmul, matmul
+from precision.backends.jax_.gradients import product, straight_through, without_derivative
+from precision.backends.jax_.operations import compare, extreme, operate, ordered_sum
 from precision.backends.jax_.rounding import (
     count,
     decode,
@@ -43,6 +45,7 @@ __all__ = [
     "add",
     "array_module",
     "asarray",
+    "compare",
     "count",
     "decode",
     "differentiable",
@@ -50,6 +53,7 @@ __all__ = [
     "encode",
     "erf",
     "exp",
+    "extreme",
     "flush",
     "integer_matmul",
     "jit",
@@ -61,6 +65,9 @@ __all__ = [
     "multiply",
     "name",
     "observe",
+    "operate",
+    "ordered_sum",
+    "product",
     "random_words",
     "require_float64",
     "round_to",
@@ -70,9 +77,11 @@ __all__ = [
     "scatter_add_rows",
     "square_root",
     "statistics",
+    "straight_through",
     "subtract",
     "tally",
     "tanh",
     "tree_sum",
     "widen",
+    "without_derivative",
 ]

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
 from precision import bits, elementary
-from precision.backends.jax_.rounding import encode, from_bits, round_to, to_bits
+from precision.backends.jax_.rounding import encode, from_bits, on_cpu, round_to, to_bits
 from precision.formats import FP32, Format
 from precision.ftz import Ftz32, make_ftz32
 
@@ -79,13 +78,9 @@ _in_hardware = Ftz32(total, difference, product, quotient)
 _spelled_out = make_ftz32(product, flush, _zero_of, jnp.where)
 
 
-def _flushed_in_hardware() -> bool:
-    """XLA's CPU code runs with FTZ and DAZ set; elsewhere the flushes are spelled out."""
-    return jax.default_backend() == "cpu"
-
-
 def _ftz32() -> Ftz32:
-    return _in_hardware if _flushed_in_hardware() else _spelled_out
+    """XLA's CPU code runs with FTZ and DAZ set; elsewhere the flushes are spelled out."""
+    return _in_hardware if on_cpu() else _spelled_out
 
 
 def add(x: Array, y: Array) -> Array:
@@ -126,12 +121,12 @@ def tree_sum(x: Array, axis: int = -1) -> Array:
     """Neighbours (2i, 2i + 1) added until one is left; padded with -0, which changes no sum."""
     x = jnp.moveaxis(x, axis, -1)
     width = x.shape[-1]
-    if width < 2 or not _flushed_in_hardware():
+    if width < 2 or not on_cpu():
         x = flush(x)
     size = 1 << max(width - 1, 0).bit_length()
     x = jnp.concatenate([x, jnp.full((*x.shape[:-1], size - width), -0.0, jnp.float32)], axis=-1)
     # neither leaf nor sum is a constant that XLA could join, so only the root is guarded
-    plus = jnp.add if _flushed_in_hardware() else _spelled_out.add
+    plus = jnp.add if on_cpu() else _spelled_out.add
     while x.shape[-1] > 1:
         pairs = x.reshape(*x.shape[:-1], x.shape[-1] // 2, 2)
         x = plus(pairs[..., 0], pairs[..., 1])

@@ -12,6 +12,7 @@ from precision import soft_float
 from precision.accumulators import Accumulator
 from precision.backends.jax_.arithmetic import guard
 from precision.backends.jax_.rounding import from_bits, round_to, to_bits
+from precision.backends.jax_.structure import varying_together
 from precision.backends.underflow import always_normal, floats_suffice, products_fit
 from precision.formats import FP32, Format
 
@@ -38,6 +39,7 @@ def matmul(
     from_zero = c is None
     # behind a barrier: XLA reads a constant 0 + x as x, which loses the sum's sign where x is -0
     c = lax.optimization_barrier(jnp.zeros((*a.shape[:2], b.shape[2]), jnp.float32) if c is None else c)
+    a, b, c = varying_together(a, b, c)
     if accumulator.sum is not FP32:
         return _walk(_rounded_step(accumulator, inputs), a, b, c)
     in_floats = _exact_step if accumulator.product == "exact" else _float_step

@@ -12,9 +12,11 @@ import numpy as np
 from jax import lax
 
 from precision import bits, double
+from precision.backends.jax_.gradients import straight_through
 from precision.format import Format
+from precision.nearest import make_narrow, make_same_range, plan
 from precision.random_bits import Key, Stream
-from precision.rounding_modes import NEAREST_EVEN, Constants, Rounding
+from precision.rounding_modes import NEAREST_EVEN, Rounding
 from precision.statistics import COUNTERS, EXPONENT_BINS, INFINITY, Tally, power_sums
 
 Array = Any
@@ -41,8 +43,12 @@ def require_float64() -> None:
 
 def widen(x: Array, fmt: Format | None) -> Array:
     """Values of a narrower type as float32, subnormals kept; through its codes, where it fills whole bytes."""
-    if fmt is None or fmt.bits % 8 or isinstance(x, np.ndarray):
+    if fmt is None or fmt.bits % 8 or fmt.is_integer or isinstance(x, np.ndarray):
         return jnp.asarray(np.asarray(x).astype(np.float32) if isinstance(x, np.ndarray) else x, jnp.float32)
+    return straight_through(partial(_through_codes, fmt=fmt), x, fmt, "straight_through")
+
+
+def _through_codes(x: Array, fmt: Format) -> Array:
     return decode(lax.bitcast_convert_type(x, fmt.code_dtype), fmt)
 
 
@@ -53,13 +59,26 @@ def round_to(x: Array, fmt: Format, rounding: Rounding = NEAREST_EVEN, random: S
 
 @partial(jax.jit, static_argnames=("fmt", "rounding"))
 def _round_to(x: Array, fmt: Format, rounding: Rounding, random: Stream | None) -> Array:
-    return from_bits(_round(x, rounding.words(fmt), rounding, random))
+    return from_bits(_round(x, fmt, rounding, random))
 
 
-def _round(x: Array, f: Constants, rounding: Rounding, random: Stream | None) -> Array:
+def on_cpu() -> bool:
+    """Whether XLA compiles for a CPU, whose float addition rounds to nearest even and flushes subnormals."""
+    return jax.default_backend() == "cpu"
+
+
+_narrow = make_narrow(to_bits, from_bits, jnp.where, lambda u: u)
+_same_range = make_same_range(jnp.where, lambda u: u)
+
+
+def _round(x: Array, fmt: Format, rounding: Rounding, random: Stream | None) -> Array:
     """Patterns of the rounded values."""
+    f = rounding.words(fmt)
     if rounding.mode == "nearest_even" and x.dtype != jnp.float64:
-        return bits.round_nearest_even(to_bits(x), f)
+        short = plan(rounding, fmt)
+        if short is None or (short.by_addition and not on_cpu()):
+            return bits.round_nearest_even(to_bits(x), f)
+        return (_narrow if short.by_addition else _same_range)(to_bits(x), *short.thresholds)
     u, extra = split(x) if x.dtype == jnp.float64 else (to_bits(x), np.uint32(0))
     return bits.round_pattern(u, extra, _words(random, u.shape), f)
 
@@ -97,7 +116,7 @@ def encode(x: Array, fmt: Format, rounding: Rounding = NEAREST_EVEN, random: Str
 @partial(jax.jit, static_argnames=("fmt", "rounding"))
 def _encode(x: Array, fmt: Format, rounding: Rounding, random: Stream | None) -> Array:
     f = rounding.words(fmt)
-    codes = bits.encode(_round(x, f, rounding, random), f).astype(f"uint{8 * fmt.code_dtype.itemsize}")
+    codes = bits.encode(_round(x, fmt, rounding, random), f).astype(f"uint{8 * fmt.code_dtype.itemsize}")
     return lax.bitcast_convert_type(codes, fmt.code_dtype) if fmt.is_integer else codes
 
 

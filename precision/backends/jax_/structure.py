@@ -24,3 +24,14 @@ def jit(function: Callable) -> Callable:
 def scan(body: Callable, carry: Any, xs: Any, *, reverse: bool = False) -> tuple[Any, Any]:
     """``lax.scan``: the body is compiled once, however many layers there are."""
     return jax.lax.scan(body, carry, xs, reverse=reverse)
+
+
+def varying_together(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """Inside ``shard_map``: all typed as varying over the mesh axes of any; elsewhere as they are.
+
+    A scan's carry must have the type of its result, and a custom gradient that of its operand: the cast's own
+    transpose is what sums the gradient of a replicated operand over devices.
+    """
+    axes = [jax.typeof(x).manual_axis_type.varying for x in arrays]
+    missing = [tuple(sorted(frozenset().union(*axes) - own)) for own in axes]
+    return tuple(jax.lax.pcast(x, m, to="varying") if m else x for x, m in zip(arrays, missing, strict=True))

@@ -9,6 +9,7 @@ import numpy as np
 
 from precision.accumulators import Accumulator
 from precision.backends.numba_ import gemm, kernels, scalars
+from precision.backends.numba_.operations import compare, extreme, operate, ordered_sum
 from precision.backends.numba_.rounding import (
     decode,
     encode,
@@ -19,7 +20,17 @@ from precision.backends.numba_.rounding import (
     statistics,
     tally,
 )
-from precision.backends.numpy_ import array_module, asarray, count, differentiable, jit, join, scan, widen
+from precision.backends.numpy_ import (
+    array_module,
+    asarray,
+    count,
+    differentiable,
+    jit,
+    join,
+    scan,
+    widen,
+    without_derivative,
+)
 from precision.formats import FP32, Format
 
 name = "numba"
@@ -27,20 +38,25 @@ Array = np.ndarray
 __all__ = [
     "array_module",
     "asarray",
+    "compare",
     "count",
     "decode",
     "differentiable",
     "encode",
+    "extreme",
     "jit",
     "join",
     "name",
     "observe",
+    "operate",
+    "ordered_sum",
     "random_words",
     "round_to",
     "scan",
     "statistics",
     "tally",
     "widen",
+    "without_derivative",
 ]
 
 

@@ -43,13 +43,19 @@ class _Words(ast.NodeTransformer):
         return ast.copy_location(call, node)
 
 
-def compile_words(module: ModuleType, word: Any = np.uint32) -> dict[str, Callable]:
-    """Every function of an operator-only module, jitted with words of that type, by name."""
+def compile_words(
+    module: ModuleType, word: Any = np.uint32, known: dict[str, Callable] | None = None
+) -> dict[str, Callable]:
+    """Every function of an operator-only module, jitted with words of that type, by name.
+
+    known: compiled functions in place of those that the module imports.
+    """
     words = _Words(8 * np.dtype(word).itemsize)
     tree = ast.fix_missing_locations(words.visit(ast.parse(inspect.getsource(module))))
     namespace: dict[str, Any] = {"_word": word}
     exec(compile(tree, inspect.getfile(module), "exec"), namespace)
     names = [n.name for n in tree.body if isinstance(n, ast.FunctionDef)]
+    namespace |= {name: function for name, function in (known or {}).items() if name not in names}
     for name in names:
         # a call left in a loop keeps LLVM from vectorising it
         namespace[name] = numba.njit(namespace[name], forceinline=True, **_OPTIONS)

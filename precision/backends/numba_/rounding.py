@@ -10,8 +10,9 @@ import numpy as np
 
 from precision.backends.numba_ import rounding_kernels as kernels
 from precision.backends.numba_ import tally_kernels
-from precision.backends.numba_.nearest import plan, stochastic_plan
+from precision.backends.numba_.stochastic import stochastic_plan
 from precision.format import Format
+from precision.nearest import plan
 from precision.random_bits import Key, Stream, indices
 from precision.rounding_modes import NEAREST_EVEN, Rounding
 from precision.statistics import COUNTERS, EXPONENT_BINS, INFINITY, Tally
@@ -59,7 +60,8 @@ def _round(x: Array, out: Array, fmt: Format, rounding: Rounding, random: Stream
     elif random is not None:
         _round_at_random(x, out, fmt, rounding, random)
     elif (fast := plan(rounding, fmt)) is not None:
-        fast.loop(flat_bits(x), out, *fast.arguments)
+        loop = kernels.round_narrow if fast.by_addition else kernels.round_same_range
+        loop(flat_bits(x), out, *fast.thresholds)
     else:
         loop = kernels.round_nearest if rounding.mode == "nearest_even" else kernels.round_directed
         loop(flat_bits(x), out, rounding.words(fmt))
@@ -150,8 +152,7 @@ def _tally(x: Array, out: Array, fmt: Format, rounding: Rounding, random: Stream
     sums = (CHUNK, counts, exponents, extremes, powers)
     fast = plan(rounding, fmt)
     if fast is not None:
-        loop = (fast.by_addition, fast.arguments, fast.thresholds)
-        tally_kernels.tally_nearest(u, out, u.view(np.uint16), *loop, *sums)
+        tally_kernels.tally_nearest(u, out, u.view(np.uint16), fast, *sums)
     else:
         words = _NO_WORDS if random is None else random_words(random.key, u.shape, _flat(random.counter, x))
         f = rounding.words(fmt)

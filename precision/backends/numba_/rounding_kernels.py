@@ -16,7 +16,7 @@ _encode = scalars.words["encode"]
 _decode = scalars.words["decode"]
 _threefry = scalars.words["threefry2x32"]
 _split = scalars.split
-_to_bits, _from_bits = scalars.to_bits, scalars.from_bits
+_narrow, _same_range = scalars.narrow, scalars.same_range
 _ALL = np.uint32(0xFFFFFFFF)
 _NONE = np.uint32(0)
 _MAGNITUDE = np.uint32(0x7FFFFFFF)
@@ -34,52 +34,21 @@ def round_nearest(u, out, f):
         out[i] = _nearest(u[i], f)
 
 
-@_inline
-def narrow(u, base, shift, overflow_from, overflow, nan_from, nan):
-    """To nearest even by the float unit, for formats whose exponents lie well inside float32's.
-
-    Adding C = 2^(e + drop), e the exponent of x or of the smallest normal value, moves the format's last bit to
-    the last bit of a float32, where the addition rounds it; taking C away again is exact.
-    """
-    magnitude = np.uint32(u & _MAGNITUDE)
-    exponent = np.uint32(magnitude & _EXPONENT)
-    exponent = exponent if exponent > base else base
-    moved = _from_bits(np.uint32(exponent + shift))
-    rounded = _to_bits(np.float32(np.float32(_from_bits(magnitude) + moved) - moved))
-    rounded = overflow if magnitude >= overflow_from else rounded
-    return nan if magnitude >= nan_from else np.uint32(rounded | (u & _SIGN))
-
-
-@_inline
-def same_range(u, drop, overflow_from, overflow, nan_from, nan):
-    """To nearest even, for formats with float32's exponents: every value loses the same bits, subnormals too."""
-    magnitude = np.uint32(u & _MAGNITUDE)
-    count = np.uint32(drop & _LAST_COUNT)
-    mask = np.uint32(np.uint32(_ONE << count) - _ONE)
-    half = np.uint32(np.uint32(mask >> _ONE) + np.uint32(np.uint32(magnitude >> count) & _ONE))
-    rounded = np.uint32(np.uint32(magnitude + half) & np.uint32(~mask))
-    rounded = overflow if magnitude >= overflow_from else rounded
-    return nan if magnitude >= nan_from else np.uint32(rounded | (u & _SIGN))
-
-
 @kernel
 def round_narrow(u, out, base, shift, overflow_from, overflow, nan_from, nan):
     for i in prange(u.size):
-        out[i] = narrow(u[i], base, shift, overflow_from, overflow, nan_from, nan)
+        out[i] = _narrow(u[i], base, shift, overflow_from, overflow, nan_from, nan)
 
 
 @kernel
 def round_same_range(u, out, drop, _, overflow_from, overflow, nan_from, nan):
     for i in prange(u.size):
-        out[i] = same_range(u[i], drop, overflow_from, overflow, nan_from, nan)
+        out[i] = _same_range(u[i], drop, _NONE, overflow_from, overflow, nan_from, nan)
 
 
 @_inline
-def word_at(key0, key1, high, low, i):
-    """The random word of index (high, low) + i."""
-    index = np.uint32(low + np.uint32(i))
-    carried = np.uint32(high + np.uint32(index < low))
-    return np.uint32(_threefry(key0, key1, carried, index, _ALL)[0])
+def first_word(key0, key1, high, low):
+    return _threefry(key0, key1, high, low, _ALL)[0]
 
 
 @_inline
@@ -106,7 +75,9 @@ def stochastic_same_range(u, out, key0, key1, high, low, drop, _, _smallest, lar
     """Stochastic rounding with 24 bits, for formats with float32's exponents."""
     dropped = np.uint32(drop & _LAST_COUNT)
     for i in prange(u.size):
-        rounded = add_random(np.uint32(u[i] & _MAGNITUDE), word_at(key0, key1, high, low, i), dropped)
+        index = np.uint32(low + np.uint32(i))  # here, not in a function, or LLVM does not vectorise
+        word = first_word(key0, key1, np.uint32(high + np.uint32(index < low)), index)
+        rounded = add_random(np.uint32(u[i] & _MAGNITUDE), word, dropped)
         out[i] = finish_stochastic(u[i], rounded, largest, overflow, nan_from, nan)
 
 
@@ -119,7 +90,8 @@ def stochastic_narrow(u, out, key0, key1, high, low, drop, lowest, smallest, lar
     """
     for i in prange(u.size):
         magnitude = np.uint32(u[i] & _MAGNITUDE)
-        word = word_at(key0, key1, high, low, i)
+        index = np.uint32(low + np.uint32(i))
+        word = first_word(key0, key1, np.uint32(high + np.uint32(index < low)), index)
         exponent = np.uint32(magnitude >> np.uint32(23))
         dropped = np.uint32(drop + (np.uint32(lowest - exponent) if exponent < lowest else _NONE))
         near = dropped if dropped < np.uint32(24) else np.uint32(24)
@@ -146,7 +118,9 @@ def round_directed(u, out, f):
 def round_stochastic(u, out, key0, key1, high, low, f):
     """Element i takes the random word of index (high, low) + i."""
     for i in prange(u.size):
-        out[i] = _round(u[i], _NONE, word_at(key0, key1, high, low, i), f)
+        index = np.uint32(low + np.uint32(i))
+        word = first_word(key0, key1, np.uint32(high + np.uint32(index < low)), index)
+        out[i] = _round(u[i], _NONE, word, f)
 
 
 @kernel
@@ -158,10 +132,11 @@ def round_with_words(u, words, out, f):
 @kernel
 def round_double(w, words, out, f):
     """From float64; ``words``: one random word an element, or a single one for modes that take none."""
-    many = words.size > 1
+    many = np.int64(words.size > 1)
     for i in prange(w.size):
         u, extra = _split(w[i])
-        out[i] = _round(np.uint32(u), np.uint32(extra), words[i if many else 0], f)
+        # i is unsigned where threads share the loop: signed, or the index would be a float64
+        out[i] = _round(np.uint32(u), np.uint32(extra), words[np.int64(i) * many], f)
 
 
 @kernel
@@ -185,12 +160,14 @@ def decode(codes, out, f):
 @kernel
 def random_words(key0, key1, high, low, out):
     for i in prange(out.size):
-        out[i] = word_at(key0, key1, high, low, i)
+        index = np.uint32(low + np.uint32(i))
+        out[i] = first_word(key0, key1, np.uint32(high + np.uint32(index < low)), index)
 
 
 @kernel
 def random_words_at(key0, key1, index, out):
     """The word of each uint64 index."""
     for i in prange(out.size):
-        high, low = np.uint32(index[i] >> np.uint64(32)), np.uint32(index[i] & np.uint64(0xFFFFFFFF))
-        out[i] = _threefry(key0, key1, high, low, _ALL)[0]
+        out[i] = first_word(
+            key0, key1, np.uint32(index[i] >> np.uint64(32)), np.uint32(index[i] & np.uint64(0xFFFFFFFF))
+        )

@@ -14,6 +14,7 @@ from precision import bits, double, elementary
 from precision.backends.numba_.compilation import compile_words
 from precision.formats import FP32
 from precision.ftz import make_ftz32
+from precision.nearest import make_narrow, make_same_range
 
 words = compile_words(bits)
 split = compile_words(double, np.uint64)["split"]
@@ -117,3 +118,7 @@ log = _jit(elementary.make_log(_primitives))
 erf = _jit(elementary.make_erf(_primitives))
 tanh = _jit(elementary.make_tanh(_primitives, exp))
 rsqrt = _jit(elementary.make_rsqrt(_primitives))
+# a call left in a loop keeps LLVM from vectorising it
+_inline = numba.njit(nogil=True, error_model="numpy", forceinline=True)
+narrow = _inline(make_narrow(to_bits, from_bits, select, word))
+same_range = _inline(make_same_range(select, word))

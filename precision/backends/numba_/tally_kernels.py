@@ -12,13 +12,13 @@ from numba import prange
 
 from precision.backends.numba_ import scalars
 from precision.backends.numba_.compilation import kernel
-from precision.backends.numba_.rounding_kernels import narrow, same_range
 from precision.statistics import BLOCK, LANES
 
 _tell = scalars.words["round_and_tell"]
 _nearest_events = scalars.words["nearest_even_events"]
 _exponent_index = scalars.words["exponent_index"]
 _from_bits = scalars.from_bits
+_narrow, _same_range = scalars.narrow, scalars.same_range
 _ALL = np.uint32(0xFFFFFFFF)
 _NONE = np.uint32(0)
 _ONE = np.uint32(1)
@@ -27,7 +27,6 @@ _EXPONENT = np.uint32(0x7F800000)
 _INFINITY = np.uint32(0x7F800000)
 _NORMAL = np.uint32(0x00800000)
 _jit = numba.njit(nogil=True, error_model="numpy")
-_inline = numba.njit(nogil=True, error_model="numpy", forceinline=True)
 
 
 @_jit
@@ -35,7 +34,7 @@ def _count_events(events, counts):
     for bit in range(counts.size):
         seen = np.uint32(0)
         for i in range(events.size):
-            seen += (events[i] >> np.uint32(bit)) & _ONE
+            seen = np.uint32(seen + (np.uint32(events[i] >> np.uint32(bit)) & _ONE))
         counts[bit] += np.int64(seen)
 
 
@@ -87,48 +86,30 @@ def _find_extremes(u, extremes):
 
 
 @_jit
-def _sum_powers(u, out, lanes, powers, finite):
-    """Number of values finite before and after, their squares and squared errors, in a fixed order.
+def _sum_powers(u, out, signal, noise, powers):
+    """Number of values finite before and after, to ``powers[0]``; their squares and squared errors to the lanes.
 
-    Lane j sums the elements i = j modulo LANES; the lanes of a block are added in turn.  ``finite``: all of them are.
+    Lane j sums the elements i = j modulo LANES in their order, so that a register full of lanes makes a step at once.
     """
-    lanes[:] = 0.0
-    whole = u.size - u.size % LANES
-    compared = np.uint32(whole if finite else 0)
-    if finite:
-        for start in range(0, whole, LANES):
-            for j in range(LANES):
-                _add_squares(_from_bits(u[start + j]), _from_bits(out[start + j]), lanes, j)
-    else:
-        for start in range(0, whole, LANES):
-            for j in range(LANES):
-                kept = _kept(u[start + j], out[start + j])
-                x, y = np.uint32(u[start + j] & kept), np.uint32(out[start + j] & kept)
-                _add_squares(_from_bits(x), _from_bits(y), lanes, j)
-                compared += np.uint32(kept & _ONE)
-    for i in range(whole, u.size):
-        kept = _kept(u[i], out[i])
-        _add_squares(_from_bits(np.uint32(u[i] & kept)), _from_bits(np.uint32(out[i] & kept)), lanes, 0)
-        compared += np.uint32(kept & _ONE)
+    compared = _NONE
+    for start in range(0, u.size, LANES):
+        x, y = u[start : start + LANES], out[start : start + LANES]
+        for j in range(x.size):
+            both = (np.uint32(x[j] & _EXPONENT) < _EXPONENT) & (np.uint32(y[j] & _EXPONENT) < _EXPONENT)
+            kept = _ALL if both else _NONE
+            before = np.float64(_from_bits(np.uint32(x[j] & kept)))
+            error = np.float64(_from_bits(np.uint32(y[j] & kept))) - before
+            signal[j] += before * before
+            noise[j] += error * error
+            compared = np.uint32(compared + np.uint32(kept & _ONE))
     powers[0] += np.float64(compared)
+
+
+@_jit
+def _add_lanes(signal, noise, powers):
     for j in range(LANES):
-        powers[1] += lanes[0, j]
-        powers[2] += lanes[1, j]
-
-
-@_inline
-def _kept(u, rounded):
-    """All ones where both patterns are finite, else 0."""
-    finite = (np.uint32(u & _EXPONENT) < _EXPONENT) & (np.uint32(rounded & _EXPONENT) < _EXPONENT)
-    return _ALL if finite else _NONE
-
-
-@_inline
-def _add_squares(x, rounded, lanes, j):
-    before = np.float64(x)
-    error = np.float64(rounded) - before
-    lanes[0, j] += before * before
-    lanes[1, j] += error * error
+        powers[1] += signal[j]
+        powers[2] += noise[j]
 
 
 @_jit
@@ -141,11 +122,11 @@ def _count_by_thresholds(u, out, above_zero, above_subnormal, overflow_from, ext
     vanish, small, beyond, changed = _NONE, _NONE, _NONE, _NONE
     largest, smallest = _NONE, _ALL
     for i in range(u.size):
-        magnitude = u[i] & _MAGNITUDE
-        vanish += np.uint32(magnitude < above_zero)
-        small += np.uint32(magnitude < above_subnormal)
-        beyond += np.uint32(magnitude >= overflow_from)
-        changed += np.uint32(magnitude != out[i] & _MAGNITUDE)
+        magnitude = np.uint32(u[i] & _MAGNITUDE)
+        vanish = np.uint32(vanish + np.uint32(magnitude < above_zero))
+        small = np.uint32(small + np.uint32(magnitude < above_subnormal))
+        beyond = np.uint32(beyond + np.uint32(magnitude >= overflow_from))
+        changed = np.uint32(changed + np.uint32(magnitude != out[i] & _MAGNITUDE))
         largest, smallest = max(largest, magnitude), min(smallest, magnitude)
     if rare:
         _find_extremes(u, extremes)
@@ -160,11 +141,11 @@ def _count_rare(u, out, counts):
     zero, nan, infinite, subnormal, other = _NONE, _NONE, _NONE, _NONE, _NONE
     for i in range(u.size):
         magnitude = u[i] & _MAGNITUDE
-        zero += np.uint32(magnitude == _NONE)
-        nan += np.uint32(magnitude > _INFINITY)
-        infinite += np.uint32(magnitude == _INFINITY)
-        subnormal += np.uint32(magnitude < _NORMAL)
-        other += np.uint32((magnitude > _INFINITY) & (magnitude != out[i] & _MAGNITUDE))
+        zero = np.uint32(zero + np.uint32(magnitude == _NONE))
+        nan = np.uint32(nan + np.uint32(magnitude > _INFINITY))
+        infinite = np.uint32(infinite + np.uint32(magnitude == _INFINITY))
+        subnormal = np.uint32(subnormal + np.uint32(magnitude < _NORMAL))
+        other = np.uint32(other + np.uint32((magnitude > _INFINITY) & (magnitude != out[i] & _MAGNITUDE)))
     counts[0] += np.int64(zero)
     counts[1] += np.int64(nan)
     counts[2] += np.int64(infinite)
@@ -173,24 +154,20 @@ def _count_rare(u, out, counts):
 
 
 @kernel
-def tally_nearest(u, out, halves, by_addition, loop, thresholds, chunk, counts, exponents, extremes, powers):
-    """As ``tally``, for the formats of the fast loops; ``loop``: the arguments of ``narrow`` or ``same_range``.
-
-    ``thresholds``: the first patterns that do not become zero, do not become subnormal, and overflow; 1 where
-    overflow is finite.  Order of ``counts``: statistics.COUNTERS.
-    """
-    above_zero, above_subnormal, overflow_from, saturates = thresholds
-    first, second, _, overflow, nan_from, nan = loop
+def tally_nearest(u, out, halves, plan, chunk, counts, exponents, extremes, powers):
+    """As ``tally``, for the formats that have a ``nearest.Plan``.  Order of ``counts``: statistics.COUNTERS."""
+    by_addition, thresholds, above_zero, above_subnormal, saturates = plan
+    first, second, overflow_from, overflow, nan_from, nan = thresholds
     for c in prange(counts.shape[0]):
-        fields, lanes = np.empty((4, 512), np.uint32), np.empty((2, LANES))
+        fields, signal, noise = np.empty((4, 512), np.uint32), np.zeros(LANES), np.zeros(LANES)
         for start in range(c * chunk, min((c + 1) * chunk, u.size), BLOCK):
             x, y = u[start : min(start + BLOCK, u.size)], out[start : min(start + BLOCK, u.size)]
             if by_addition:
                 for i in range(x.size):
-                    y[i] = narrow(x[i], first, second, overflow_from, overflow, nan_from, nan)
+                    y[i] = _narrow(x[i], first, second, overflow_from, overflow, nan_from, nan)
             else:
                 for i in range(x.size):
-                    y[i] = same_range(x[i], first, overflow_from, overflow, nan_from, nan)
+                    y[i] = _same_range(x[i], first, second, overflow_from, overflow, nan_from, nan)
             _count_fields(halves[2 * start : 2 * (start + x.size)], fields)
             _add_exponents(x, fields, exponents[c])
             unusual = _field_count(fields, 255) > _NONE
@@ -204,7 +181,8 @@ def tally_nearest(u, out, halves, by_addition, loop, thresholds, chunk, counts, 
             counts[c, 6] += np.int64(beyond) - infinite - nans
             counts[c, 7] += (np.int64(beyond) - nans) * saturates
             counts[c, 8] += np.int64(changed) - other
-            _sum_powers(x, y, lanes, powers[c], beyond == _NONE)
+            _sum_powers(x, y, signal, noise, powers[c])
+        _add_lanes(signal, noise, powers[c])
 
 
 @kernel
@@ -215,7 +193,7 @@ def tally(u, out, halves, random, words, f, chunk, counts, exponents, extremes, 
     """
     for c in prange(counts.shape[0]):
         events = np.empty(BLOCK, np.uint32)
-        fields, lanes = np.empty((4, 512), np.uint32), np.empty((2, LANES))
+        fields, signal, noise = np.empty((4, 512), np.uint32), np.zeros(LANES), np.zeros(LANES)
         for start in range(c * chunk, min((c + 1) * chunk, u.size), BLOCK):
             x, y = u[start : min(start + BLOCK, u.size)], out[start : min(start + BLOCK, u.size)]
             if random == 1:
@@ -229,7 +207,8 @@ def tally(u, out, halves, random, words, f, chunk, counts, exponents, extremes, 
             _count_fields(halves[2 * start : 2 * (start + x.size)], fields)
             _add_exponents(x, fields, exponents[c])
             _find_extremes(x, extremes[c])
-            _sum_powers(x, y, lanes, powers[c], False)
+            _sum_powers(x, y, signal, noise, powers[c])
+        _add_lanes(signal, noise, powers[c])
 
 
 @kernel

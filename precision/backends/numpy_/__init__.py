@@ -19,6 +19,7 @@ from precision.backends.numpy_.arithmetic import (
     tree_sum,
 )
 from precision.backends.numpy_.gemm import integer_matmul, matmul
+from precision.backends.numpy_.operations import compare, extreme, operate, ordered_sum
 from precision.backends.numpy_.rounding import (
     decode,
     encode,
@@ -29,7 +30,16 @@ from precision.backends.numpy_.rounding import (
     tally,
     widen,
 )
-from precision.backends.numpy_.structure import array_module, asarray, count, differentiable, jit, join, scan
+from precision.backends.numpy_.structure import (
+    array_module,
+    asarray,
+    count,
+    differentiable,
+    jit,
+    join,
+    scan,
+    without_derivative,
+)
 
 name = "numpy"
 
@@ -38,6 +48,7 @@ __all__ = [
     "add",
     "array_module",
     "asarray",
+    "compare",
     "count",
     "decode",
     "differentiable",
@@ -45,6 +56,7 @@ __all__ = [
     "encode",
     "erf",
     "exp",
+    "extreme",
     "flush",
     "integer_matmul",
     "jit",
@@ -55,6 +67,8 @@ __all__ = [
     "multiply",
     "name",
     "observe",
+    "operate",
+    "ordered_sum",
     "random_words",
     "round_to",
     "row_max",
@@ -68,4 +82,5 @@ __all__ = [
     "tanh",
     "tree_sum",
     "widen",
+    "without_derivative",
 ]

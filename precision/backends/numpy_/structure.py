@@ -20,6 +20,12 @@ def jit(function: Callable) -> Callable:
     return function
 
 
+def without_derivative(x: Any, sentence: str) -> Any:
+    """x: nothing differentiates NumPy arrays."""
+    del sentence
+    return x
+
+
 def join(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
     """Two observations of one name as one: counts add."""
     return tuple(p + q for p, q in zip(a, b, strict=True))

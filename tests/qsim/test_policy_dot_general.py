@@ -1,0 +1,88 @@
+"""A policy as a dot_general, against the policy's own linear layer, forward and backward."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from bits_assertions import assert_same_bits
+from small_runs import assert_sentence
+from strategies import generator
+
+import precision as pr
+from qsim.dot_general import for_policy
+from qsim.layers import linear_backward, linear_forward
+from qsim.policy import GEMM_SITES, POLICIES, Arithmetic
+from qsim.sites import Calculator
+
+DENSE = (((1,), (0,)), ((), ()))
+ROWS, INPUTS, OUTPUTS = 12, 10, 7
+
+
+def operands(policy: Arithmetic) -> list[np.ndarray]:
+    """x, w, dy as values of the policy's format."""
+    rng = generator(61)
+    shapes = (ROWS, INPUTS), (INPUTS, OUTPUTS), (ROWS, OUTPUTS)
+    return [pr.round_to(rng.normal(size=shape).astype(np.float32), policy.parameters) for shape in shapes]
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+@pytest.mark.parametrize("name", POLICIES)
+def test_bits_of_the_policy_s_linear_layer(name: str, quantized: bool) -> None:
+    policy = POLICIES[name].quantized() if quantized else POLICIES[name]
+    x, w, dy = operands(policy)
+    ar = Calculator(policy, "numpy")
+    y = linear_forward(ar, "mlp_up", x, w, None)
+    dx, dw = linear_backward(ar, "mlp_up", x, w, dy, chunks=1)
+
+    def run(x: Any, w: Any, dy: Any) -> Any:
+        y, vjp = jax.vjp(lambda x, w: for_policy(policy, "mlp_up")(x, w, DENSE), x, w)
+        return y, *vjp(dy)
+
+    for result, expected in zip(jax.jit(run)(x, w, dy), (y, dx, dw), strict=True):
+        assert_same_bits(result, expected)
+    assert_same_bits(for_policy(policy, "mlp_up")(x, w, DENSE), y)
+
+
+def test_every_site_has_its_own_row() -> None:
+    """One site and pass changed changes that product alone."""
+    policy = POLICIES["bf16"]
+    changed = dataclasses.replace(
+        policy,
+        sites=tuple(
+            (site, p, dataclasses.replace(row, accumulator="fp32_mul_add", output="fp32"))
+            if (site, p) == ("scores", "wgrad")
+            else (site, p, row)
+            for site, p, row in policy.sites
+        ),
+    )
+    for site in GEMM_SITES:
+        before, after = for_policy(policy, site), for_policy(changed, site)
+        assert (before.fprop, before.dgrad) == (after.fprop, after.dgrad)
+        assert (before.wgrad == after.wgrad) == (site != "scores")
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_the_site_may_be_left_out_where_all_agree(name: str) -> None:
+    assert {for_policy(name, site) for site in GEMM_SITES} == {for_policy(name)}
+
+
+def test_sites_that_differ_must_be_named() -> None:
+    with pytest.raises(ValueError, match="differently") as error:
+        for_policy(POLICIES["bf16"].quantized())
+    assert_sentence(error.value, "bf16-int8", "qkv", "scores", *GEMM_SITES)
+
+
+def test_a_site_without_a_product_is_refused() -> None:
+    with pytest.raises(ValueError, match="softmax") as error:
+        for_policy("bf16", "softmax")
+    assert_sentence(error.value, "'softmax'", *GEMM_SITES)
+
+
+def test_an_unknown_policy_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown") as error:
+        for_policy("fp99")
+    assert_sentence(error.value, "'fp99'", *POLICIES)
