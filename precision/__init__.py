@@ -3,6 +3,8 @@
 from precision.accumulators import ACCUMULATORS, Accumulator, parse_accumulator
 from precision.arithmetic import add, div, fma, mul, sqrt, sub
 from precision.backends import BACKENDS
+from precision.block_formats import BLOCK_FORMATS, BlockFormat, parse_block_format
+from precision.block_quantizers import BlockArray, quantize_blocks, round_to_blocks
 from precision.comparison import (
     convert,
     equal,
@@ -67,6 +69,7 @@ __all__ = [
     "ACCUMULATORS",
     "BACKENDS",
     "BF16",
+    "BLOCK_FORMATS",
     "E2M1",
     "E2M3",
     "E3M2",
@@ -87,6 +90,8 @@ __all__ = [
     "INT8",
     "TF32",
     "Accumulator",
+    "BlockArray",
+    "BlockFormat",
     "DotGeneral",
     "Format",
     "Gemm",
@@ -118,12 +123,15 @@ __all__ = [
     "mul",
     "ordered_sum",
     "parse_accumulator",
+    "parse_block_format",
     "parse_format",
     "quantize",
+    "quantize_blocks",
     "quantized_matmul",
     "random_bits",
     "reciprocal",
     "round_to",
+    "round_to_blocks",
     "round_with_statistics",
     "rsqrt",
     "sigmoid",

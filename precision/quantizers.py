@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn, overload
 
 import numpy as np
 
 from precision.backends import choose_backend, get_backend, is_concrete
+from precision.block_formats import BLOCK_FORMATS, BlockFormat
+from precision.block_quantizers import BlockArray, Nonfinite, quantize_blocks
 from precision.formats import FP16, INT8, Format, parse_format
+from precision.representation import refuse_nonfinite
 from precision.rounding import as_float32
 
-Nonfinite = Literal["raise", "propagate"]
-SCHEMES = ("int8_vectorwise",)
+SCHEMES = ("int8_vectorwise",)  # of vectors; the others are block formats
 LARGEST_K = 133_144  # 127^2 k < 2^31
 _SMALLEST_ABSMAX = np.float32(2.0**-112)
 _LARGEST_CODE = np.float32(127)
@@ -52,38 +54,68 @@ class QArray:
         return module.multiply(module.asarray(self.codes), self.scale)
 
 
+@overload
 def quantize(
     x: Any,
-    scheme: str = "int8_vectorwise",
+    scheme: Literal["int8_vectorwise"] = "int8_vectorwise",
     *,
     axis: int,
     nonfinite: Nonfinite = "raise",
     backend: str | None = None,
-) -> QArray:
-    """x (any shape, float32 or narrower) as INT8 codes with one scale for each vector along ``axis``.
+) -> QArray: ...
+
+
+@overload
+def quantize(
+    x: Any,
+    scheme: str | BlockFormat,
+    *,
+    axis: int,
+    nonfinite: Nonfinite = "raise",
+    backend: str | None = None,
+    **options: Any,
+) -> QArray | BlockArray: ...
+
+
+def quantize(
+    x: Any,
+    scheme: str | BlockFormat = "int8_vectorwise",
+    *,
+    axis: int,
+    nonfinite: Nonfinite = "raise",
+    backend: str | None = None,
+    **options: Any,
+) -> QArray | BlockArray:
+    """x (any shape, float32 or narrower) as INT8 codes with one scale for each vector along ``axis``, or in a block
+    format: ``quantize_blocks``, which takes the ``options``.
 
     Exactness: codes and scales bit-identical on NumPy, Numba and JAX.
     Errors: ValueError for an unknown scheme, an axis that x does not have, or (``nonfinite="raise"``, eager only)
-    a NaN or infinity, named by its position; ``"propagate"`` makes that vector's scale NaN.
+    a NaN or infinity, named by its position; ``"propagate"`` makes that vector's (block's) scale NaN.
     """
+    if isinstance(scheme, BlockFormat) or str(scheme).lower() in BLOCK_FORMATS:
+        return quantize_blocks(x, scheme, axis=axis, nonfinite=nonfinite, backend=backend, **options)
     if scheme not in SCHEMES:
-        raise ValueError(f"unknown quantization scheme {scheme!r}; known schemes: {', '.join(SCHEMES)}")
+        _refuse_scheme(scheme, (*SCHEMES, *BLOCK_FORMATS))
+    if options:
+        raise TypeError(f"{scheme} takes no {', '.join(options)}; those are options of block formats")
+    return _quantize_vectors(x, scheme, axis, nonfinite, backend)
+
+
+def _refuse_scheme(scheme: str, known: tuple[str, ...]) -> NoReturn:
+    raise ValueError(f"unknown quantization scheme {scheme!r}; known schemes: {', '.join(known)}")
+
+
+def _quantize_vectors(x: Any, scheme: str, axis: int, nonfinite: Nonfinite, backend: str | None) -> QArray:
+    if scheme not in SCHEMES:
+        _refuse_scheme(scheme, SCHEMES)
     module = choose_backend(x, backend=backend)
     x = as_float32(module, x)
     if not -x.ndim <= axis < x.ndim:
         raise ValueError(f"axis {axis} does not exist in an array of shape {tuple(x.shape)}")
     if nonfinite == "raise" and is_concrete(x):
-        _refuse_nonfinite(np.asarray(x))
+        refuse_nonfinite(np.asarray(x), "which INT8 cannot hold")
     return QArray(axis=axis, **dict(zip(("codes", "scale"), _codes_and_scale(module, x, axis), strict=True)))
-
-
-def _refuse_nonfinite(x: np.ndarray) -> None:
-    wrong = np.argwhere(~np.isfinite(x))
-    if len(wrong):
-        where = list(map(int, wrong[0]))
-        raise ValueError(
-            f"x{where} is {x[tuple(where)]}, which INT8 cannot hold; mend it, or pass nonfinite='propagate'"
-        )
 
 
 def _codes_and_scale(module: Any, x: Any, axis: int) -> tuple[Any, Any]:
@@ -130,8 +162,8 @@ def quantized_matmul(
     Errors: ValueError for inner axes that differ, k > 133,144 (INT32 could overflow), NaN or infinity.
     """
     module = get_backend(backend) if backend else choose_backend(x.codes if isinstance(x, QArray) else x)
-    qx = x if isinstance(x, QArray) else quantize(x, scheme, axis=-1, backend=module.name)
-    qw = w if isinstance(w, QArray) else quantize(w, scheme, axis=-2, backend=module.name)
+    qx = x if isinstance(x, QArray) else _quantize_vectors(x, scheme, -1, "raise", module.name)
+    qw = w if isinstance(w, QArray) else _quantize_vectors(w, scheme, -2, "raise", module.name)
     _check_product(qx, qw)
     m = math.prod(qx.shape[:-1])
     rows, row_scale = qx.codes.reshape(1, m, qx.shape[-1]), qx.scale.reshape(1, m, 1)

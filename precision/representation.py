@@ -1,4 +1,4 @@
-"""Whether values that are said to be of a format are."""
+"""Whether values that are said to be of a format are, or are numbers at all."""
 
 from __future__ import annotations
 
@@ -24,3 +24,11 @@ def check_representable(module: Any, x: Any, fmt: Format, name: str) -> None:
         raise ValueError(
             f"{name}{where or ''} = {plain[tuple(where)]!s} is not a value of {fmt.name}; round_to it first"
         )
+
+
+def refuse_nonfinite(x: np.ndarray, consequence: str) -> None:
+    """ValueError that names the first NaN or infinity, and what would become of it."""
+    wrong = np.argwhere(~np.isfinite(x))
+    if len(wrong):
+        where = list(map(int, wrong[0]))
+        raise ValueError(f"x{where} is {x[tuple(where)]}, {consequence}; mend it, or pass nonfinite='propagate'")

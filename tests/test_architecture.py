@@ -190,6 +190,7 @@ FOUNDATIONS: dict[str, tuple[set[str], set[str]]] = {  # what each imports when 
     "soft_division": ({"precision.bits", "precision.soft_float"}, set()),
     "operations": ({"precision.bits", "precision.soft_float", "precision.soft_division"}, set()),
     "ordering": ({"precision.bits", "precision.soft_float"}, set()),
+    "block_scaling": ({"precision.bits"}, set()),
     "format": (
         {"__future__", "dataclasses", "functools", "typing", "numpy"},
         {"precision.formats", "precision.rounding_modes"},  # the record's dtype and constants, on first use

@@ -8,9 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 from bits_assertions import assert_same_bits, same_nan
+from block_cases import blocks
+from block_oracle import MICROSCALING, searched_blocks
 from format_oracle import P3109, standard
 from format_search import searched
 from strategies import doubles_near, generator
+
+import precision as pr
 
 gfloat = pytest.importorskip("gfloat", reason="gfloat is of the optional extra 'peers'")
 formats = pytest.importorskip("gfloat.formats")
@@ -59,3 +63,15 @@ def test_every_mode_is_gfloat(name: str) -> None:
         pairs = zip(x.tolist(), (random >> np.uint32(23)).tolist(), strict=True)
         values = [gfloat.round_float(info, v, *how, word, 9) for v, word in pairs]
         assert_same_bits(ours, same_nan(np.float32(values).view(np.uint32)), x)
+
+
+@pytest.mark.parametrize("name", MICROSCALING)
+def test_blocks_are_gfloat(name: str) -> None:
+    """Whole blocks of numbers, by the rule of the specification, the only one that gfloat has."""
+    info = getattr(formats, f"format_info_{'mxfp4_e2m1' if name == 'mxfp4' else name}")
+    x = blocks(31, (60, 32))
+    with np.errstate(over="ignore"):
+        theirs = [gfloat.quantize_block(info, row.astype(np.float64), gfloat.compute_scale_amax) for row in x]
+        expected = np.stack(theirs).astype(np.float32)
+    assert_same_bits(searched_blocks(x, name)[2], expected, x)
+    assert_same_bits(pr.round_to_blocks(x, name, backend="numpy"), expected, x)

@@ -1,31 +1,56 @@
-"""``qsim formats``: the number formats as a table."""
+"""``qsim formats``: the number formats as a table, the block formats as another."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from precision import FORMATS, Format, parse_format
+from precision import BLOCK_FORMATS, FORMATS, BlockFormat, Format, parse_format
 from qsim.commands.columns import print_columns
 from qsim.commands.command import AddCommand, Arguments
 
 GROUPS = ("floating point", "8 bits", "fewer than 8 bits", "integers", "IEEE P3109")
+BLOCKS = "block formats"  # the group of the second table
 SHORT = {"exponent bits": "exp", "significand bits": "sig"}  # headings of the printed table
 
 
 def add(command: AddCommand) -> None:
     formats = command("formats", _formats, "print the number formats: range, precision, codes")
-    formats.add_argument("names", nargs="*", metavar="NAME", help="such as fp16, e4m3fn or e6m9; all by default")
+    formats.add_argument("names", nargs="*", metavar="NAME", help="such as fp16, e6m9 or mxfp4; all by default")
 
 
 def _formats(arguments: Arguments) -> int:
-    asked = dict.fromkeys(map(parse_format, arguments.names)) or FORMATS.values()
-    rows = sorted(map(_row, asked), key=lambda row: GROUPS.index(row["group"]))
+    asked = list(dict.fromkeys(map(_parse, arguments.names))) or [*FORMATS.values(), *BLOCK_FORMATS.values()]
+    rows = sorted((_row(f) for f in asked if isinstance(f, Format)), key=lambda row: GROUPS.index(row["group"]))
+    blocks = [_block_row(f) for f in asked if isinstance(f, BlockFormat)]
     if arguments.json:
-        print(json.dumps(rows, indent=1))
-    else:
+        print(json.dumps(rows + blocks, indent=1))
+        return 0
+    if rows:
         print_columns([{SHORT.get(key, key): value for key, value in row.items()} for row in rows], by="group")
+    if rows and blocks:
+        print()
+    if blocks:
+        print_columns(blocks, by="group")
     return 0
+
+
+def _parse(name: str) -> Format | BlockFormat:
+    return BLOCK_FORMATS.get(name.lower()) or parse_format(name)
+
+
+def _block_row(f: BlockFormat) -> dict[str, Any]:
+    return {
+        "group": BLOCKS,
+        "format": f.name,
+        "bits a value": f.bits_per_value,
+        "element": f.element.name,
+        "scale": f.scale.name,
+        "block size": f.block_size,
+        "tensor scale": "fp32" if f.tensor_scaled else None,
+        "largest element": f.element.maximum * 2.0**f.factor_exponent,
+        "smallest element": f.element.min_subnormal * 2.0**f.factor_exponent,
+    }
 
 
 def _row(f: Format) -> dict[str, Any]:

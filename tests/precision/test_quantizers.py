@@ -293,9 +293,13 @@ def test_nonfinite_values_are_named_by_position(name: str) -> None:
 
 
 def test_unknown_scheme() -> None:
-    for call in (lambda: pr.quantize(ONES, "int4", axis=0), lambda: pr.quantized_matmul(ONES, ONES.T, scheme="int4")):
-        with refuses("unknown quantization scheme 'int4'; known schemes: int8_vectorwise"):
-            call()
+    """Products of block formats are not offered."""
+    blocks = ", ".join(pr.BLOCK_FORMATS)
+    with refuses(f"unknown quantization scheme 'int4'; known schemes: int8_vectorwise, {blocks}"):
+        pr.quantize(ONES, "int4", axis=0)
+    for scheme in ("int4", "mxfp4"):
+        with refuses(f"unknown quantization scheme {scheme!r}; known schemes: int8_vectorwise"):
+            pr.quantized_matmul(ONES, ONES.T, scheme=scheme)
 
 
 def test_axis_out_of_range() -> None:

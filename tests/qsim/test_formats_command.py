@@ -10,8 +10,8 @@ from command_line import Cli
 from small_runs import assert_sentence
 
 import precision as pr
-from precision import FORMATS
-from qsim.commands.formats import GROUPS
+from precision import BLOCK_FORMATS, FORMATS
+from qsim.commands.formats import BLOCKS, GROUPS
 
 SMALL = [*(name for name, f in FORMATS.items() if f.bits <= 16), "e6m9", "e2m13", "e8m1", "e3m3"]
 WITH_DTYPE = ["fp16", "bf16", "e5m2", "e4m3", "e3m4", "e4m3fn", "e5m2fnuz", "e4m3fnuz", "e4m3b11fnuz", "e8m0", "e3m2",
@@ -74,7 +74,7 @@ def test_figures_of_wide_formats(rows: dict[str, dict[str, Any]]) -> None:
 
 
 def test_all_formats_by_default(cli: Cli) -> None:
-    assert sorted(row["format"] for row in cli.rows("formats")) == sorted(FORMATS)
+    assert sorted(row["format"] for row in cli.rows("formats")) == sorted([*FORMATS, *BLOCK_FORMATS])
 
 
 def test_groups_follow_each_other(cli: Cli) -> None:
@@ -96,6 +96,28 @@ def test_printed_table(cli: Cli) -> None:
     assert all(line == line.rstrip() for line in lines)
 
 
-@pytest.mark.parametrize("name", ["fp17", "e9m3", "e1m2", "e4m24", "", "binary8p9", "e4m3 fn"])
+def test_block_formats(cli: Cli) -> None:
+    rows = cli.rows("formats", "MXFP4", "nvfp4", "mxint8", "mxfp8_e4m3", "mxfp4")
+    assert all(row["group"] == BLOCKS for row in rows)
+    columns = ("format", "bits a value", "element", "scale", "block size", "tensor scale", "largest element",
+               "smallest element")  # fmt: skip
+    assert [tuple(row[column] for column in columns) for row in rows] == [
+        ("mxfp4", 4.25, "e2m1", "e8m0", 32, None, 6.0, 0.5),
+        ("nvfp4", 4.5, "e2m1", "e4m3fn", 16, "fp32", 6.0, 0.5),
+        ("mxint8", 8.25, "int8", "e8m0", 32, None, 1.984375, 0.015625),
+        ("mxfp8_e4m3", 8.25, "e4m3fn", "e8m0", 32, None, 448.0, 2.0**-9),
+    ]
+
+
+def test_block_formats_are_a_table_of_their_own(cli: Cli) -> None:
+    _, out, _ = cli("formats", "mxfp4", "fp16", "nvfp4")
+    lines = out.splitlines()
+    assert [line.split()[:2] for line in lines] == [
+        ["format", "bits"], [], ["floating", "point"], ["fp16", "16"], [],
+        ["format", "bits"], [], ["block", "formats"], ["mxfp4", "4.25"], ["nvfp4", "4.5"],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["fp17", "e9m3", "e1m2", "e4m24", "", "binary8p9", "e4m3 fn", "mxfp5"])
 def test_unknown_format(cli: Cli, tmp_path, name: str) -> None:
     assert_sentence(cli.refused(tmp_path, "formats", "fp16", name), repr(name), "e4m3fn")

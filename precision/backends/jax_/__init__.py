@@ -18,6 +18,7 @@ from precision.backends.jax_.arithmetic import (
     tanh,
     tree_sum,
 )
+from precision.backends.jax_.blocks import shared_scales, times_power
 from precision.backends.jax_.derivatives import differentiable
 from precision.backends.jax_.gemm import integer_matmul, matmul
 from precision.backends.jax_.gradients import product, straight_through, without_derivative
@@ -75,12 +76,14 @@ __all__ = [
     "rsqrt",
     "scan",
     "scatter_add_rows",
+    "shared_scales",
     "square_root",
     "statistics",
     "straight_through",
     "subtract",
     "tally",
     "tanh",
+    "times_power",
     "tree_sum",
     "widen",
     "without_derivative",

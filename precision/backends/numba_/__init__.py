@@ -9,6 +9,7 @@ import numpy as np
 
 from precision.accumulators import Accumulator
 from precision.backends.numba_ import gemm, kernels, scalars
+from precision.backends.numba_.blocks import times_power
 from precision.backends.numba_.operations import compare, extreme, operate, ordered_sum
 from precision.backends.numba_.rounding import (
     decode,
@@ -28,6 +29,7 @@ from precision.backends.numpy_ import (
     jit,
     join,
     scan,
+    shared_scales,
     widen,
     without_derivative,
 )
@@ -53,8 +55,10 @@ __all__ = [
     "random_words",
     "round_to",
     "scan",
+    "shared_scales",
     "statistics",
     "tally",
+    "times_power",
     "widen",
     "without_derivative",
 ]

@@ -18,6 +18,7 @@ from precision.backends.numpy_.arithmetic import (
     tanh,
     tree_sum,
 )
+from precision.backends.numpy_.blocks import shared_scales, times_power
 from precision.backends.numpy_.gemm import integer_matmul, matmul
 from precision.backends.numpy_.operations import compare, extreme, operate, ordered_sum
 from precision.backends.numpy_.rounding import (
@@ -75,11 +76,13 @@ __all__ = [
     "rsqrt",
     "scan",
     "scatter_add_rows",
+    "shared_scales",
     "square_root",
     "statistics",
     "subtract",
     "tally",
     "tanh",
+    "times_power",
     "tree_sum",
     "widen",
     "without_derivative",
