@@ -308,9 +308,13 @@ def round_and_tell(u, word, f):
 
 
 def goes_beyond(rounded, magnitude, sign, f):
-    """1 where a finite magnitude came to lie beyond the largest finite value of its sign on the grid."""
+    """1 where a finite magnitude came to lie beyond the largest finite value of its sign on the grid.
+
+    Where there is no zero, every value below it is beyond what there is.
+    """
     limit = select(sign, f.lowest, f.largest)
-    return less(limit, rounded) & less(magnitude, 0x7F800000 + 0 * magnitude)
+    outside = f.no_zero & sign & nonzero(magnitude)
+    return (less(limit, rounded) | outside) & less(magnitude, 0x7F800000 + 0 * magnitude)
 
 
 def threefry2x32(key0, key1, x0, x1, word):

@@ -26,11 +26,16 @@ def statistics(
     random_bits: int = 24,
     backend: str | None = None,
 ) -> Statistics:
-    """Statistics of rounding x to a format; arguments as in ``round_to``.
+    """What rounding x to a format does to its values, counted; arguments as in ``round_to``.
 
-    Shapes: float32 carriers of any shape.  Exactness: counters, histogram and extremes are exact and equal on every
-    back end; ``signal`` and ``noise`` are float64 sums (see ``Statistics``).
-    Errors: as ``round_to``; TypeError for float64, and for a traced JAX array: use ``round_with_statistics`` eagerly.
+    Equation: each counter is the number of elements of x for which its sentence in ``Statistics`` holds of x and
+    round_to(x, fmt, ...).
+    Shapes: any, 0-d and empty among them.
+    Domain: every pattern of float32 and of the narrower floats; not float64.
+    Exactness: counters, histogram and extremes are exact and equal on every back end; ``signal`` and ``noise`` are
+    float64 sums (see ``Statistics``).  Stochastic rounding takes the random words that ``round_to`` takes.
+    Errors: as ``round_to``; TypeError for float64, and for a traced JAX array, whose values are not there to count;
+    ValueError for 2^31 values and more in one JAX array.
     """
     return round_with_statistics(
         x, fmt, rounding=rounding, subnormals=subnormals, overflow=overflow, key=key, counter=counter,
@@ -51,9 +56,10 @@ def round_with_statistics(
     out: np.ndarray | None = None,
     backend: str | None = None,
 ) -> tuple[Any, Statistics]:
-    """``round_to(x, fmt, ...)`` and its ``Statistics``, in one pass over x.
+    """``round_to(x, fmt, ...)``, bit for bit, and its ``Statistics``; Numba does both in one pass over x.
 
-    Shapes, domain, exactness, errors: as ``round_to`` and ``statistics``.
+    Shapes: the array is as ``round_to`` returns it; ``out``, x itself or a view of it, takes it where given.
+    Domain, exactness, errors: as ``round_to`` and ``statistics``.
     """
     fmt = parse_format(fmt)
     how = rounding_of(rounding, overflow, subnormals, random_bits)

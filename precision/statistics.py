@@ -34,19 +34,25 @@ class Tally(NamedTuple):
 class Statistics:
     """Counts of what happened to the values of a float32 array on their way into a format.
 
-    Fields (exact integers, below 2^63)
+    Fields (exact integers; a value may count in several)
         count: values seen.  zero, nan, infinite, subnormal: such inputs (subnormal: of float32, below 2^-126).
-        became_subnormal: results below the format's smallest normal value, not zero.
-        underflowed: nonzero inputs that became zero.
-        overflowed: finite inputs that rounded beyond the largest finite value.
-        saturated: inputs beyond it, or infinite, that became finite.
-        inexact: inputs that changed.
+        became_subnormal: results below the format's smallest normal value, not zero; of inputs that already lay
+            there, too; none in an integer format.
+        underflowed: nonzero inputs, infinite ones among them, that became zero.
+        overflowed: finite inputs that, rounded as if exponents had no end, lie beyond the largest finite value of
+            their sign; in an unsigned format that is zero below zero, and in E8M0 there is none.
+        saturated: overflowed or infinite inputs that became finite.
+        inexact: inputs, NaN apart, whose value changed; -0 that became +0 did not.
         compared: inputs that were finite and stayed so.
         exponents: (277,) int64, how many nonzero finite inputs have floor(log2 |x|) = index - 149.
     Fields (floats)
         largest, smallest: magnitude of the largest and smallest nonzero finite input, exact; 0.0 where there is none.
         signal, noise: sums of x^2 and (round(x) - x)^2 over the compared inputs, in float64; their order differs
-        between back ends, and with it their last bits.
+            between back ends, and with it their last bits: within ``count`` 2^-52 of the exact sums, relatively.
+    Exactness: counters are 64 bits wide on NumPy and Numba (``compared``: 2^53), Python integers once added; JAX
+    counts up to 2^31 - 1 values at once and refuses more.
+    ``==`` compares format, counters and extremes.
+    Errors: ValueError for a sum with the statistics of another format.
     """
 
     format: str
@@ -107,9 +113,12 @@ class Statistics:
         )  # fmt: skip
 
     def as_json(self) -> dict[str, Any]:
-        """Plain numbers; ``exponents`` as {exponent: count} without the empty bins; without what was not measured."""
+        """Plain numbers; ``exponents`` as {exponent: count} without the empty bins.
+
+        Without ``compared`` and the floats where nothing was measured.
+        """
         counts = {name: getattr(self, name) for name in ("format", "count", *COUNTERS)}
-        if self.compared:
+        if self.compared or self.largest:
             measured = ("compared", "largest", "smallest", "signal", "noise")
             counts |= {name: getattr(self, name) for name in measured}
         bins = np.flatnonzero(self.exponents)
@@ -117,7 +126,11 @@ class Statistics:
 
 
 def power_sums(x: np.ndarray, rounded: np.ndarray) -> np.ndarray:
-    """(count, sum of x^2, sum of (rounded - x)^2) over the values that are finite before and after, float64."""
+    """(count, sum of x^2, sum of (rounded - x)^2) over the values that are finite before and after.
+
+    Shapes: (n,) and (n,) float32 -> (3,) float64.  Exactness: the count is exact; a square is rounded once, its error
+    before it, and NumPy's pairwise sum adds to that.
+    """
     kept = np.isfinite(x) & np.isfinite(rounded)
     before, after = x[kept].astype(np.float64), rounded[kept].astype(np.float64)
     return np.array([kept.sum(), np.square(before).sum(), np.square(after - before).sum()])

@@ -183,24 +183,60 @@ def test_back_ends_are_imported_on_first_use(name: str) -> None:
     assert offenders(outside(f"precision/backends/{name}"), statements, f"precision.backends.{name}") == []
 
 
-@pytest.mark.parametrize(
-    ("name", "allowed"),
-    [
-        ("bits", set()),
-        ("block_scaling", {"precision.bits"}),
-        ("soft_float", {"precision.bits"}),
-        ("soft_division", {"precision.bits", "precision.soft_float"}),
-        ("operations", {"precision.bits", "precision.soft_float", "precision.soft_division"}),
-        ("ordering", {"precision.bits", "precision.soft_float"}),
-        ("formats", {"__future__", "dataclasses", "functools", "typing", "ml_dtypes", "numpy"}),
-    ],
-)
-def test_foundations_stand_alone(name: str, allowed: set[str]) -> None:
-    path = ROOT / "precision" / f"{name}.py"
-    modules = {node.module for node in ast.walk(parsed(path)) if isinstance(node, ast.ImportFrom)}
-    plain = {alias.name for node in ast.walk(parsed(path)) if isinstance(node, ast.Import) for alias in node.names}
-    assert modules | plain <= allowed
-    assert not list(dynamic_imports(parsed(path)))
+FOUNDATIONS: dict[str, tuple[set[str], set[str]]] = {  # what each imports when it is loaded, and inside functions
+    "bits": (set(), set()),
+    "double": (set(), set()),
+    "soft_float": ({"precision.bits"}, set()),
+    "soft_division": ({"precision.bits", "precision.soft_float"}, set()),
+    "operations": ({"precision.bits", "precision.soft_float", "precision.soft_division"}, set()),
+    "ordering": ({"precision.bits", "precision.soft_float"}, set()),
+    "block_scaling": ({"precision.bits"}, set()),
+    "format": (
+        {"__future__", "dataclasses", "functools", "typing", "numpy"},
+        {"precision.formats", "precision.rounding_modes"},  # the record's dtype and constants, on first use
+    ),
+    "formats": ({"__future__", "re", "typing", "ml_dtypes", "numpy", "precision.format"}, set()),
+    "rounding_modes": (
+        {"__future__", "dataclasses", "functools", "typing", "numpy", "precision.bits", "precision.format"},
+        set(),
+    ),
+    "nearest": (
+        {
+            "__future__",
+            "collections.abc",
+            "functools",
+            "typing",
+            "numpy",
+            "precision.format",
+            "precision.rounding_modes",
+        },
+        set(),
+    ),
+}
+
+
+def imported_modules(nodes: Iterable[ast.AST]) -> set[str]:
+    """Modules by their full names: ``from precision import bits`` names ``precision.bits``."""
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            package = node.module == "precision"
+            found |= {f"precision.{alias.name}" for alias in node.names} if package else {node.module or "."}
+    return found
+
+
+@pytest.mark.parametrize("name", FOUNDATIONS)
+def test_foundations_stand_alone(name: str) -> None:
+    tree = parsed(ROOT / "precision" / f"{name}.py")
+    when_loaded, when_asked = FOUNDATIONS[name]
+    inside = chain.from_iterable(ast.walk(n) for n in ast.walk(tree) if isinstance(n, ast.FunctionDef))
+    lazy = [node for node in inside if isinstance(node, ast.Import | ast.ImportFrom)]
+    eager = [node for node in ast.walk(tree) if node not in lazy]
+    assert imported_modules(eager) <= when_loaded
+    assert imported_modules(lazy) <= when_asked
+    assert not list(dynamic_imports(tree))
 
 
 # Habits

@@ -1,4 +1,5 @@
-"""What breaks bit identity in XLA, LLVM, BLAS and libm, as facts, each beside the way round it.
+"""What breaks bit identity in XLA, LLVM, BLAS and libm, as facts, each beside the way round it.  Casts and rounding
+have a file of their own.
 
 A fact that stops holding is news: an XLA or NumPy has changed, and a guard may have become needless or useless.
 Facts about XLA's compiler for CPUs are asserted there only; the ways round hold on every executor.
@@ -8,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,10 +21,11 @@ import numba
 import numpy as np
 import oracles
 import pytest
-from bits_assertions import as_bits, assert_same_bits, same_nan
+from bits_assertions import as_bits, assert_same_bits
 from executors import EXECUTORS, Executor
 from jax import lax
-from strategies import drawn, generator
+from strategies import generator
+from tracing import SUBNORMALS, differing, normal, on_cpu, same_everywhere, traced
 
 import precision as pr
 from precision import bits, soft_float
@@ -34,33 +35,7 @@ from precision.backends.numba_.scalars import words
 
 SIZE = 4096
 TINY = np.float32(1e-40)  # a float32 subnormal
-SUBNORMALS = np.arange(1, 0x800000, 10_923, np.uint32).view(np.float32)
-FP16_SUBNORMALS = np.arange(1, 0x400, dtype=np.uint16).view(np.float16).astype(np.float32)
 FP16_POSITIVE = np.arange(1, 0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
-
-on_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="a fact about XLA's compiler for CPUs")
-
-
-def normal(seed: int, *shape: int) -> np.ndarray:
-    return generator(seed).normal(size=shape).astype(np.float32)
-
-
-def traced(function: Callable, *arrays: Any) -> np.ndarray:
-    """The function under jit, nothing between it and XLA."""
-    return np.asarray(jax.jit(function)(*arrays))
-
-
-def differing(x: Any, y: Any) -> int:
-    """How many values differ in a bit; one NaN is as good as another."""
-    return np.count_nonzero(same_nan(as_bits(np.float32(x))) != same_nan(as_bits(np.float32(y))))
-
-
-def same_everywhere(operation: str, *arrays: np.ndarray, **static: Any) -> np.ndarray:
-    """The operation on every back end, JAX under jit: the same bits, which are returned."""
-    results = [backend.apply(operation, *map(backend.array, arrays), **static) for backend in EXECUTORS]
-    for other in results[1:]:
-        assert_same_bits(other, results[0], any_nan=True)
-    return results[0]
 
 
 def matmul_everywhere(a: np.ndarray, b: np.ndarray, inputs: str = "fp32", **options: Any) -> np.ndarray:
@@ -249,34 +224,6 @@ def test_numbers_are_compared_by_integer_keys() -> None:
     assert_same_bits(same_everywhere("row_max", x[None]), np.float32([[0]]))  # float32 arithmetic flushes, stated
     keys = traced(bits.order_key, x.view(np.uint32))
     assert np.argsort(keys).tolist() == [0, 3, 4, 2, 1]
-
-
-# Casts
-
-
-@on_cpu
-def test_reduce_precision_is_not_fp16() -> None:
-    assert np.count_nonzero(traced(lambda x: lax.reduce_precision(x, 5, 10), FP16_SUBNORMALS)) == 0
-
-
-def test_round_to_keeps_the_subnormals_of_fp16(backend: Executor) -> None:
-    assert_same_bits(backend.call(pr.round_to, FP16_SUBNORMALS, fmt="fp16"), FP16_SUBNORMALS)
-
-
-@on_cpu
-@pytest.mark.parametrize(("fmt", "dtype"), [("fp16", jnp.float16), ("bf16", jnp.bfloat16)])
-def test_casts_there_and_back_survive_on_a_cpu(fmt: str, dtype: Any) -> None:
-    """XLA for GPUs removes them under jit, so they are an oracle here and the implementation nowhere."""
-    words = drawn(generator(4), SIZE, (1, 254))
-    cast = traced(lambda x: x.astype(dtype).astype(jnp.float32), words.view(np.float32))
-    assert_same_bits(cast, pr.round_to(words.view(np.float32), fmt), words)
-    assert differing(cast, words.view(np.float32)) > 0
-
-
-def test_rounding_survives_jit(backend: Executor) -> None:
-    rounded = backend.call(pr.round_to, A, fmt="bf16")
-    assert_same_bits(rounded, A.astype(ml_dtypes.bfloat16).astype(np.float32))
-    assert differing(rounded, A) > SIZE // 2
 
 
 # Division and roots
@@ -547,25 +494,6 @@ def test_bf16_fma_rounded_to_float32_on_the_way_is_wrong_however_exact_the_sum()
     exact = oracles.fused_multiply_add(*map(oracles.read, (a, b, c)))
     assert in_float32 == oracles.write(exact)
     assert pr.encode(in_float32.view(np.float32), "bf16") == 0x3FC2
-
-
-# Float64 sources
-
-
-def test_ml_dtypes_rounds_float64_twice_and_round_to_does_not() -> None:
-    x = np.array([1 + 2.0**-8 + 2.0**-40])
-    exact = Fraction(1) + Fraction(1, 2**8) + Fraction(1, 2**40)
-    expected = float(oracles.rounded(oracles.real(exact), "bf16").value)
-    assert expected == 1.0078125
-    assert x.astype(ml_dtypes.bfloat16) == 1.0
-    assert pr.round_to(x, pr.BF16) == expected
-
-
-def test_jax_narrows_float64_without_a_word_and_round_to_refuses_it(backend: Executor) -> None:
-    x = np.array([1 + 2.0**-8 + 2.0**-40])
-    assert jnp.asarray(x).dtype == np.float32
-    with pytest.raises(TypeError, match="float64 does not fit"):
-        pr.round_to(x, "bf16", backend=backend.name)
 
 
 # One source on every executor

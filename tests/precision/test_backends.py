@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
 import shutil
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import chex
@@ -22,10 +25,14 @@ from hypothesis import strategies as st
 from strategies import EDGES, drawn, generator, patterns, sprinkled
 
 import precision
-from precision.backends import BACKENDS, get_backend
-from precision.backends.numba_ import compilation, gemm, kernels
+from precision.backends import BACKENDS, get_backend, numba_
+from precision.backends.numba_ import compilation
 from precision.backends.numba_.compilation import Kernel
+from precision.random_bits import Stream
+from precision.rounding_modes import Rounding
 
+UP, STOCHASTIC = Rounding(mode="up"), Rounding(mode="stochastic")
+STREAM = Stream((1, 2), 0xFFFFFFF0)
 MINUS_ZERO = oracles.Real(True, Fraction(0))
 
 
@@ -223,18 +230,46 @@ def parallel(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     "operation",
     [
         lambda m, x: m.round_to(x, precision.FP16),
+        lambda m, x: m.round_to(x, precision.BF16),
+        lambda m, x: m.round_to(x, precision.INT8),
+        lambda m, x: m.round_to(x, precision.FP16, UP),
+        lambda m, x: m.round_to(x, precision.FP16, STOCHASTIC, STREAM),
+        lambda m, x: m.round_to(x, precision.E8M0, STOCHASTIC, STREAM),
+        lambda m, x: m.round_to(x.astype(np.float64) / 3, precision.FP16, UP),
         lambda m, x: m.encode(x, precision.BF16),
+        lambda m, x: m.encode(x, precision.E4M3FN, UP),
+        lambda m, x: m.decode(x.view(np.uint8), precision.E4M3FN),
         lambda m, x: m.multiply(x, x[:1]),
         lambda m, x: m.tree_sum(x),
         lambda m, x: m.tree_sum(x, axis=0),
         lambda m, x: m.row_max(x),
         lambda m, x: m.random_words((1, 2), (700,)),  # noqa: ARG005
+        lambda m, x: m.random_words((1, 2), (700,), np.arange(700, dtype=np.uint64) << np.uint64(30)),  # noqa: ARG005
     ],
-    ids=["round_to", "encode", "multiply", "tree rows", "tree columns", "row_max", "random_words"],
+    ids=[
+        "by addition",
+        "same range",
+        "generic",
+        "directed",
+        "stochastic",
+        "generic stochastic",
+        "float64",
+        "encode",
+        "encode directed",
+        "decode",
+        "multiply",
+        "tree rows",
+        "tree columns",
+        "row_max",
+        "random_words",
+        "random_words of counters",
+    ],
 )
 def test_threads_change_nothing(operation: Callable, parallel: Callable[[bool], None]) -> None:
     rng = generator(97)
-    x = np.concatenate([drawn(rng, (60, 21), (90, 140)), np.resize(EDGES, (4, 21))]).view(np.float32)
+    words = np.concatenate([drawn(rng, (60, 21), (90, 140)), np.resize(EDGES, (4, 21))])
+    signalling = (words & 0x7FFFFFFF > 0x7F800000) & (words & 0x00400000 == 0)
+    x = np.where(signalling, np.uint32(0x7FC00000), words).view(np.float32)  # NumPy warns when it widens one
     parallel(False)
     serial = operation(get_backend("numba"), x)
     parallel(True)
@@ -256,7 +291,9 @@ def test_stamp_changes_with_every_source(tmp_path: Path, monkeypatch: pytest.Mon
     stamps = {stamp_of(copy, monkeypatch)}
     assert stamps == {compilation.source_stamp()}
     sources = sorted(copy.rglob("*.py"))
-    assert {"bits.py", "ftz.py", "exponential.py", "formats.py", "scalars.py"} <= {path.name for path in sources}
+    assert {"bits.py", "double.py", "ftz.py", "exponential.py", "format.py", "formats.py", "scalars.py"} <= {
+        path.name for path in sources
+    }
     for path in sources:
         path.write_bytes(path.read_bytes() + b"\n")
         stamps.add(stamp_of(copy, monkeypatch))
@@ -273,15 +310,26 @@ def test_stamp_ignores_what_is_no_source(tmp_path: Path, monkeypatch: pytest.Mon
     assert stamp_of(tmp_path, monkeypatch) == before
 
 
+def kernel_modules() -> list[ModuleType]:
+    """Every module of the back end that has loops of its own."""
+    names = [name for _, name, _ in pkgutil.iter_modules(numba_.__path__)]
+    modules = [importlib.import_module(f"{numba_.__name__}.{name}") for name in names]
+    return [module for module in modules if kernels_of(module)]
+
+
+def kernels_of(module: ModuleType) -> list[Kernel]:
+    return [value for value in vars(module).values() if isinstance(value, Kernel)]
+
+
 def test_every_kernel_carries_the_stamp() -> None:
-    dispatchers = []
-    for module in (kernels, gemm):
-        for value in vars(module).values():
-            if isinstance(value, Kernel):
-                dispatchers += [value._serial, value._parallel]
-            elif hasattr(value, "_cache") and value.__module__ == module.__name__:
-                dispatchers.append(value)
-    assert len(dispatchers) > 20
+    modules = kernel_modules()
+    found = {module.__name__.rpartition(".")[2] for module in modules}
+    assert {"bandwidth", "gemm", "kernels", "rounding_kernels", "tally_kernels"} <= found
+    dispatchers = [d for m in modules for k in kernels_of(m) for d in (k._serial, k._parallel)]
+    for module in modules:
+        own = [value for value in vars(module).values() if getattr(value, "__module__", None) == module.__name__]
+        dispatchers += [value for value in own if hasattr(getattr(value, "_cache", None), "_cache_file")]
+    assert len(dispatchers) > 60
     for dispatcher in dispatchers:
         assert dispatcher._cache._cache_file._source_stamp == compilation.source_stamp()
         assert not dispatcher.targetoptions.get("fastmath")
@@ -289,12 +337,11 @@ def test_every_kernel_carries_the_stamp() -> None:
 
 def test_kernels_have_cache_files_of_their_own() -> None:
     """One thread and all: two functions of one source, whose cached code must not be mixed up."""
-    for module in (kernels, gemm):
-        for value in vars(module).values():
-            if isinstance(value, Kernel):
-                serial, parallel = (d._cache._cache_file._index_name for d in (value._serial, value._parallel))
-                assert serial != parallel
-                assert re.sub(r"_parallel-", "-", parallel) == serial
+    for module in kernel_modules():
+        for value in kernels_of(module):
+            serial, parallel = (d._cache._cache_file._index_name for d in (value._serial, value._parallel))
+            assert serial != parallel
+            assert re.sub(r"_parallel-", "-", parallel) == serial
 
 
 @given(st.lists(patterns, min_size=1, max_size=8))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,10 +14,12 @@ from executors import Executor
 from hypothesis import given
 from hypothesis import strategies as st
 from jax.extend.random import threefry_2x32
-from strategies import generator
+from strategies import drawn, generator
 
 import precision as pr
 from precision import bits
+from precision.backends import get_backend
+from precision.backends.numba_ import rounding as numba_rounding
 from precision.random_bits import as_key, fold_in, fold_name
 
 words32 = st.integers(0, 2**32 - 1)
@@ -101,6 +104,44 @@ def test_words_of_a_shape(backend: Executor, shape: tuple[int, ...]) -> None:
     index = np.arange(np.prod(shape, dtype=int), dtype=np.uint64).reshape(shape)
     assert found.dtype == np.uint32
     assert_same_bits(found, pr.random_bits(KEY, index))
+
+
+@pytest.mark.parametrize("first", [2**32 - 3, 2**32, 2**63 + 5, 2**64 - 4])
+def test_words_from_a_counter_on(backend: Executor, first: int) -> None:
+    """The low word carries into the high one; after 2^64 - 1 comes 0."""
+    found = backend.apply("random_words", key=KEY, shape=(3, 4), counter=first)
+    expected = [by_definition(KEY, (i % 2**64 >> 32, i % 2**32))[0] for i in range(first, first + 12)]
+    assert found.ravel().tolist() == expected
+
+
+def test_words_of_counters(backend: Executor) -> None:
+    """An index for each element, repeated along what it does not have."""
+    index = generator(72).integers(0, 2**64, 6, np.uint64)
+    found = backend.module.random_words(KEY, (2, 6), index)
+    assert_same_bits(np.asarray(found), np.stack([pr.random_bits(KEY, index)] * 2))
+
+
+@pytest.mark.parametrize("fmt", ["fp16", "bf16", "e8m0"])
+def test_streams_longer_than_a_word_counts(fmt: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if a loop told no more than seven elements apart: the parts join to the same stream."""
+    x = drawn(generator(73), 40, (110, 140)).view(np.float32)
+    where = {"key": KEY, "counter": 2**32 - 9}
+    wanted = pr.round_to(x, fmt, rounding="stochastic", backend="numpy", **where)
+    monkeypatch.setattr(numba_rounding, "STREAMED", 7)
+    assert_same_bits(pr.round_to(x, fmt, rounding="stochastic", backend="numba", **where), wanted)
+    words = get_backend("numba").random_words(KEY, (40,), where["counter"])
+    assert_same_bits(words, get_backend("numpy").random_words(KEY, (40,), where["counter"]))
+
+
+def test_jax_refuses_a_stream_longer_than_a_word_counts() -> None:
+    """By shape alone: nothing of this size is allocated."""
+    many = jax.ShapeDtypeStruct((1 << 16, (1 << 16) + 1), np.float32)
+    with pytest.raises(
+        ValueError, match=r"^a JAX array of 4295032832 elements [^\n]*in parts[^\n]*(\Z|\n-+\nFor simplicity)"
+    ):
+        jax.eval_shape(lambda x: pr.round_to(x, "fp16", rounding="stochastic", key=1), many)
+    most = jax.ShapeDtypeStruct((1 << 16, 1 << 16), np.float32)
+    assert jax.eval_shape(lambda x: pr.round_to(x, "fp16", rounding="stochastic", key=1), most).shape == most.shape
 
 
 def test_words_of_extreme_keys(backend: Executor) -> None:

@@ -1,195 +1,246 @@
-"""Counters and exponent histograms: equal to a plain recount in Python, on every back end."""
+"""Counters, histogram and extremes: equal to a recount in exact rational numbers, under every rule, at every size."""
 
 from __future__ import annotations
 
-import json
-import math
-import re
+from itertools import cycle, islice, product
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracles
 import pytest
-from executors import Executor
+from bits_assertions import assert_same_bits
+from event_oracle import Recount, recount, telling_patterns
+from format_oracle import MODES, overflows
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import EDGES, drawn, generator, patterns, sprinkled
+from strategies import EDGES, drawn, generator, patterns, sprinkled, without_nan
 
 import precision as pr
-from precision.backends import get_backend
-from precision.statistics import COUNTERS, EXPONENT_BINS, LOWEST_EXPONENT
+from precision.backends.numba_ import rounding as numba_rounding
+from precision.backends.numba_.compilation import Kernel
+from precision.statistics import BLOCK, COUNTERS, EXPONENT_BINS, LOWEST_EXPONENT, Statistics
 
-FORMATS = ("fp32", "tf32", "fp16", "bf16", "e5m2", "int8")
-
-
-def largest_magnitude(fmt: str, negative: bool) -> float:
-    if fmt in oracles.INTEGERS:
-        return float(abs(oracles.INTEGERS[fmt][0 if negative else 1]))
-    layout = oracles.FLOATS[fmt]
-    return (2 - 2.0 ** (1 - layout.p)) * 2.0**layout.emax
-
-
-def beyond(value: float, fmt: str) -> bool:
-    """Whether a finite value, rounded as if there were no largest one, is beyond the largest."""
-    x = oracles.real(value)
-    if fmt in oracles.INTEGERS:
-        return abs(round(x.value)) > largest_magnitude(fmt, x.negative)
-    return oracles.rounded(x, fmt).is_infinite
+FORMATS = (
+    "fp32", "tf32", "fp16", "bf16", "e5m2", "e4m3fn", "e4m3fnuz", "e8m0", "e2m1", "int8", "binary8p3se",
+    "binary8p3ue",
+)  # fmt: skip
+EAGER = ("numpy", "numba")
+KEY = (0x082EFA98, 0xEC4E6C89)
+RANDOM_BITS = 11
+RULES = {name: list(product(MODES, overflows(name), ("keep", "flush"))) for name in FORMATS}
+CHUNK = numba_rounding.CHUNK
+SIZES = (0, 1, BLOCK - 1, BLOCK, BLOCK + 1, CHUNK - 1, CHUNK, CHUNK + 1)
 
 
-def recount(words: np.ndarray, fmt: str) -> tuple[dict[str, int], dict[int, int]]:
-    """Counters and histogram, one value at a time."""
-    counts = dict.fromkeys(COUNTERS, 0)
-    exponents: dict[int, int] = {}
-    for value in words.view(np.float32).ravel().tolist():
-        if math.isnan(value):
-            counts["nan"] += 1
-            continue
-        result = oracles.rounded(
-            oracles.Real(value < 0, abs(value)) if math.isinf(value) else oracles.real(value), fmt
-        )
-        counts["zero"] += value == 0
-        counts["infinite"] += math.isinf(value)
-        counts["inexact"] += abs(value) != result.magnitude
-        counts["underflowed"] += value != 0 and result.magnitude == 0
-        counts["overflowed"] += not math.isinf(value) and beyond(value, fmt)
-        if fmt not in oracles.INTEGERS:
-            counts["subnormal"] += 0 < result.magnitude < oracles.power(oracles.FLOATS[fmt].emin)
-        if value != 0 and not math.isinf(value):
-            exponent = math.frexp(value)[1] - 1
-            exponents[exponent] = exponents.get(exponent, 0) + 1
-    return counts, exponents
+def random_words(size: int) -> np.ndarray:
+    return pr.random_bits(KEY, np.arange(size))
 
 
-def values() -> np.ndarray:
-    rng = generator(61)
-    ranges = ((0, 255), (100, 146), (0, 3), (0, 0), (120, 136))
-    parts = [EDGES, *(drawn(rng, 200, exponents) for exponents in ranges)]
-    parts.append(sprinkled(rng, drawn(rng, 200, (100, 140)), 0.3))
-    return np.concatenate(parts)[:1280].reshape(2, -1)
+def options(mode: str, overflow: str = "ieee", subnormals: str = "keep") -> dict[str, Any]:
+    chosen = {"rounding": mode, "overflow": overflow, "subnormals": subnormals}
+    return chosen | ({"key": KEY, "random_bits": RANDOM_BITS} if mode == "stochastic" else {})
 
 
-def counted(x: Any, *, fmt: str, backend: str) -> Any:
-    """The back end's own arrays, which a trace can return."""
-    module = get_backend(backend)
-    return module.statistics(x, module.round_to(x, pr.FORMATS[fmt]), pr.FORMATS[fmt])
+def expected(words: np.ndarray, name: str, mode: str, overflow: str = "ieee", subnormals: str = "keep") -> Recount:
+    how: dict[str, Any] = {"overflow": overflow, "subnormals": subnormals}
+    if mode == "stochastic":
+        how |= {"random": random_words(words.size).reshape(words.shape), "random_bits": RANDOM_BITS}
+    return recount(words, name, mode, **how)
 
 
-@pytest.mark.parametrize("fmt", FORMATS)
-def test_recount(backend: Executor, fmt: str) -> None:
-    words = values()
-    counts, exponents = backend.call(counted, words.view(np.float32), fmt=fmt)
-    expected_counts, expected_exponents = recount(words, fmt)
-    assert dict(zip(COUNTERS, counts.tolist(), strict=True)) == expected_counts
-    found = {i + LOWEST_EXPONENT: int(n) for i, n in enumerate(exponents) if n}
-    assert found == dict(sorted(expected_exponents.items()))
-    assert exponents.shape == (EXPONENT_BINS,)
-    assert sum(expected_counts[name] for name in ("zero", "nan", "infinite")) + exponents.sum() == words.size
+def agree(found: Statistics, told: Recount, name: str) -> None:
+    """Every field; the sums, whose bits are not promised, within the relative error of so many float64 additions."""
+    count = told.results.size
+    assert (found.format, found.count) == (name, count)
+    wrong = {n: (getattr(found, n), told.counts[n]) for n in (*COUNTERS, "compared")}
+    assert {n: pair for n, pair in wrong.items() if pair[0] != pair[1]} == {}
+    histogram = {int(i) + LOWEST_EXPONENT: int(found.exponents[i]) for i in np.flatnonzero(found.exponents)}
+    assert histogram == dict(told.exponents)
+    assert (found.largest, found.smallest) == (told.largest, told.smallest)
+    for measured, exact in ((found.signal, told.signal), (found.noise, told.noise)):
+        assert measured == pytest.approx(float(exact), rel=(count + 4) * 2.0**-52, abs=0)
 
 
-@pytest.mark.parametrize("name", ["numpy", "numba"])
-def test_record(name: str) -> None:
-    words = values()
-    found = pr.statistics(words.view(np.float32), "fp16", backend=name)
-    counts, exponents = recount(words, "fp16")
-    assert (found.format, found.count) == ("fp16", words.size)
-    assert {counter: getattr(found, counter) for counter in COUNTERS} == counts
-    assert all(type(getattr(found, counter)) is int for counter in ("count", *COUNTERS))
-    assert found.exponents.dtype == np.int64
-    assert found.exponents.sum() == sum(exponents.values())
+def check(backend: str, name: str, words: np.ndarray, told: Recount, *rules: str) -> None:
+    """Statistics and rounded values of float32 patterns."""
+    x = words.view(np.float32)
+    x = jnp.asarray(x) if backend == "jax" else x
+    rounded, found = pr.round_with_statistics(x, name, backend=backend, **options(*rules))
+    agree(found, told, name)
+    assert_same_bits(np.asarray(rounded), told.results, words)
+    plain = pr.round_to(x, name, backend=backend, **options(*rules))
+    assert_same_bits(np.asarray(rounded), np.asarray(plain), words)
 
 
-def test_record_from_a_jax_array() -> None:
-    words = values()
-    found = pr.statistics(jnp.asarray(words.view(np.float32)), "fp16")
-    plain = pr.statistics(words.view(np.float32), "fp16", backend="numpy")
-    assert found == plain
-    assert np.array_equal(found.exponents, plain.exponents)
+# Every rule
 
 
-@pytest.mark.parametrize("fmt", FORMATS)
-@given(words=st.lists(patterns, min_size=1, max_size=12))
-def test_any_patterns(fmt: str, words: list[int]) -> None:
-    x = np.array(words, np.uint32)
-    for name in ("numpy", "numba"):
-        found = pr.statistics(x.view(np.float32), fmt, backend=name)
-        counts, exponents = recount(x, fmt)
-        assert {counter: getattr(found, counter) for counter in COUNTERS} == counts
-        assert found.as_json()["exponents"] == {str(e): n for e, n in sorted(exponents.items())}
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_rule(name: str) -> None:
+    words = telling_patterns(name, 30)
+    for rules in RULES[name]:
+        told = expected(words, name, *rules)
+        for backend in EAGER:
+            check(backend, name, words, told, *rules)
 
 
-def test_sum_is_the_count_of_both(backend: Executor) -> None:
-    if backend.name == "jax":
-        pytest.skip("records hold NumPy arrays on every back end")
-    x = values().view(np.float32)
-    whole = pr.statistics(x, "bf16", backend=backend.name)
-    parts = pr.statistics(x[0], "bf16", backend=backend.name) + pr.statistics(x[1], "bf16", backend=backend.name)
-    assert parts == whole
-    assert np.array_equal(parts.exponents, whole.exponents)
+def turn(name: str) -> tuple[str, ...]:
+    """One of the rules, another for each format."""
+    return next(islice(cycle(RULES[name]), 5 * FORMATS.index(name), None))
 
 
-def test_sums_of_unlike_formats_are_refused() -> None:
-    x = np.float32([1])
-    message = "statistics of fp16 and of bf16 do not add; keep them apart"
-    with pytest.raises(ValueError, match=rf"^{re.escape(message)}\Z"):
-        pr.statistics(x, "fp16") + pr.statistics(x, "bf16")
+@pytest.mark.parametrize(
+    ("name", "rules"), [*((n, turn(n)) for n in FORMATS), *(("fp16", (mode,)) for mode in MODES)]
+)
+def test_on_jax(name: str, rules: tuple[str, ...]) -> None:
+    words = telling_patterns(name, 30)
+    check("jax", name, words, expected(words, name, *rules), *rules)
 
 
-def test_json() -> None:
-    x = np.float32([0, 1, 1.5, -3, 1e-30, 1e30, np.inf, np.nan, 2.0**-149, 2.0**-20])
-    record = pr.statistics(x, "fp16").as_json()
-    assert json.loads(json.dumps(record)) == record
-    assert record == {
-        "format": "fp16",
-        "count": 10,
-        "zero": 1,
-        "nan": 1,
-        "infinite": 1,
-        "subnormal": 1,
-        "underflowed": 2,
-        "overflowed": 1,
-        "inexact": 3,
-        "exponents": {"-149": 1, "-100": 1, "-20": 1, "0": 2, "1": 1, "99": 1},
-    }
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_rule_on_jax(name: str) -> None:
+    words = telling_patterns(name, 30)
+    for rules in RULES[name]:
+        check("jax", name, words, expected(words, name, *rules), *rules)
 
 
-@pytest.mark.parametrize("shape", [(0,), (), (3, 0), (2, 2, 2)])
-def test_shapes(backend: Executor, shape: tuple[int, ...]) -> None:
-    counts, exponents = backend.call(counted, np.full(shape, 1e-8, np.float32), fmt="fp16")
-    size = math.prod(shape)
-    assert dict(zip(COUNTERS, counts.tolist(), strict=True)) == dict.fromkeys(COUNTERS, 0) | {
-        "underflowed": size,
-        "inexact": size,
-    }
-    assert exponents.sum() == size
+@given(st.sampled_from(FORMATS), st.lists(patterns, min_size=1, max_size=12), st.data())
+def test_any_patterns(name: str, words: list[int], data: st.DataObject) -> None:
+    rules = data.draw(st.sampled_from(RULES[name]))
+    u = np.array(words, np.uint32)
+    u = without_nan(u) if name == "int8" else u
+    for backend in EAGER:
+        check(backend, name, u, expected(u, name, *rules), *rules)
 
 
-def test_integer_formats_saturate_beyond_their_ends() -> None:
-    x = np.float32([-128.5, -128.6, 127.49, 127.5, -129, 300, 0.5, -0.5, 0.51])
-    found = pr.statistics(x, "int8")
-    assert (found.overflowed, found.underflowed, found.subnormal) == (4, 2, 0)
+# Every size
 
 
-def test_several_arrays_are_counted_together(backend: Executor) -> None:
-    """``observe``, ``join`` and ``count``: what a step uses, equal to ``statistics`` of each array."""
-    module = backend.module
-    formats = {"a": pr.FP16, "b": pr.BF16, "c": pr.FP16}
-    x = values().view(np.float32)
-    arrays = {"a": x[0], "b": x[1], "c": x[1, :100]}
+def ordinary(name: str) -> np.ndarray:
+    """A few patterns of normal values well inside the range: no block of them has anything rare."""
+    exponents = (127, 127) if name == "e2m1" else (127, 131)
+    return drawn(generator(3), 40, exponents)
 
-    def step(arrays: dict) -> dict:
-        rounded = {name: module.round_to(v, formats[name]) for name, v in arrays.items()}
-        seen = {name: module.observe(v, rounded[name], formats[name]) for name, v in arrays.items()}
-        seen["a"] = module.join(seen["a"], seen["a"])
-        return module.count(seen, formats)
 
-    found = (jax.jit(step) if backend.name == "jax" else step)(arrays)
-    for name, x in arrays.items():
-        times = 2 if name == "a" else 1
-        counts, exponents = recount(x.view(np.uint32), formats[name].name)
-        size, found_counts, found_exponents = found[name]
-        assert int(size) == times * x.size
-        assert np.asarray(found_counts).tolist() == [times * counts[counter] for counter in COUNTERS]
-        assert int(np.asarray(found_exponents).sum()) == times * sum(exponents.values())
+def placed(name: str, size: int, where: str) -> np.ndarray:
+    """Ordinary values, with the telling ones nowhere, at one end, at every place, or in the second block alone."""
+    rng = generator(size)
+    words, rare = rng.choice(ordinary(name), size), rng.choice(telling_patterns(name, 5), size)
+    at = {"none": slice(0), "first": slice(1), "last": slice(max(size - 1, 0), size), "anywhere": slice(size),
+          "second block": slice(BLOCK, 2 * BLOCK)}[where]  # fmt: skip
+    words[at] = rare[at]
+    return words
+
+
+@pytest.mark.parametrize("where", ["none", "first", "last", "anywhere", "second block"])
+@pytest.mark.parametrize("name", ["fp16", "bf16", "e2m1", "int8"])
+def test_every_size(name: str, where: str) -> None:
+    for size in SIZES if where in ("last", "anywhere") else (1, BLOCK + 1, CHUNK + 1):
+        words = placed(name, size, where)
+        told = expected(words, name, "nearest_even")
+        for backend in EAGER:
+            check(backend, name, words, told, "nearest_even")
+
+
+@pytest.mark.parametrize("size", [0, 1, CHUNK + 1])
+def test_every_size_on_jax(size: int) -> None:
+    words = placed("fp16", size, "anywhere")
+    check("jax", "fp16", words, expected(words, "fp16", "nearest_even"), "nearest_even")
+
+
+@pytest.mark.parametrize("size", [1, BLOCK + 1])
+def test_random_words_follow_the_elements(size: int) -> None:
+    words = placed("fp16", size, "anywhere")
+    told = expected(words, "fp16", "stochastic")
+    for backend in EAGER:
+        check(backend, "fp16", words, told, "stochastic")
+
+
+@pytest.mark.parametrize("backend", [*EAGER, "jax"])
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0), (2, 3, 40)])
+def test_shapes(backend: str, shape: tuple[int, ...]) -> None:
+    words = np.resize(telling_patterns("e5m2", 5), shape).astype(np.uint32)
+    check(backend, "e5m2", words, expected(words, "e5m2", "nearest_even"), "nearest_even")
+
+
+@pytest.mark.parametrize("rules", [("nearest_even",), ("toward_zero",), ("stochastic",)])
+def test_threads_change_nothing(rules: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    x = placed("fp16", 3 * CHUNK + 5, "anywhere").view(np.float32)
+    found = []
+    for threshold in (1 << 62, 0):
+        monkeypatch.setattr(Kernel, "PARALLEL_FROM", threshold)
+        found.append(pr.round_with_statistics(x, "fp16", backend="numba", **options(*rules)))
+    (serial, of_one), (parallel, of_all) = found
+    assert_same_bits(parallel, serial)
+    assert of_all == of_one
+    assert (of_all.signal, of_all.noise) == (of_one.signal, of_one.noise)  # chunks are the same, so are the sums
+    assert np.array_equal(of_all.exponents, of_one.exponents)
+
+
+# More than 32 bits can count
+
+
+@pytest.mark.parametrize("name", ["fp16", "bf16", "int8"])
+def test_counters_pass_2_to_the_32(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if each chunk had counted 2^32 - 1 of everything before; no block is long enough to overflow a word."""
+    assert BLOCK < 1 << 32
+    assert CHUNK % BLOCK == 0
+    before, chunks = (1 << 32) - 1, 3
+
+    def advanced(size: int) -> tuple[np.ndarray, np.ndarray]:
+        assert -(-size // CHUNK) == chunks
+        return np.full((chunks, len(COUNTERS)), before), np.full((chunks, EXPONENT_BINS), before)
+
+    x = placed(name, 2 * CHUNK + 7, "anywhere").view(np.float32)
+    plain = pr.statistics(x, name, backend="numba")
+    monkeypatch.setattr(numba_rounding, "_empty_counts", advanced)
+    found = pr.statistics(x, name, backend="numba")
+    for counter in COUNTERS:
+        assert getattr(found, counter) == getattr(plain, counter) + chunks * before
+    assert np.array_equal(found.exponents, plain.exponents + chunks * before)
+    assert (found + found).exponents.min() > 1 << 34
+
+
+def test_jax_refuses_more_than_its_counters_hold() -> None:
+    """By shape alone: nothing of this size is allocated."""
+    module = pr.backends.get_backend("jax")
+    many, most = (jax.ShapeDtypeStruct((size,), np.float32) for size in (1 << 31, (1 << 31) - 1))
+    message = r"^statistics of 2147483648 values[^\n]*int32 counters[^\n]*of parts[^\n]*(\Z|\n-+\nFor simplicity)"
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(lambda x: pr.statistics(x, "fp16"), many)
+    counted = lambda *arrays: module.count({str(i): (x, x) for i, x in enumerate(arrays)}, formats)  # noqa: E731
+    formats = {"0": pr.FP16, "1": pr.FP16}
+    assert jax.eval_shape(counted, most)["0"][1].dtype == np.int32
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(counted, most, jax.ShapeDtypeStruct((1,), np.float32))
+
+
+# Where the rounded values go
+
+
+@pytest.mark.parametrize("backend", EAGER)
+@pytest.mark.parametrize("rules", [("nearest_even",), ("up",)])
+def test_out(backend: str, rules: tuple[str, ...]) -> None:
+    words = sprinkled(generator(9), np.resize(EDGES, (30, 301)), 0.5)
+    told = expected(words, "fp16", *rules)
+
+    def into(x: np.ndarray, out: np.ndarray) -> None:
+        rounded, found = pr.round_with_statistics(x, "fp16", out=out, backend=backend, **options(*rules))
+        assert rounded is out
+        assert_same_bits(out, told.results)
+        agree(found, told, "fp16")
+
+    x = words.view(np.float32)
+    into(x, np.empty_like(x))
+    into(x, np.empty((30, 602), np.float32)[:, ::2])
+    into(np.asfortranarray(x), np.empty_like(x))
+    into(x, np.empty((301, 30), np.float32).T)
+    own = x.copy()
+    into(own, own)
+    row = np.append(x.ravel(), np.float32(0))
+    into(row[:-1].reshape(x.shape), row[1:].reshape(x.shape))  # overlapping
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    into(frozen, np.empty_like(x))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,8 @@ from precision.statistics import COUNTERS, EXPONENT_BINS, INFINITY, Tally, power
 
 Array = Any
 _ALL = np.uint32(0xFFFFFFFF)
+STREAMED = 1 << 32  # elements that a 32-bit offset tells apart
+MOST_COUNTED = (1 << 31) - 1  # without 64-bit types, counters are int32
 
 
 def to_bits(x: Array) -> Array:
@@ -140,7 +143,13 @@ def _index_words(first: tuple[Array, Array], shape: tuple[int, ...]) -> tuple[Ar
     first_high, first_low = first
     if np.ndim(first_low):
         return jnp.broadcast_to(first_high, shape), jnp.broadcast_to(first_low, shape)
-    offset = lax.iota(jnp.uint32, int(np.prod(shape))).reshape(shape)
+    size = math.prod(shape)
+    if size > STREAMED:
+        raise ValueError(
+            f"a JAX array of {size} elements outgrows the 32 bits by which one stream of random words tells them "
+            "apart; round it in parts, each with its own counter"
+        )
+    offset = lax.iota(jnp.uint32, size).reshape(shape)
     low = offset + first_low
     return first_high + (low < first_low).astype(jnp.uint32), low
 
@@ -183,12 +192,22 @@ def count(observed: dict[str, tuple[Array, Array]], formats: dict[str, Format]) 
 def _count_together(pairs: list[tuple[Array, Array]], fmt: Format) -> list[tuple[int, Array, Array]]:
     """One pass over all arrays of a format: two histograms whose bins are (array, event word), (array, exponent)."""
     sizes = [x.size for x, _ in pairs]
+    refuse_too_many(sum(sizes))
     # behind a barrier, or XLA spends minutes folding the owners of all values into a constant
     ends = lax.optimization_barrier(jnp.asarray(np.cumsum(sizes), jnp.int32))
     owner = jnp.searchsorted(ends, lax.iota(jnp.int32, sum(sizes)), side="right", method="scan_unrolled")
     u, rounded = (to_bits(jnp.concatenate(column)) for column in zip(*pairs, strict=True))
     counts, exponents = _counts(u, bits.nearest_even_events(u, rounded, fmt.constants), owner, len(pairs))
     return [(size, counts[i], exponents[i]) for i, size in enumerate(sizes)]
+
+
+def refuse_too_many(size: int) -> None:
+    """ValueError where int32 counters could overflow."""
+    if size > MOST_COUNTED:
+        raise ValueError(
+            f"statistics of {size} values at once overflow JAX's int32 counters, which end at {MOST_COUNTED}; "
+            "take them of parts, and add the parts"
+        )
 
 
 def _counts(u: Array, events: Array, owner: Array, owners: int) -> tuple[Array, Array]:
@@ -209,6 +228,7 @@ def tally(
     x: Array, fmt: Format, rounding: Rounding = NEAREST_EVEN, random: Stream | None = None
 ) -> tuple[Array, Tally]:
     """x, not traced, rounded, and everything counted about it.  The float64 sums are formed on the host."""
+    refuse_too_many(x.size)
     if isinstance(x, jax.core.Tracer):
         raise TypeError("statistics of a traced array have no values yet; take them outside jit, of what it returns")
     rounded, counts, exponents, largest, smallest = _round_and_count(x, fmt, rounding, _in_words(random))

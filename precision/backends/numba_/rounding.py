@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from precision.statistics import COUNTERS, EXPONENT_BINS, INFINITY, Tally
 Array = np.ndarray
 _NO_WORDS = np.zeros(1, np.uint32)
 CHUNK = 1 << 16  # elements counted together, a multiple of BLOCK
+STREAMED = 1 << 32  # elements that a loop tells apart by a 32-bit index
 
 
 def flat_bits(x: Array) -> Array:
@@ -71,17 +73,20 @@ def _round_at_random(x: Array, out: Array, fmt: Format, rounding: Rounding, rand
         kernels.round_with_words(u, random_words(random.key, u.shape, _flat(random.counter, x)), out, f)
     else:
         loop, arguments = stochastic_plan(rounding, fmt) or (kernels.round_stochastic, (f,))
-        loop(u, out, *_words(random), *arguments)
+        for part, words in _parts(random, u.size):
+            loop(u[part], out[part], *words, *arguments)
 
 
 def _flat(counter: Any, x: Array) -> Any:
     return np.broadcast_to(counter, x.shape).reshape(-1) if np.ndim(counter) else counter
 
 
-def _words(random: Stream) -> tuple[np.uint32, ...]:
-    """Key and first index as words."""
-    counter = int(random.counter)
-    return tuple(map(np.uint32, (*random.key, counter >> 32, counter & 0xFFFFFFFF)))
+def _parts(random: Stream, size: int) -> Iterator[tuple[slice, tuple[np.uint32, ...]]]:
+    """Parts of an array, each with the key and the index of its first element as words."""
+    for start in range(0, size, STREAMED):
+        counter = int(random.counter) + start
+        words = (*random.key, counter >> 32 & 0xFFFFFFFF, counter & 0xFFFFFFFF)
+        yield slice(start, start + STREAMED), tuple(map(np.uint32, words))
 
 
 def encode(x: Array, fmt: Format, rounding: Rounding = NEAREST_EVEN, random: Stream | None = None) -> Array:
@@ -108,7 +113,8 @@ def random_words(key: Key, shape: tuple[int, ...], counter: Any = 0) -> Array:
         flat = indices(counter, shape).reshape(-1)
         kernels.random_words_at(*map(np.uint32, key), flat, out, work=out.size)
     else:
-        kernels.random_words(*_words(Stream(key, counter)), out, work=out.size)
+        for part, words in _parts(Stream(key, counter), out.size):
+            kernels.random_words(*words, out[part], work=out[part].size)
     return out.reshape(shape)
 
 

@@ -132,10 +132,11 @@ def round_with_words(u, words, out, f):
 @kernel
 def round_double(w, words, out, f):
     """From float64; ``words``: one random word an element, or a single one for modes that take none."""
-    many = words.size > 1
+    many = np.int64(words.size > 1)
     for i in prange(w.size):
         u, extra = _split(w[i])
-        out[i] = _round(np.uint32(u), np.uint32(extra), words[i if many else 0], f)
+        # i is unsigned where threads share the loop: signed, or the index would be a float64
+        out[i] = _round(np.uint32(u), np.uint32(extra), words[np.int64(i) * many], f)
 
 
 @kernel
