@@ -17,7 +17,7 @@ from precision.rounding_modes import Mode, rounding_of
 Nonfinite = Literal["raise", "propagate"]
 _NAN_SCALE = 255
 _SMALLEST_ABSMAX = np.float32(2.0**-100)
-_SIXTH = np.float32(1 / 6)
+_SIXTH = np.float32(1 / 6)  # of the largest E2M1 value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ def quantize_blocks(
     Errors: ValueError for an unknown format, rule, mode or back end, an axis that x does not have, a scale rule for
     NVFP4, "stochastic" without key, or (``nonfinite="raise"``, eager only) a NaN or infinity, named by its position.
     Source: OCP Microscaling Formats 1.0; Rouhani et al. 2023; torchao ``ScaleCalculationMode``; cuBLAS, 1D block
-    scaling; NVFP4 as Transformer Engine's reference quantizer computes it (arXiv 2509.25149, appendix C).
+    scaling; NVFP4 as Transformer Engine's reference quantizer computes it (arXiv 2509.25149).
     """
     fmt = parse_block_format(fmt)
     how = rounding_of(rounding, "saturate", "keep", random_bits)
