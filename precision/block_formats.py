@@ -50,8 +50,7 @@ class BlockFormat:
             (lowest < -_FARTHEST or not 0 <= highest <= _FARTHEST, f"elements from 2^{lowest} to 2^{highest}; "
              f"offered are those within 2^-{_FARTHEST} and 2^{_FARTHEST} whose largest power of two is at least 1"),
             (self.tensor_scaled and self.factor_exponent != 0, "a factor goes with e8m0 scales only; set it to 0"),
-            (self.tensor_scaled and self.element != E2M1, f"elements in {self.element} under e4m3fn scales; offered is "
-             "e2m1"),
+            (self.tensor_scaled and self.element != E2M1, f"elements in {self.element} under e4m3fn; use e2m1"),
         ):  # fmt: skip
             if wrong:
                 raise ValueError(f"block format {self.name}: {because}")

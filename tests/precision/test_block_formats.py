@@ -62,7 +62,7 @@ def test_names() -> None:
         ({"element": pr.parse_format("binary8p1se")}, "elements from"),
         ({"factor_exponent": -16}, "elements from"),
         ({"scale": pr.E4M3FN, "factor_exponent": -1}, "factor"),
-        ({"scale": pr.E4M3FN, "element": pr.E2M3}, "elements in e2m3 under e4m3fn scales"),
+        ({"scale": pr.E4M3FN, "element": pr.E2M3}, "elements in e2m3 under e4m3fn"),
     ],
 )
 def test_contradictions_are_refused(change: dict[str, Any], because: str) -> None:
