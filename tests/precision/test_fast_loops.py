@@ -84,7 +84,7 @@ def test_which_loop() -> None:
         (Rounding(mode="stochastic", random_bits=23), stochastic_plan),
         (Rounding(mode="stochastic", subnormals="flush"), stochastic_plan),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )  # fmt: skip
 def test_other_rules_take_the_generic_loop(rounding: Rounding, planned: Callable) -> None:
     assert all(planned(rounding, fmt) is None for fmt in pr.FORMATS.values() if fmt is not pr.FP64)
