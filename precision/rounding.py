@@ -127,10 +127,10 @@ def round_to(
     x = as_source(module, x)
     _check_gradient(gradient, module)
     refuse_nan(x, fmt)
-    rounded = partial(module.round_to, fmt=fmt, rounding=how, random=stream(how, key, counter))
     if out is not None:
         check_out(out, x)
-        return rounded(x, out=out)
+        return module.round_to(x, fmt, how, stream(how, key, counter), out)
+    rounded = partial(module.round_to, fmt=fmt, rounding=how, random=stream(how, key, counter))
     return module.straight_through(rounded, x, fmt, gradient) if module.name == "jax" else rounded(x)
 
 

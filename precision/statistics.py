@@ -16,7 +16,7 @@ COUNTERS = (
 EXPONENT_BINS = 277  # 2^-149 ... 2^127
 LOWEST_EXPONENT = -149
 INFINITY = 0x7F800000
-BLOCK = 4096  # elements that are still in the first-level cache when they are counted
+BLOCK = 512  # elements that are still in the first-level cache when they are counted
 LANES = 64  # partial sums of squares
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,11 @@ def get_backend(name: str) -> Any:
     """The module of that executor.  ValueError, naming the known ones, for any other name."""
     if name not in BACKENDS:
         raise ValueError(f"unknown backend {name!r}; choose one of {', '.join(BACKENDS)}")
+    return _load(name)
+
+
+@cache
+def _load(name: str) -> Any:
     return importlib.import_module(f"precision.backends.{name}_")
 
 
@@ -43,4 +49,5 @@ def choose_backend(*arrays: Any, backend: str | None = None) -> Any:
         return get_backend(backend)
     if traced:
         return get_backend("jax")
-    return get_backend("numba" if sum(np.size(x) for x in arrays if x is not None) > SMALL else "numpy")
+    size = sum([np.size(x) for x in arrays if x is not None])
+    return get_backend("numba" if size > SMALL else "numpy")

@@ -123,11 +123,11 @@ def test_words_of_counters(backend: Executor) -> None:
 
 @pytest.mark.parametrize("fmt", ["fp16", "bf16", "e8m0"])
 def test_streams_longer_than_a_word_counts(fmt: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if a loop told no more than seven elements apart: the parts join to the same stream."""
+    """As if a loop told no more than eight elements apart: the parts join to the same stream."""
     x = drawn(generator(73), 40, (110, 140)).view(np.float32)
     where = {"key": KEY, "counter": 2**32 - 9}
     wanted = pr.round_to(x, fmt, rounding="stochastic", backend="numpy", **where)
-    monkeypatch.setattr(numba_rounding, "STREAMED", 7)
+    monkeypatch.setattr(numba_rounding, "STREAMED", 8)
     assert_same_bits(pr.round_to(x, fmt, rounding="stochastic", backend="numba", **where), wanted)
     words = get_backend("numba").random_words(KEY, (40,), where["counter"])
     assert_same_bits(words, get_backend("numpy").random_words(KEY, (40,), where["counter"]))

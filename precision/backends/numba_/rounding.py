@@ -20,7 +20,8 @@ from precision.statistics import COUNTERS, EXPONENT_BINS, INFINITY, Tally
 Array = np.ndarray
 _NO_WORDS = np.zeros(1, np.uint32)
 CHUNK = 1 << 16  # elements counted together, a multiple of BLOCK
-STREAMED = 1 << 32  # elements that a loop tells apart by a 32-bit index
+STOCHASTIC_WORK, TALLY_WORK = 8, 4  # what an element costs, in elements rounded to nearest
+STREAMED = 1 << 32  # indices that share their high word: a loop runs over no more
 
 
 def flat_bits(x: Array) -> Array:
@@ -74,7 +75,7 @@ def _round_at_random(x: Array, out: Array, fmt: Format, rounding: Rounding, rand
     else:
         loop, arguments = stochastic_plan(rounding, fmt) or (kernels.round_stochastic, (f,))
         for part, words in _parts(random, u.size):
-            loop(u[part], out[part], *words, *arguments)
+            loop(u[part], out[part], *words, *arguments, work=STOCHASTIC_WORK * u[part].size)
 
 
 def _flat(counter: Any, x: Array) -> Any:
@@ -82,11 +83,14 @@ def _flat(counter: Any, x: Array) -> Any:
 
 
 def _parts(random: Stream, size: int) -> Iterator[tuple[slice, tuple[np.uint32, ...]]]:
-    """Parts of an array, each with the key and the index of its first element as words."""
-    for start in range(0, size, STREAMED):
-        counter = int(random.counter) + start
+    """Parts of an array in which the index's low word does not carry, each with key and first index as words."""
+    first, start = int(random.counter), 0
+    while start < size:
+        counter = first + start
+        stop = min(size, start + STREAMED - counter % STREAMED)
         words = (*random.key, counter >> 32 & 0xFFFFFFFF, counter & 0xFFFFFFFF)
-        yield slice(start, start + STREAMED), tuple(map(np.uint32, words))
+        yield slice(start, stop), tuple(map(np.uint32, words))
+        start = stop
 
 
 def encode(x: Array, fmt: Format, rounding: Rounding = NEAREST_EVEN, random: Stream | None = None) -> Array:
@@ -152,11 +156,13 @@ def _tally(x: Array, out: Array, fmt: Format, rounding: Rounding, random: Stream
     sums = (CHUNK, counts, exponents, extremes, powers)
     fast = plan(rounding, fmt)
     if fast is not None:
-        tally_kernels.tally_nearest(u, out, u.view(np.uint16), fast, *sums)
+        tally_kernels.tally_nearest(u, out, u.view(np.uint16), fast, *sums, work=TALLY_WORK * u.size)
     else:
         words = _NO_WORDS if random is None else random_words(random.key, u.shape, _flat(random.counter, x))
         f = rounding.words(fmt)
-        tally_kernels.tally(u, out, u.view(np.uint16), int(random is not None), words, f, *sums)
+        tally_kernels.tally(
+            u, out, u.view(np.uint16), int(random is not None), words, f, *sums, work=TALLY_WORK * u.size
+        )
     return Tally(
         counts=counts.sum(axis=0),
         exponents=exponents.sum(axis=0),

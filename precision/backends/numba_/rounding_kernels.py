@@ -16,6 +16,7 @@ _encode = scalars.words["encode"]
 _decode = scalars.words["decode"]
 _threefry = scalars.words["threefry2x32"]
 _split = scalars.split
+_from_bits = scalars.from_bits
 _narrow, _same_range = scalars.narrow, scalars.same_range
 _ALL = np.uint32(0xFFFFFFFF)
 _NONE = np.uint32(0)
@@ -23,7 +24,7 @@ _MAGNITUDE = np.uint32(0x7FFFFFFF)
 _SIGN = np.uint32(0x80000000)
 _EXPONENT = np.uint32(0x7F800000)
 _ONE = np.uint32(1)
-_FRACTION, _HIDDEN, _TWO_24 = np.uint32(0x7FFFFF), np.uint32(1 << 23), np.uint32(1 << 24)
+_TWO_24 = np.uint32(1 << 24)
 _LAST_COUNT = np.uint32(31)  # a shift count masked so stays in 32-bit lanes
 _inline = numba.njit(nogil=True, error_model="numpy", forceinline=True)
 
@@ -52,12 +53,12 @@ def first_word(key0, key1, high, low):
 
 
 @_inline
-def finish_stochastic(u, rounded, largest, overflow, nan_from, nan):
-    magnitude = np.uint32(u & _MAGNITUDE)
-    beyond = (rounded > largest) | (magnitude >= _EXPONENT)
-    rounded = overflow if beyond else rounded
-    lost = (magnitude > _EXPONENT) | (beyond & (nan_from <= _EXPONENT))
-    return nan if lost else np.uint32(rounded | (u & _SIGN))
+def finish_stochastic(u, rounded, largest, overflow, overflow_sign, nan):
+    """Infinities and NaNs lie beyond the largest value too, whatever was added; a NaN overflow has no sign."""
+    sign = np.uint32(u & _SIGN)
+    beyond = np.uint32(overflow | np.uint32(sign & overflow_sign))
+    rounded = beyond if rounded > largest else np.uint32(rounded | sign)
+    return nan if np.uint32(u & _MAGNITUDE) > _EXPONENT else rounded
 
 
 @_inline
@@ -71,41 +72,35 @@ def add_random(magnitude, word, dropped):
 
 
 @kernel
-def stochastic_same_range(u, out, key0, key1, high, low, drop, _, _smallest, largest, overflow, nan_from, nan):
-    """Stochastic rounding with 24 bits, for formats with float32's exponents."""
+def stochastic_same_range(u, out, key0, key1, high, low, drop, _, _smallest, _scale, largest, overflow, sign, nan):
+    """Stochastic rounding with 24 bits, for formats with float32's exponents.  (high, low) + i does not carry."""
     dropped = np.uint32(drop & _LAST_COUNT)
     for i in prange(u.size):
-        index = np.uint32(low + np.uint32(i))  # here, not in a function, or LLVM does not vectorise
-        word = first_word(key0, key1, np.uint32(high + np.uint32(index < low)), index)
+        word = first_word(key0, key1, high, np.uint32(low + np.uint32(i)))
         rounded = add_random(np.uint32(u[i] & _MAGNITUDE), word, dropped)
-        out[i] = finish_stochastic(u[i], rounded, largest, overflow, nan_from, nan)
+        out[i] = finish_stochastic(u[i], rounded, largest, overflow, sign, nan)
 
 
 @kernel
-def stochastic_narrow(u, out, key0, key1, high, low, drop, lowest, smallest, largest, overflow, nan_from, nan):
-    """Stochastic rounding with 24 bits, for formats whose smallest value is at least 2^-90.
+def stochastic_narrow(u, out, key0, key1, high, low, drop, lowest, smallest, scale, largest, overflow, sign, nan):
+    """Stochastic rounding with 24 bits, for formats whose smallest value lies in 2^-90 ... 2^-1.
 
-    ``lowest``: biased exponent of the smallest normal value.  Below the smallest value, t is the significand shifted
-    down to 24 bits below the quantum, to nearest even.
+    ``lowest``: biased exponent of the smallest normal value.  ``scale``: pattern of 2^24 / smallest.  Below the
+    smallest value, t is the magnitude in units of smallest / 2^24, an exact product, to the nearest even integer.
     """
     for i in prange(u.size):
         magnitude = np.uint32(u[i] & _MAGNITUDE)
-        index = np.uint32(low + np.uint32(i))
-        word = first_word(key0, key1, np.uint32(high + np.uint32(index < low)), index)
+        word = first_word(key0, key1, high, np.uint32(low + np.uint32(i)))
         exponent = np.uint32(magnitude >> np.uint32(23))
-        dropped = np.uint32(drop + (np.uint32(lowest - exponent) if exponent < lowest else _NONE))
+        exponent = exponent if exponent < lowest else lowest
+        dropped = np.uint32(np.uint32(drop + lowest) - exponent)
         near = dropped if dropped < np.uint32(24) else np.uint32(24)
         rounded = add_random(magnitude, word, np.uint32(near & _LAST_COUNT))
-        shift = np.uint32(dropped - near)
-        shift = np.uint32((shift if shift < np.uint32(25) else np.uint32(25)) & _LAST_COUNT)
-        mask = np.uint32(np.uint32(_ONE << shift) - _ONE)
-        significand = np.uint32(np.uint32(magnitude & _FRACTION) | _HIDDEN)
-        odd = np.uint32(np.uint32(significand >> shift) & np.uint32(mask & _ONE))
-        t = np.uint32(np.uint32(significand + np.uint32(np.uint32(mask >> _ONE) + odd)) >> shift)
-        up = np.uint32(t + np.uint32(word >> np.uint32(8))) >= _TWO_24
-        tiny = smallest if up & (magnitude > _NONE) else _NONE
-        rounded = tiny if dropped > np.uint32(23) else rounded
-        out[i] = finish_stochastic(u[i], rounded, largest, overflow, nan_from, nan)
+        bounded = _from_bits(magnitude if magnitude < smallest else smallest)
+        t = np.uint32(np.int32(np.rint(np.float32(bounded * _from_bits(scale)))))
+        tiny = smallest if np.uint32(t + np.uint32(word >> np.uint32(8))) >= _TWO_24 else _NONE
+        rounded = tiny if magnitude < smallest else rounded
+        out[i] = finish_stochastic(u[i], rounded, largest, overflow, sign, nan)
 
 
 @kernel
@@ -116,10 +111,9 @@ def round_directed(u, out, f):
 
 @kernel
 def round_stochastic(u, out, key0, key1, high, low, f):
-    """Element i takes the random word of index (high, low) + i."""
+    """Element i takes the random word of index (high, low) + i, which does not carry."""
     for i in prange(u.size):
-        index = np.uint32(low + np.uint32(i))
-        word = first_word(key0, key1, np.uint32(high + np.uint32(index < low)), index)
+        word = first_word(key0, key1, high, np.uint32(low + np.uint32(i)))
         out[i] = _round(u[i], _NONE, word, f)
 
 
@@ -160,8 +154,7 @@ def decode(codes, out, f):
 @kernel
 def random_words(key0, key1, high, low, out):
     for i in prange(out.size):
-        index = np.uint32(low + np.uint32(i))
-        out[i] = first_word(key0, key1, np.uint32(high + np.uint32(index < low)), index)
+        out[i] = first_word(key0, key1, high, np.uint32(low + np.uint32(i)))
 
 
 @kernel

@@ -41,19 +41,22 @@ def from_bits(_context: Any, u: Any) -> Any:  # noqa: ARG001
     return types.float32(types.uint32), build
 
 
-@intrinsic
-def fused_multiply_add(_context: Any, a: Any, b: Any, c: Any) -> Any:  # noqa: ARG001
-    """RN32(a b + c), the processor's instruction or libm's fmaf."""
+def _make_fused_multiply_add(kind: Any, numba_type: Any, name: str) -> Any:
+    @intrinsic
+    def fused_multiply_add(_context: Any, a: Any, b: Any, c: Any) -> Any:  # noqa: ARG001
+        def build(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+            module = builder.module
+            function = module.globals.get(name) or ir.Function(module, ir.FunctionType(kind, [kind] * 3), name)
+            return builder.call(function, args)
 
-    def build(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        kind = ir.FloatType()
-        name = "llvm.fma.f32"
-        function = builder.module.globals.get(name) or ir.Function(
-            builder.module, ir.FunctionType(kind, [kind] * 3), name
-        )
-        return builder.call(function, args)
+        return numba_type(numba_type, numba_type, numba_type), build
 
-    return types.float32(types.float32, types.float32, types.float32), build
+    return fused_multiply_add
+
+
+# RN(a b + c), the processor's instruction or libm's
+fused_multiply_add = _make_fused_multiply_add(ir.FloatType(), types.float32, "llvm.fma.f32")
+fused_multiply_add_double = _make_fused_multiply_add(ir.DoubleType(), types.float64, "llvm.fma.f64")
 
 
 _jit = numba.njit(nogil=True, error_model="numpy")

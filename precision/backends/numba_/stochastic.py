@@ -9,7 +9,7 @@ import numpy as np
 
 from precision.backends.numba_ import rounding_kernels as kernels
 from precision.format import CANONICAL_NAN, Format
-from precision.rounding_modes import INFINITY, Rounding
+from precision.rounding_modes import SIGN, Rounding, pattern_of
 
 
 @lru_cache(maxsize=1024)
@@ -19,11 +19,12 @@ def stochastic_plan(rounding: Rounding, fmt: Format) -> tuple[Any, tuple[np.uint
     if not (plain and fmt.subnormals and fmt.signed_zero) or fmt.significand_bits in (0, 23):
         return None
     f = {name: int(word) for name, word in rounding.words(fmt)._asdict().items()}
-    overflow = f["overflow_positive"]
-    nan_from = INFINITY if overflow == CANONICAL_NAN else INFINITY + 1
-    lowest = f["smallest_normal_exponent"]
-    words = (f["drop"], lowest, f["smallest"], f["largest"], overflow, nan_from, f["nan"])
-    arguments = tuple(map(np.uint32, words))
-    if lowest == 1:
-        return kernels.stochastic_same_range, arguments
-    return (kernels.stochastic_narrow, arguments) if fmt.min_subnormal_exponent >= -90 else None
+    overflow, lowest = f["overflow_positive"], f["smallest_normal_exponent"]
+    same_range = lowest == 1
+    if not same_range and not -90 <= fmt.min_subnormal_exponent < 0:
+        return None
+    scale = 0 if same_range else pattern_of(2.0 ** (24 - fmt.min_subnormal_exponent))
+    sign = 0 if overflow == CANONICAL_NAN else SIGN
+    words = (f["drop"], lowest, f["smallest"], scale, f["largest"], overflow, sign, f["nan"])
+    loop = kernels.stochastic_same_range if same_range else kernels.stochastic_narrow
+    return loop, tuple(map(np.uint32, words))

@@ -17,7 +17,7 @@ from precision.statistics import BLOCK, LANES
 _tell = scalars.words["round_and_tell"]
 _nearest_events = scalars.words["nearest_even_events"]
 _exponent_index = scalars.words["exponent_index"]
-_from_bits = scalars.from_bits
+_from_bits, _fma = scalars.from_bits, scalars.fused_multiply_add_double
 _narrow, _same_range = scalars.narrow, scalars.same_range
 _ALL = np.uint32(0xFFFFFFFF)
 _NONE = np.uint32(0)
@@ -45,7 +45,6 @@ def _count_fields(halves, fields):
     ``halves``: uint16, every other one the upper half.  ``fields``: (4, 512) uint32; four tables in turn, so that
     equal neighbours do not wait for each other.
     """
-    fields[:] = 0
     whole = halves.size - halves.size % 8
     for i in range(0, whole, 8):
         fields[0, halves[i + 1] >> 7] += _ONE
@@ -57,22 +56,19 @@ def _count_fields(halves, fields):
 
 
 @_jit
-def _field_count(fields, field):
-    seen = np.uint32(0)
-    for table in range(4):
-        seen += fields[table, field] + fields[table, field + 256]
-    return seen
+def _add_fields(fields, exponents):
+    """Exponents of float32's normal values, from the histogram of fields."""
+    for field in range(1, 255):
+        for table in range(4):
+            exponents[field + 22] += np.int64(fields[table, field]) + np.int64(fields[table, field + 256])
 
 
 @_jit
-def _add_exponents(u, fields, exponents):
-    """Exponents of nonzero finite values from the histogram of fields; float32's subnormals one by one."""
-    for field in range(1, 255):
-        exponents[field + 22] += np.int64(_field_count(fields, field))
-    if _field_count(fields, 0) > _NONE:
-        for i in range(u.size):
-            if u[i] & _EXPONENT == _NONE and u[i] & _MAGNITUDE != _NONE:
-                exponents[_exponent_index(u[i])] += 1
+def _add_subnormals(u, exponents):
+    """Those of its subnormals, one by one."""
+    for i in range(u.size):
+        if u[i] & _EXPONENT == _NONE and u[i] & _MAGNITUDE != _NONE:
+            exponents[_exponent_index(u[i])] += 1
 
 
 @_jit
@@ -99,8 +95,8 @@ def _sum_powers(u, out, signal, noise, powers):
             kept = _ALL if both else _NONE
             before = np.float64(_from_bits(np.uint32(x[j] & kept)))
             error = np.float64(_from_bits(np.uint32(y[j] & kept))) - before
-            signal[j] += before * before
-            noise[j] += error * error
+            signal[j] = _fma(before, before, signal[j])
+            noise[j] = _fma(error, error, noise[j])
             compared = np.uint32(compared + np.uint32(kept & _ONE))
     powers[0] += np.float64(compared)
 
@@ -113,31 +109,39 @@ def _add_lanes(signal, noise, powers):
 
 
 @_jit
-def _count_by_thresholds(u, out, above_zero, above_subnormal, overflow_from, extremes, rare):
-    """(below ``above_zero``, below ``above_subnormal``, from ``overflow_from`` on, changed) and the extremes.
+def _round_by_plan(u, out, by_addition, thresholds, above_zero, above_subnormal, extremes):
+    """out = u rounded.  Below ``above_zero``, below ``above_subnormal``, from ``overflow_from`` on, changed; whether
+    anything is rare.
 
     Rounding to nearest is monotone, so three comparisons of the input say what becomes zero, subnormal and infinite.
-    ``rare``: whether there are zeros, subnormals, infinities or NaNs, which the extremes leave out.
+    Rare are zeros, subnormals, infinities and NaNs, of which the first and the last two are no extremes.
     """
+    first, second, overflow_from, overflow, nan_from, nan = thresholds
     vanish, small, beyond, changed = _NONE, _NONE, _NONE, _NONE
     largest, smallest = _NONE, _ALL
     for i in range(u.size):
+        if by_addition:
+            rounded = _narrow(u[i], first, second, overflow_from, overflow, nan_from, nan)
+        else:
+            rounded = _same_range(u[i], first, second, overflow_from, overflow, nan_from, nan)
+        out[i] = rounded
         magnitude = np.uint32(u[i] & _MAGNITUDE)
         vanish = np.uint32(vanish + np.uint32(magnitude < above_zero))
         small = np.uint32(small + np.uint32(magnitude < above_subnormal))
         beyond = np.uint32(beyond + np.uint32(magnitude >= overflow_from))
-        changed = np.uint32(changed + np.uint32(magnitude != out[i] & _MAGNITUDE))
+        changed = np.uint32(changed + np.uint32(magnitude != np.uint32(rounded & _MAGNITUDE)))
         largest, smallest = max(largest, magnitude), min(smallest, magnitude)
+    rare = smallest < _NORMAL or largest >= _INFINITY
     if rare:
         _find_extremes(u, extremes)
     else:
         extremes[0], extremes[1] = max(extremes[0], largest), min(extremes[1], smallest)
-    return vanish, small, beyond, changed
+    return vanish, small, beyond, changed, rare
 
 
 @_jit
-def _count_rare(u, out, counts):
-    """Zeros, NaNs, infinities and float32 subnormals, and how many NaNs were not the canonical one."""
+def _count_rare(u, out, counts, exponents):
+    """Zeros, NaNs, infinities, how many NaNs were not canonical; float32's subnormals, with their exponents."""
     zero, nan, infinite, subnormal, other = _NONE, _NONE, _NONE, _NONE, _NONE
     for i in range(u.size):
         magnitude = u[i] & _MAGNITUDE
@@ -149,7 +153,9 @@ def _count_rare(u, out, counts):
     counts[0] += np.int64(zero)
     counts[1] += np.int64(nan)
     counts[2] += np.int64(infinite)
-    counts[3] += np.int64(subnormal - zero)
+    counts[3] += np.int64(subnormal) - np.int64(zero)
+    if subnormal > zero:
+        _add_subnormals(u, exponents)
     return np.int64(zero), np.int64(nan), np.int64(infinite), np.int64(other)
 
 
@@ -157,31 +163,24 @@ def _count_rare(u, out, counts):
 def tally_nearest(u, out, halves, plan, chunk, counts, exponents, extremes, powers):
     """As ``tally``, for the formats that have a ``nearest.Plan``.  Order of ``counts``: statistics.COUNTERS."""
     by_addition, thresholds, above_zero, above_subnormal, saturates = plan
-    first, second, overflow_from, overflow, nan_from, nan = thresholds
+    first, second, overflow_from, overflow, nan_from, nan = thresholds  # a parallel loop takes no tuple of tuples
     for c in prange(counts.shape[0]):
-        fields, signal, noise = np.empty((4, 512), np.uint32), np.zeros(LANES), np.zeros(LANES)
+        fields, signal, noise = np.zeros((4, 512), np.uint32), np.zeros(LANES), np.zeros(LANES)
         for start in range(c * chunk, min((c + 1) * chunk, u.size), BLOCK):
             x, y = u[start : min(start + BLOCK, u.size)], out[start : min(start + BLOCK, u.size)]
-            if by_addition:
-                for i in range(x.size):
-                    y[i] = _narrow(x[i], first, second, overflow_from, overflow, nan_from, nan)
-            else:
-                for i in range(x.size):
-                    y[i] = _same_range(x[i], first, second, overflow_from, overflow, nan_from, nan)
-            _count_fields(halves[2 * start : 2 * (start + x.size)], fields)
-            _add_exponents(x, fields, exponents[c])
-            unusual = _field_count(fields, 255) > _NONE
-            rare = unusual or _field_count(fields, 0) > _NONE
-            vanish, small, beyond, changed = _count_by_thresholds(
-                x, y, above_zero, above_subnormal, overflow_from, extremes[c], rare
+            numbers = (first, second, overflow_from, overflow, nan_from, nan)
+            vanish, small, beyond, changed, rare = _round_by_plan(
+                x, y, by_addition, numbers, above_zero, above_subnormal, extremes[c]
             )
-            zero, nans, infinite, other = _count_rare(x, y, counts[c]) if rare else (0, 0, 0, 0)
+            _count_fields(halves[2 * start : 2 * (start + x.size)], fields)
+            zero, nans, infinite, other = _count_rare(x, y, counts[c], exponents[c]) if rare else (0, 0, 0, 0)
             counts[c, 4] += np.int64(small) - np.int64(vanish)
             counts[c, 5] += np.int64(vanish) - zero
             counts[c, 6] += np.int64(beyond) - infinite - nans
             counts[c, 7] += (np.int64(beyond) - nans) * saturates
             counts[c, 8] += np.int64(changed) - other
             _sum_powers(x, y, signal, noise, powers[c])
+        _add_fields(fields, exponents[c])
         _add_lanes(signal, noise, powers[c])
 
 
@@ -193,7 +192,7 @@ def tally(u, out, halves, random, words, f, chunk, counts, exponents, extremes, 
     """
     for c in prange(counts.shape[0]):
         events = np.empty(BLOCK, np.uint32)
-        fields, signal, noise = np.empty((4, 512), np.uint32), np.zeros(LANES), np.zeros(LANES)
+        fields, signal, noise = np.zeros((4, 512), np.uint32), np.zeros(LANES), np.zeros(LANES)
         for start in range(c * chunk, min((c + 1) * chunk, u.size), BLOCK):
             x, y = u[start : min(start + BLOCK, u.size)], out[start : min(start + BLOCK, u.size)]
             if random == 1:
@@ -203,11 +202,14 @@ def tally(u, out, halves, random, words, f, chunk, counts, exponents, extremes, 
             else:
                 for i in range(x.size):
                     y[i], events[i] = _tell(x[i], _NONE, f)
+            before = counts[c, 3]
             _count_events(events[: x.size], counts[c])
             _count_fields(halves[2 * start : 2 * (start + x.size)], fields)
-            _add_exponents(x, fields, exponents[c])
+            if counts[c, 3] > before:
+                _add_subnormals(x, exponents[c])
             _find_extremes(x, extremes[c])
             _sum_powers(x, y, signal, noise, powers[c])
+        _add_fields(fields, exponents[c])
         _add_lanes(signal, noise, powers[c])
 
 
@@ -215,11 +217,14 @@ def tally(u, out, halves, random, words, f, chunk, counts, exponents, extremes, 
 def count_nearest(u, rounded, halves, f, chunk, counts, exponents):
     """Events and exponents of an array that was rounded to nearest even."""
     for c in prange(counts.shape[0]):
-        events, fields = np.empty(BLOCK, np.uint32), np.empty((4, 512), np.uint32)
+        events, fields = np.empty(BLOCK, np.uint32), np.zeros((4, 512), np.uint32)
         for start in range(c * chunk, min((c + 1) * chunk, u.size), BLOCK):
             x, y = u[start : min(start + BLOCK, u.size)], rounded[start : min(start + BLOCK, u.size)]
             for i in range(x.size):
                 events[i] = _nearest_events(x[i], y[i], f)
+            before = counts[c, 3]
             _count_events(events[: x.size], counts[c])
             _count_fields(halves[2 * start : 2 * (start + x.size)], fields)
-            _add_exponents(x, fields, exponents[c])
+            if counts[c, 3] > before:
+                _add_subnormals(x, exponents[c])
+        _add_fields(fields, exponents[c])
