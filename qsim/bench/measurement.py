@@ -72,7 +72,7 @@ def measure(contenders: Sequence[Contender], repeats: int) -> list[Timing]:
     """Every contender in turn, the whole round ``repeats`` times; what a first call compiles is not counted."""
     counts = [_calls_per_sample(contender.call) for contender in contenders]
     rounds = [
-        [_seconds(contender.call, count) for contender, count in zip(contenders, counts, strict=True)]
+        [_settled_seconds(contender.call, count) for contender, count in zip(contenders, counts, strict=True)]
         for _ in range(repeats)
     ]
     return [Timing(samples) for samples in zip(*rounds, strict=True)]
@@ -81,6 +81,15 @@ def measure(contenders: Sequence[Contender], repeats: int) -> list[Timing]:
 def _calls_per_sample(call: Callable[[], Any]) -> int:
     call()
     return max(1, math.ceil(SAMPLE_SECONDS / _seconds(call, 1)))
+
+
+def _settled_seconds(call: Callable[[], Any], count: int) -> float:
+    """Of short calls, after as many that are not counted: by then the last contender's data have left the caches, and
+    its threads, which wait for more work for milliseconds, the cores.
+    """
+    if count > 1:
+        _seconds(call, count)
+    return _seconds(call, count)
 
 
 def _seconds(call: Callable[[], Any], count: int) -> float:

@@ -82,7 +82,7 @@ class Kernel:
     the cores.
     """
 
-    PARALLEL_FROM = 1 << 20  # elements, or multiply-adds of a product / 64: from a fraction of a millisecond
+    PARALLEL_FROM = 1 << 18  # elements, or multiply-adds of a product / 64: from some tens of microseconds
 
     def __init__(self, function: Callable) -> None:
         self._serial = _stamped(numba.njit(function, cache=True, **_OPTIONS))
