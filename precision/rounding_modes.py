@@ -109,16 +109,25 @@ NEAREST_EVEN = Rounding()
 
 
 @lru_cache(maxsize=256, typed=True)  # 2.0 is no 2
+def _rounding_of(mode: Mode, overflow: Overflow, subnormals: Subnormals, random_bits: int) -> Rounding:
+    return Rounding(mode=mode, overflow=overflow, subnormals=subnormals, random_bits=random_bits)
+
+
 def rounding_of(mode: Mode, overflow: Overflow, subnormals: Subnormals, random_bits: int) -> Rounding:
     """``Rounding`` of these arguments, one object for equal ones: it is looked up at every call.
 
-    Errors: ValueError as ``Rounding``; for arguments of no such type at all, too.
+    Errors: ValueError as ``Rounding``, whatever the arguments are.
     """
-    return Rounding(mode=mode, overflow=overflow, subnormals=subnormals, random_bits=random_bits)
+    try:
+        return _rounding_of(mode, overflow, subnormals, random_bits)
+    except TypeError:  # no cache takes a list
+        return Rounding(mode=mode, overflow=overflow, subnormals=subnormals, random_bits=random_bits)
 
 
 @lru_cache(maxsize=1024)
 def _words(rounding: Rounding, fmt: Format) -> Constants:
+    if fmt.bits > 32:
+        raise ValueError(f"{fmt.name} is a source alone, no float32 carrier can hold this format; choose a narrower")
     if rounding.overflow == "inf" and not fmt.infinities:
         raise ValueError(f"{fmt.name} has no infinity to overflow to; choose overflow 'ieee' or 'saturate'")
     named = _format_words(fmt) | _rounding_words(rounding, fmt)

@@ -195,8 +195,14 @@ def test_unknown_format(function: object) -> None:
 
 @pytest.mark.parametrize("function", [pr.round_to, pr.encode])
 def test_float64_is_a_source_and_no_target(function: object) -> None:
-    with pytest.raises(ValueError, match=r"^[^\n]*float32[^\n]*\Z"):
+    with pytest.raises(ValueError, match=r"^fp64 is a source alone, no float32 carrier can hold this format; [^\n]*\Z"):
         function(np.float32([1]), "fp64")
+
+
+@pytest.mark.parametrize("unhashable", [["up"], {"up": 1}])
+def test_rounding_of_no_such_type(unhashable: object) -> None:
+    with pytest.raises(ValueError, match=r"^rounding [^\n]* is not offered; choose one of nearest_even, [^\n]*\Z"):
+        pr.round_to(np.float32([1]), "fp16", rounding=unhashable)
 
 
 @pytest.mark.parametrize(
