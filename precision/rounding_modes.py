@@ -127,7 +127,7 @@ def rounding_of(mode: Mode, overflow: Overflow, subnormals: Subnormals, random_b
 @lru_cache(maxsize=1024)
 def _words(rounding: Rounding, fmt: Format) -> Constants:
     if fmt.bits > 32:
-        raise ValueError(f"{fmt.name} is a source alone, no float32 carrier can hold this format; choose a narrower")
+        raise ValueError(f"{fmt.name} is a source alone, no float32 carrier can hold this format; choose another")
     if rounding.overflow == "inf" and not fmt.infinities:
         raise ValueError(f"{fmt.name} has no infinity to overflow to; choose overflow 'ieee' or 'saturate'")
     named = _format_words(fmt) | _rounding_words(rounding, fmt)

@@ -195,7 +195,9 @@ def test_unknown_format(function: object) -> None:
 
 @pytest.mark.parametrize("function", [pr.round_to, pr.encode])
 def test_float64_is_a_source_and_no_target(function: object) -> None:
-    with pytest.raises(ValueError, match=r"^fp64 is a source alone, no float32 carrier can hold this format; [^\n]*\Z"):
+    with pytest.raises(
+        ValueError, match=r"^fp64 is a source alone, no float32 carrier can hold this format; [^\n]*\Z"
+    ):
         function(np.float32([1]), "fp64")
 
 
