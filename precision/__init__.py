@@ -1,6 +1,7 @@
 """Arithmetic in fp16, bf16, INT8 and their relatives, exact to the last bit, identical in NumPy, Numba and JAX."""
 
-from precision.accumulators import ACCUMULATORS, Accumulator, parse_accumulator
+from precision.accumulator import Accumulator
+from precision.accumulators import ACCUMULATORS, parse_accumulator
 from precision.arithmetic import add, div, fma, mul, sqrt, sub
 from precision.backends import BACKENDS
 from precision.block_formats import BLOCK_FORMATS, BlockFormat, parse_block_format

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from precision.accumulators import Accumulator
+from precision.accumulator import Accumulator
 from precision.backends import choose_backend
 from precision.format import Format
 from precision.formats import FP16, FP32, parse_format

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from precision.accumulators import Accumulator, parse_accumulator
+from precision.accumulator import Accumulator
+from precision.accumulators import parse_accumulator
 from precision.backends import choose_backend
 from precision.backends.underflow import products_fit
 from precision.formats import FP16, FP32, Format, parse_format

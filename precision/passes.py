@@ -6,7 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from precision.accumulators import Accumulator, parse_accumulator
+from precision.accumulator import Accumulator
+from precision.accumulators import parse_accumulator
 from precision.backends import choose_backend
 from precision.format import Format
 from precision.formats import FP16, FP32, parse_format

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from precision import soft_float
-from precision.accumulators import Accumulator
+from precision.accumulator import Accumulator
 from precision.backends.jax_.arithmetic import guard
 from precision.backends.jax_.rounding import from_bits, round_to, to_bits
 from precision.backends.jax_.structure import varying_together

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from precision.accumulators import Accumulator
+from precision.accumulator import Accumulator
 from precision.backends.numba_ import gemm, kernels, scalars
 from precision.backends.numba_.blocks import times_power
 from precision.backends.numba_.operations import compare, extreme, operate, ordered_sum

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from precision.accumulators import Accumulator
+from precision.accumulator import Accumulator
 from precision.backends.numpy_.rounding import round_to, to_bits
 from precision.backends.underflow import floats_suffice, products_fit
 from precision.formats import FP32, Format
