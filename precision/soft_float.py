@@ -61,7 +61,7 @@ def exact_fused_multiply_add(ua, ub, uc, down):
     hi, lo, sign = _add_signed(big_hi, big_lo, s_big, small_hi, small_lo, s_small)
     vanished = 1 - nonzero(hi | lo)
     sign = select(vanished, (sp & sc) | ((sp | sc) & down), sign)
-    magnitude, extra = truncate(*_normalise(hi, lo, x))
+    magnitude, extra = truncate(*normalise(hi, lo, x))
     return _sum_specials(ua, ub, uc, sp, sc, (magnitude & -(1 - vanished)) | (sign << 31), extra)
 
 
@@ -101,15 +101,19 @@ def significand(u):
     return m, e & -less(0 * m, m)
 
 
-def _product_frame(ma, mb):
-    """ma mb 2^14 as two words, from 12-bit halves: no partial product exceeds 24 bits."""
+def wide_product(ma, mb):
+    """ma mb of two 24-bit words as bits 24 and up, and bits 0 to 23; from 12-bit halves, so that no word overflows."""
     a1, a0 = ma >> 12, ma & 0xFFF
     b1, b0 = mb >> 12, mb & 0xFFF
     low = a0 * b0
     middle = a1 * b0 + a0 * b1 + (low >> 12)
     # ma mb = a1 b1 2^24 + middle 2^12 + (low mod 2^12)
-    top = a1 * b1 + (middle >> 12)  # bits 24 and up
-    bottom = ((middle & 0xFFF) << 12) | (low & 0xFFF)  # bits 0 to 23
+    return a1 * b1 + (middle >> 12), ((middle & 0xFFF) << 12) | (low & 0xFFF)
+
+
+def _product_frame(ma, mb):
+    """ma mb 2^14 as two words."""
+    top, bottom = wide_product(ma, mb)
     return (top << 6) | (bottom >> 18), (bottom & 0x3FFFF) << 14
 
 
@@ -146,7 +150,7 @@ def _add_signed(a_hi, a_lo, a_sign, b_hi, b_lo, b_sign):
     return select(same, plus_hi, minus_hi), select(same, plus_lo, minus_lo), sign
 
 
-def _normalise(hi, lo, x):
+def normalise(hi, lo, x):
     """The frame with its leading bit at 62, and x lowered by the shift."""
     empty = equal(hi, 0)
     hi, lo = select(empty, lo >> 1, hi), select(empty, lo << 31, lo)
