@@ -57,6 +57,7 @@ from precision.functions import (
     tanh,
 )
 from precision.gemm import matmul
+from precision.gemm_counters import GemmCounters
 from precision.measure import round_with_statistics, statistics
 from precision.passes import Gemm
 from precision.quantizers import QArray, quantize, quantized_matmul
@@ -96,6 +97,7 @@ __all__ = [
     "DotGeneral",
     "Format",
     "Gemm",
+    "GemmCounters",
     "QArray",
     "Rounding",
     "Statistics",

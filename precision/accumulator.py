@@ -51,7 +51,7 @@ class Accumulator:
         product "exact":   s <- round(s + sum of the block's exact products), all terms in one addition.
         product "rounded": p = round(a b); s <- round(s + tree of the block's p), every addition rounded.
         block: products a step, the last one of a chain shorter; None: all of the chain.  ``blocks``: by input format.
-        alignment: None: the addition is exact before it is rounded.  F: each term x = (significand) 2^e, with e as its
+        alignment: None: the addition is exact before it is rounded.  F: each term x = (significand) 2^e, e as its
             factors have it (a product is not normalised), is truncated toward zero to a multiple of 2^(E - F), E the
             largest e of the terms that are not zero, and not below ``floor`` (None: no floor).
         second_alignment: (T, C): s is not among those terms; their sum t, of exponent E, and s, of exponent e, are
@@ -66,7 +66,7 @@ class Accumulator:
         flush_inputs: a and b.  flush_start: s as each addition reads it.  flush_products: rounded products.
         flush_sums: results of additions, judged after rounding with unbounded exponent.
     zero: sign of an exact zero sum: "ieee" (-0 only from -0 and -0), or "positive".
-    nan: what a NaN result is: "canonical" 0x7FC00000; "all_ones" 0x7FFFFFFF (fp16: 0x7FFF); "operand": the first
+    nan: what a NaN result is: "canonical" 0x7FC00000; "all_ones" 0x7FFFFFFF (fp16: 0x7FFF, 0x7FFFE000 in a float32 carrier); "operand": the first
         NaN of a, b, s, quieted, else 0xFFC00000 (0 x infinity, infinity - infinity).
     evidence: "definition"; "recorded": outputs of the unit; "vendor pseudocode"; "nominal": an assumption.
     inputs: formats that the unit multiplies, () for any.
@@ -125,7 +125,8 @@ class Accumulator:
             (self.alignment is not None and self.product == "rounded", "rounded products are not aligned"),
             (self.alignment is not None and not 1 <= self.alignment <= 28, "alignment is 1 to 28 bits"),
             (self.second_alignment is not None and self.alignment is None, "second_alignment needs alignment"),
-            (self.compensated and (self.product != "rounded" or self.block != 1), "Kahan's sum takes one rounded product a step"),
+            (self.compensated and (self.product != "rounded" or self.block != 1),
+             "Kahan's sum takes one rounded product a step"),
             (self.rounding == "stochastic", "a running sum does not round at random, as it has no key"),
         ]  # fmt: skip
 
@@ -143,6 +144,18 @@ class Accumulator:
         """How a tile is added to s."""
         overflow: Overflow = "ieee" if self.tile_rounding else self.overflow
         return Rounding(mode=self.tile_rounding or self.rounding, overflow=overflow)
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether it is s <- round(s + a b), k ascending, with the NaN and the signs of IEEE arithmetic."""
+        plain = self.summation == "ordered" and self.start == "first" and self.order == "ascending"
+        alone = self.block == 1 and not self.blocks and self.alignment is None and not self.compensated
+        return plain and alone and (self.rounding, self.overflow, self.zero) == ("nearest_even", "ieee", "ieee")
+
+    @property
+    def flushes(self) -> bool:
+        """Whether it reads or makes zeros of subnormals anywhere."""
+        return self.flush_inputs or self.flush_start or self.flush_products or self.flush_sums
 
     def takes(self, inputs: Format) -> bool:
         """Whether the unit multiplies values of that format."""

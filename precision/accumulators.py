@@ -38,7 +38,7 @@ _DEFINITIONS = (
     ),
     _chain(
         "fp32_split8",
-        "8 runs of ceil(k / 8), each as fp32_sequential from +0, then their neighbour tree, then c; any fp32_split<K>",
+        "8 runs of ceil(k / 8), each as fp32_sequential from +0, their neighbour tree, then c; so for any fp32_split<K>",
         chains=8,
         chain_order="contiguous",
         start="last",
@@ -168,8 +168,8 @@ _MATRIX_CORES = (
         overflow="inf",
         source="XS algorithms 10 and 11",
         evidence="recorded",
-        description="8 (tf32: 4) products truncated to 24 bits below their largest exponent and added; that sum, rounded "
-        "down to 31 bits, and s, rounded down to 24, at the larger exponent of the two, RN32",
+        description="8 (tf32: 4) products truncated to 24 bits below their largest exponent and added; that sum, "
+        "rounded down to 31 bits, and s, rounded down to 24, at the larger exponent of the two, RN32",
     ),
 )
 
@@ -201,8 +201,8 @@ _CPUS = (
         **_DOT_BF16,
         source=_INTEL,
         evidence="recorded",
-        description="each 32 of k: even and odd k as chains of RN32(s + a b) from +0, RN32(even + odd), then RN32(s + "
-        "that); subnormals are zero throughout",
+        description="each 32 of k: even and odd k as chains of RN32(s + a b) from +0, RN32(even + odd), then RN32(s "
+        "+ that); subnormals are zero throughout",
     ),
     Accumulator(
         name="amx_fp16",
@@ -266,7 +266,7 @@ def parse_accumulator(name: str | Accumulator) -> Accumulator:
         return ACCUMULATORS[name]
     split = re.fullmatch(r"fp32_split([1-9][0-9]*)", name)
     if split is not None and int(split[1]) <= LARGEST_SPLIT:
-        description = ACCUMULATORS["fp32_split8"].description.replace("8", split[1]).split("; any")[0]
+        description = ACCUMULATORS["fp32_split8"].description.replace("8", split[1]).split("; so")[0]
         return dataclasses.replace(
             ACCUMULATORS["fp32_split8"], name=name, chains=int(split[1]), description=description
         )

@@ -56,6 +56,17 @@ def deposit_number(limbs, u):
     deposit(limbs, 0 * m, m, e + START, u >> 31)
 
 
+def deposit_integer(limbs, word, position):
+    """Adds word 2^(position - 298), a two's complement word, and carries, so that any number of them may follow."""
+    sign = word >> 31
+    magnitude = (word ^ -sign) + sign
+    deposit(limbs, magnitude >> 24, magnitude & 0xFFFFFF, position + 0 * word, sign)
+    carry = 0 * limbs[0]
+    for i in range(LIMBS - 1):
+        limbs[i], carry = carried(limbs[i], carry)
+    limbs[LIMBS - 1] = limbs[LIMBS - 1] + carry
+
+
 def integer_of(u):
     """(m, e) of |u| = m 2^(e - 150), m below 2^24; infinities and NaN as they come."""
     magnitude = u & 0x7FFFFFFF

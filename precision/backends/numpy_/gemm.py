@@ -1,15 +1,23 @@
-"""Matrix products in a stated order, one k at a time."""
+"""Matrix products on NumPy arrays: the reference of every accumulator, one block of k at a time."""
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
 
+from precision import bits, superaccumulator
 from precision.accumulator import Accumulator
-from precision.backends.numpy_.rounding import round_to, to_bits
+from precision.backends.numpy_ import structure
+from precision.backends.numpy_.rounding import from_bits, random_words, round_to, to_bits
 from precision.backends.underflow import floats_suffice, products_fit
-from precision.formats import FP32, Format
+from precision.exact_products import exact_product
+from precision.format import Format
+from precision.formats import FP32
+from precision.ordered_products import Events, OrderedSum
+from precision.random_bits import Stream
+from precision.rounding_modes import NEAREST_EVEN, Rounding
 
 Array = np.ndarray
 _QUIET: Any = {"over": "ignore", "under": "ignore", "invalid": "ignore"}
@@ -23,44 +31,77 @@ def matmul(
     inputs: tuple[Format, Format],
     proofs: list[Any] | None = None,
 ) -> Array:
-    """(B, m, k) x (B, k, n) added to c (B, m, n), or to +0; operands are values of the formats ``inputs``."""
+    """(B, m, k) x (B, k, n) added to c (B, m, n), or to +0, by an ordered or native accumulator; operands are values
+    of the formats ``inputs``."""
     del proofs  # asked and answered here, value by value
     total = np.zeros((*a.shape[:2], b.shape[2]), np.float32) if c is None else c
-    step = _step(a, b, total, accumulator, inputs)
+    if accumulator.summation == "exact":
+        return round_exact(*exact_matmul(a, b, total), FP32)
+    if accumulator.summation == "native":
+        with np.errstate(**_QUIET):
+            return total + a @ b if c is not None else a @ b
+    plain = _in_float_operations(a, b, total, accumulator, inputs)
+    return counted_matmul(a, b, total, accumulator, inputs, counting=False)[0] if plain is None else plain
+
+
+def counted_matmul(
+    a: Array, b: Array, c: Array, accumulator: Accumulator, inputs: tuple[Format, Format], counting: bool = True
+) -> tuple[Array, Events]:
+    """The product by an ordered accumulator and what happened inside, by row."""
+    total = OrderedSum(structure, accumulator, inputs, counting)
     with np.errstate(**_QUIET):
-        for k in range(a.shape[2]):
-            total = step(a[:, :, k, None], b[:, None, k, :], total)
-    return total
+        words, events = total(to_bits(a), to_bits(b), to_bits(c))
+    return from_bits(words), events
 
 
-def _step(a: Array, b: Array, c: Array, accumulator: Accumulator, inputs: tuple[Format, Format]) -> Any:
-    if accumulator.product == "rounded" and accumulator.sum is FP32:
-        return lambda x, y, s: s + x * y
-    if accumulator.product == "rounded":
-        return lambda x, y, s: round_to(s + round_to(x * y, accumulator.sum), accumulator.sum)
-    if products_fit(*inputs) and floats_suffice(np, to_bits(a), to_bits(b), to_bits(c), exact=True):
-        return lambda x, y, s: s + x * y
-    return fused_multiply_add
+def _in_float_operations(
+    a: Array, b: Array, c: Array, accumulator: Accumulator, inputs: tuple[Format, Format]
+) -> Array | None:
+    """The chains that NumPy's own float32 operations give the bits of; None for the rest."""
+    if accumulator.is_chain and accumulator.sum is FP32 and not accumulator.flushes:
+        exact = accumulator.product == "exact"
+        if not exact or (products_fit(*inputs) and floats_suffice(np, to_bits(a), to_bits(b), to_bits(c), exact=True)):
+            with np.errstate(**_QUIET):
+                for k in range(a.shape[2]):
+                    c = c + a[:, :, k, None] * b[:, None, k, :]
+            return round_to(c, FP32)
+    return None
 
 
-def fused_multiply_add(a: Array, b: Array, c: Array) -> Array:
-    """RN32(a b + c): the product is exact in float64, the sum is rounded to odd there, then once to float32.
-
-    Rounding to odd keeps, in the last of 53 bits, whether anything was lost, so the second rounding sees every
-    tie for what it is.
-    """
-    product = a.astype(np.float64) * b.astype(np.float64)
-    c = np.broadcast_to(c, product.shape).astype(np.float64)
-    total = product + c
-    part = total - product
-    error = (product - (total - part)) + (c - part)
-    pattern = total.view(np.int64)
-    even = (pattern & 1) == 0
-    outward = (error > 0) == (total > 0)
-    odd = pattern + np.where(even & (error != 0) & np.isfinite(total), np.where(outward, 1, -1), 0)
-    return odd.view(np.float64).astype(np.float32)
+def integer_matmul(a: Array, b: Array, c: Array | None = None) -> Array:
+    """int8 (B, m, k) x (B, k, n) onto int32 c: int32, modulo 2^32; float64 holds every partial sum below 2^53."""
+    total = (a.astype(np.float64) @ b.astype(np.float64)).astype(np.int64)
+    return (total if c is None else total + c).astype(np.uint64).astype(np.uint32).view(np.int32)
 
 
-def integer_matmul(a: Array, b: Array) -> Array:
-    """int8 (B, m, k) x (B, k, n) -> int32, exact: float64 holds every partial sum below 2^53."""
-    return (a.astype(np.float64) @ b.astype(np.float64)).astype(np.int32)
+def exact_matmul(a: Array, b: Array, c: Array) -> tuple[Array, Array]:
+    """(u, extra), as in ``soft_float``, of the exact c + a b."""
+    return exact_product(sys.modules[__package__], to_bits(a), to_bits(b), to_bits(c))
+
+
+# The sum that ``exact_products`` adds to
+
+
+def exact_start(c: Array) -> list[Array]:
+    limbs = superaccumulator.zeros(c)
+    superaccumulator.deposit_number(limbs, c)
+    return limbs
+
+
+def exact_add(limbs: list[Array], total: Array, position: Array) -> list[Array]:
+    """total 2^(position - 298) added; int32, positions of the same shape or broadcast."""
+    limbs = list(limbs)
+    superaccumulator.deposit_integer(limbs, total.astype(np.uint32), position.astype(np.uint32))
+    return limbs
+
+
+def exact_result(limbs: list[Array]) -> tuple[Array, Array, Array]:
+    return superaccumulator.withdraw(limbs)
+
+
+def round_exact(
+    u: Array, extra: Array, fmt: Format, rounding: Rounding = NEAREST_EVEN, random: Stream | None = None
+) -> Array:
+    """(u, extra), as in ``soft_float``, rounded once."""
+    word = np.uint32(0) if random is None else np.atleast_1d(random_words(random.key, u.shape, random.counter))
+    return from_bits(bits.round_pattern(u, extra, word, rounding.words(fmt))).reshape(u.shape)

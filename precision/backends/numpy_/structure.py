@@ -73,3 +73,15 @@ def _stack(results: list[Any]) -> Any:
     if isinstance(first, tuple):
         return tuple(_stack(list(parts)) for parts in zip(*results, strict=True))
     return None if first is None else np.stack(results)
+
+
+def repeat(count: int, body: Callable, state: Any) -> Any:
+    """state = body(i, state) for i in 0 ... count - 1."""
+    for i in range(int(count)):
+        state = body(i, state)
+    return state
+
+
+def branch(condition: Any, yes: Callable, no: Callable, *operands: Any) -> Any:
+    """yes(*operands) where the condition holds, else no(*operands)."""
+    return yes(*operands) if condition else no(*operands)
