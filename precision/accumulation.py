@@ -1,7 +1,7 @@
 """Steps of ordered sums on float32 patterns, for every ``Accumulator``: what the back ends loop over.
 
-Operators only, on words that wrap at 32 bits (as ``soft_float``).  ``f`` is an ``accumulation_plan.Plan``: one record,
-with the formats of both operands, as words.
+Operators only, on words that wrap at 32 bits (as ``soft_float``).  ``f`` is an ``accumulation_plan.Plan``: one
+record, with the formats of both operands, as words.
 
 A fused addition of many terms is made of three parts: each term's ``(m, e, sign)``, its significand m as an integer
 with a fixed number of fraction bits and its exponent as the factors have it; the largest exponent; and the terms,

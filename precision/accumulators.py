@@ -38,7 +38,7 @@ _DEFINITIONS = (
     ),
     _chain(
         "fp32_split8",
-        "8 runs of ceil(k / 8), each as fp32_sequential from +0, their neighbour tree, then c; so for any fp32_split<K>",
+        "8 runs of ceil(k / 8), each as fp32_sequential from +0, their neighbour tree, then c; so any fp32_split<K>",
         chains=8,
         chain_order="contiguous",
         start="last",

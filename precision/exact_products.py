@@ -39,7 +39,9 @@ def exact_product(module: Any, a: Array, b: Array, c: Array) -> tuple[Array, Arr
     if a.shape[2]:
         state = _add_digits(module, state, finite_a, finite_b)
     u, extra, zero = module.exact_result(state)
-    u = module.branch((c == np.uint32(1 << 31)).any(), lambda u: u | _minus_zeros(module, a, b, c, zero), lambda u: u, u)
+    u = module.branch(
+        (c == np.uint32(1 << 31)).any(), lambda u: u | _minus_zeros(module, a, b, c, zero), lambda u: u, u
+    )
     ordinary = (step.is_finite(a) != 0).all() & (step.is_finite(b) != 0).all() & (step.is_finite(c) != 0).all()
     return module.branch(ordinary, lambda *r: r, lambda *r: _with_specials(module, a, b, c, *r), u, extra)
 
@@ -93,8 +95,9 @@ def _add_digits(module: Any, state: Any, a: Array, b: Array) -> Any:
         place_a = top_a - DIGIT * (i // count_b + 1)
         place_b = top_b - DIGIT * (i % count_b + 1)
         total = module.integer_matmul(_digit(module, a, place_a), _digit(module, b, place_b))
-        # digits below the grid are all zero, wherever they are put
-        return module.exact_add(state, total, module.array_module.maximum(place_a + place_b - 2, 0))
+        # digits below the grid, whose lowest place is 1, are all zero, wherever they are put
+        at_least_one = module.array_module.maximum
+        return module.exact_add(state, total, at_least_one(place_a, 1), at_least_one(place_b, 1))
 
     return module.repeat(count_a * count_b, add, state)
 
@@ -115,14 +118,16 @@ def _with_specials(module: Any, a: Array, b: Array, c: Array, u: Array, extra: A
     """Infinities and NaN, from products of indicators."""
     (nan_a, inf_a, zero_a, sign_a), (nan_b, inf_b, zero_b, sign_b) = _classes(a), _classes(b)
     times = module.integer_matmul
-    some_a, some_b = _ones((1 - nan_a) & (1 - zero_a)), _ones((1 - nan_b) & (1 - zero_b))
+    some_b = _ones((1 - nan_b) & (1 - zero_b))
     bare_a = _ones((1 - nan_a) & (1 - zero_a) & (1 - inf_a))  # finite, not zero
     infinite = times(_ones(inf_a), some_b) + times(bare_a, _ones(inf_b))
     balance = times(_ones(inf_a) * sign_a, some_b * sign_b) + times(bare_a * sign_a, _ones(inf_b) * sign_b)
     invalid = times(_ones(inf_a), _ones(zero_b)) + times(_ones(zero_a), _ones(inf_b))
     nan = (nan_a.max(axis=2, keepdims=True, initial=0) | nan_b.max(axis=1, keepdims=True, initial=0)) | (invalid != 0)
     kinds = nan.astype(np.uint32) | step.start_kind(c)
-    kinds = kinds | ((infinite + balance != 0).astype(np.uint32) << 1) | ((infinite != balance).astype(np.uint32) << 2)
+    kinds = (
+        kinds | ((infinite + balance != 0).astype(np.uint32) << 1) | ((infinite != balance).astype(np.uint32) << 2)
+    )
     plain = step.equal(kinds, 0 * kinds)
     negative = (kinds >> 2) & 1
     special = select((kinds & 1) | ((kinds >> 1) & negative), 0x7FC00000 + 0 * u, 0x7F800000 | (negative << 31))

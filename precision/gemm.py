@@ -78,7 +78,9 @@ def matmul(
         _refuse_counting(module, record, int(np.prod(batch)) * m, n * a.shape[-1])
     how = Rounding(mode=rounding)
     if output is not None and record.summation == "integer":
-        raise ValueError(f"accumulator {record.name} gives int32 and no {output}; convert it, or use quantized_matmul")
+        raise ValueError(
+            f"accumulator {record.name} gives int32 and no {output}; convert it, or use quantized_matmul"
+        )
     product = _Product(
         module=module, record=record, formats=formats, output=None if output is None else parse_format(output),
         how=how, random=stream(how, key, counter), shape=(*batch, m, n),

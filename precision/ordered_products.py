@@ -33,7 +33,9 @@ class Events(NamedTuple):
 class OrderedSum:
     """One record for operands of two formats on one executor."""
 
-    def __init__(self, structure: Any, accumulator: Accumulator, inputs: tuple[Format, Format], counting: bool) -> None:
+    def __init__(
+        self, structure: Any, accumulator: Accumulator, inputs: tuple[Format, Format], counting: bool
+    ) -> None:
         self.xp, self.scan = structure.array_module, structure.scan
         self.record, self.inputs, self.counting = accumulator, inputs, counting
         self.f: Plan = plan_of(accumulator, inputs)

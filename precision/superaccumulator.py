@@ -17,7 +17,6 @@ LIMBS = 26
 START = 148  # position of 2^-150, the last bit of a float32 whose biased exponent is 0, were it normal
 
 
-
 def zeros(word):
     """The empty sum, a list of words of that kind and shape."""
     return [0 * word for _ in range(LIMBS)]

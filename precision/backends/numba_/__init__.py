@@ -7,9 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from precision.accumulator import Accumulator
-from precision.backends.numba_ import gemm, kernels, scalars
+from precision.backends.numba_ import kernels, scalars
 from precision.backends.numba_.blocks import times_power
+from precision.backends.numba_.gemm import (
+    counted_matmul,
+    exact_add,
+    exact_matmul,
+    exact_result,
+    exact_start,
+    integer_matmul,
+    matmul,
+)
 from precision.backends.numba_.operations import compare, extreme, operate, ordered_sum
 from precision.backends.numba_.rounding import (
     decode,
@@ -24,12 +32,17 @@ from precision.backends.numba_.rounding import (
 from precision.backends.numpy_ import (
     array_module,
     asarray,
+    branch,
     count,
     differentiable,
+    from_bits,
     jit,
     join,
+    repeat,
+    round_exact,
     scan,
     shared_scales,
+    to_bits,
     widen,
     without_derivative,
 )
@@ -40,25 +53,37 @@ Array = np.ndarray
 __all__ = [
     "array_module",
     "asarray",
+    "branch",
     "compare",
     "count",
+    "counted_matmul",
     "decode",
     "differentiable",
     "encode",
+    "exact_add",
+    "exact_matmul",
+    "exact_result",
+    "exact_start",
     "extreme",
+    "from_bits",
+    "integer_matmul",
     "jit",
     "join",
+    "matmul",
     "name",
     "observe",
     "operate",
     "ordered_sum",
     "random_words",
+    "repeat",
+    "round_exact",
     "round_to",
     "scan",
     "shared_scales",
     "statistics",
     "tally",
     "times_power",
+    "to_bits",
     "widen",
     "without_derivative",
 ]
@@ -183,30 +208,3 @@ def scatter_add_rows(indices: Array, rows: Array, size: int) -> Array:
     out = np.zeros((rows.shape[0], size, rows.shape[2]), np.float32)
     kernels.scatter_add_rows(np.ascontiguousarray(indices), np.ascontiguousarray(rows), out, work=rows.size)
     return out
-
-
-def matmul(
-    a: Array,
-    b: Array,
-    c: Array | None,
-    accumulator: Accumulator,
-    inputs: tuple[Format, Format],
-    proofs: list[Any] | None = None,
-) -> Array:
-    """(B, m, k) x (B, k, n) added to c (B, m, n), or to +0; operands are values of the formats ``inputs``."""
-    del inputs, proofs  # the processor's fused multiply-add is exact and keeps subnormals: nothing to prove
-    a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
-    shape = (*a.shape[:2], b.shape[2])
-    total = np.zeros(shape, np.float32) if c is None else np.array(c, np.float32, order="C")
-    work = total.size * a.shape[2] >> 6
-    if accumulator.sum is FP32:
-        gemm.sequential(a, b, total, accumulator.product == "exact", work=work)
-    else:
-        gemm.rounded_everywhere(a, b, total, accumulator.sum.constants, work=work)
-    return total
-
-
-def integer_matmul(a: Array, b: Array) -> Array:
-    total = np.zeros((a.shape[0], a.shape[1], b.shape[2]), np.int32)
-    gemm.integer(np.ascontiguousarray(a), np.ascontiguousarray(b), total, work=total.size * a.shape[2] >> 6)
-    return total

@@ -1,67 +1,102 @@
-"""Matrix products: each output walks k in order, vectorised over a row of outputs, threads share the rows."""
+"""Matrix products on NumPy arrays through Numba kernels: which kernel takes which record."""
 
-# mypy: disable-error-code="no-untyped-def"
 from __future__ import annotations
 
+import sys
+from typing import Any, NamedTuple
+
 import numpy as np
-from numba import prange
 
-from precision.backends.numba_ import scalars
-from precision.backends.numba_.compilation import kernel
+from precision.accumulator import Accumulator
+from precision.backends.numba_ import chain_kernels, exact_kernels, ordered_kernels
+from precision.backends.numpy_.gemm import native_matmul, round_exact
+from precision.backends.numpy_.rounding import to_bits
+from precision.exact_products import exact_product
+from precision.format import Format
+from precision.formats import FP32
+from precision.ordered_products import Events
+from precision.superaccumulator import LIMBS
 
-_step = scalars.add_product
-_round = scalars.words["round_nearest_even"]
-_to_bits, _from_bits = scalars.to_bits, scalars.from_bits
-
-
-@kernel
-def sequential(a, b, total, exact):
-    """total (B, m, n) += a (B, m, k) b (B, k, n) in float32, one rounding an addition.
-
-    ``exact``: products are not rounded before they are added.  Four k a pass, nested in their order, so that a row of
-    sums is loaded and stored once for all four.
-    """
-    rows, depth = a.shape[1], a.shape[2]
-    for i in prange(a.shape[0] * rows):
-        block, row = i // rows, i % rows
-        out = total[block, row]
-        fours = depth - depth % 4
-        for k in range(0, fours, 4):
-            x0, x1, x2, x3 = a[block, row, k], a[block, row, k + 1], a[block, row, k + 2], a[block, row, k + 3]
-            y0, y1, y2, y3 = b[block, k], b[block, k + 1], b[block, k + 2], b[block, k + 3]
-            for j in range(out.size):
-                two = _step(exact, x1, y1[j], _step(exact, x0, y0[j], out[j]))
-                out[j] = _step(exact, x3, y3[j], _step(exact, x2, y2[j], two))
-        for k in range(fours, depth):
-            x, y = a[block, row, k], b[block, k]
-            for j in range(out.size):
-                out[j] = _step(exact, x, y[j], out[j])
+Array = np.ndarray
 
 
-@kernel
-def rounded_everywhere(a, b, total, f):
-    """As ``sequential``, product and sum each rounded to the format of the running sum."""
-    rows = a.shape[1]
-    for i in prange(a.shape[0] * rows):
-        block, row = i // rows, i % rows
-        out = total[block, row]
-        for k in range(a.shape[2]):
-            x = a[block, row, k]
-            y = b[block, k]
-            for j in range(out.size):
-                rounded = _from_bits(_round(_to_bits(np.float32(x * y[j])), f))
-                out[j] = _from_bits(_round(_to_bits(np.float32(out[j] + rounded)), f))
+def matmul(
+    a: Array,
+    b: Array,
+    c: Array | None,
+    accumulator: Accumulator,
+    inputs: tuple[Format, Format],
+    proofs: list[Any] | None = None,
+) -> Array:
+    """(B, m, k) x (B, k, n) added to c (B, m, n), or to +0, by an ordered, exact or native accumulator; operands are
+    values of the formats ``inputs``."""
+    del proofs  # nothing is speculative here
+    if accumulator.summation == "native":
+        return native_matmul(a, b, c)
+    total = np.zeros((*a.shape[:2], b.shape[2]), np.float32) if c is None else np.array(c, np.float32, order="C")
+    if accumulator.summation == "exact":
+        return round_exact(*exact_matmul(a, b, total), FP32)
+    work = total.size * a.shape[2] >> 6
+    if accumulator.is_chain and accumulator.sum is FP32 and not accumulator.flushes:
+        chain_kernels.sequential(
+            np.ascontiguousarray(a), np.ascontiguousarray(b), total, accumulator.product == "exact", work=work
+        )
+        return total
+    words = ordered_kernels.words_of(accumulator, inputs, counting=False)
+    ordered_kernels.ordered(a, b, total, words, work=work << 4)
+    return total
 
 
-@kernel
-def integer(a, b, total):
-    """int32 total += int8 a b, exact in any order."""
-    rows = a.shape[1]
-    for i in prange(a.shape[0] * rows):
-        block, row = i // rows, i % rows
-        out = total[block, row]
-        for k in range(a.shape[2]):
-            x = np.int32(a[block, row, k])
-            y = b[block, k]
-            for j in range(out.size):
-                out[j] += x * np.int32(y[j])
+def counted_matmul(
+    a: Array, b: Array, c: Array, accumulator: Accumulator, inputs: tuple[Format, Format]
+) -> tuple[Array, Events]:
+    """The product by an ordered accumulator and what happened inside, by row."""
+    total = np.array(c, np.float32, order="C")
+    counts = np.zeros((*total.shape[:2], len(Events._fields)), np.int32)
+    words = ordered_kernels.words_of(accumulator, inputs, counting=True)
+    ordered_kernels.ordered_and_counted(a, b, total, counts, words, work=total.size * a.shape[2] >> 2)
+    return total, Events(*np.moveaxis(counts, 2, 0))
+
+
+def integer_matmul(a: Array, b: Array, c: Array | None = None) -> Array:
+    """int8 (B, m, k) x (B, k, n) onto int32 c: int32, modulo 2^32."""
+    total = (
+        np.zeros((a.shape[0], a.shape[1], b.shape[2]), np.int32) if c is None else np.array(c, np.int32, order="C")
+    )
+    chain_kernels.integer(np.ascontiguousarray(a), np.ascontiguousarray(b), total, work=total.size * a.shape[2] >> 6)
+    return total
+
+
+def exact_matmul(a: Array, b: Array, c: Array) -> tuple[Array, Array]:
+    """(u, extra), as in ``soft_float``, of the exact c + a b."""
+    return exact_product(sys.modules[__package__], to_bits(a), to_bits(b), to_bits(c))
+
+
+# The sum that ``exact_products`` adds to
+
+
+class ExactSum(NamedTuple):
+    limbs: Array  # (B, m, n, LIMBS)
+    additions: int  # since the last pass of carries
+
+
+def exact_start(c: Array) -> ExactSum:
+    limbs = np.zeros((*c.shape, LIMBS), np.uint32)
+    exact_kernels.start(np.ascontiguousarray(c).reshape(-1), limbs.reshape(-1, LIMBS), work=c.size)
+    return ExactSum(limbs, 1)
+
+
+def exact_add(state: ExactSum, total: Array, rows: Array, columns: Array) -> ExactSum:
+    """total 2^(row + column - 300) added: int32 (B, m, n), rows (B, m, 1), columns (B, 1, n)."""
+    carrying = state.additions == exact_kernels.MOST
+    exact_kernels.add(total, rows[:, :, 0], columns[:, 0, :], state.limbs, carrying, work=total.size)
+    return ExactSum(state.limbs, 1 if carrying else state.additions + 1)
+
+
+def exact_result(state: ExactSum) -> tuple[Array, Array, Array]:
+    shape = state.limbs.shape[:3]
+    u, extra, zero = (np.empty(shape, np.uint32) for _ in range(3))
+    exact_kernels.result(
+        state.limbs.reshape(-1, LIMBS), u.reshape(-1), extra.reshape(-1), zero.reshape(-1), work=u.size
+    )
+    return u, extra, zero

@@ -38,10 +38,15 @@ def matmul(
     if accumulator.summation == "exact":
         return round_exact(*exact_matmul(a, b, total), FP32)
     if accumulator.summation == "native":
-        with np.errstate(**_QUIET):
-            return total + a @ b if c is not None else a @ b
+        return native_matmul(a, b, c)
     plain = _in_float_operations(a, b, total, accumulator, inputs)
     return counted_matmul(a, b, total, accumulator, inputs, counting=False)[0] if plain is None else plain
+
+
+def native_matmul(a: Array, b: Array, c: Array | None) -> Array:
+    """Whatever NumPy's own product is."""
+    with np.errstate(**_QUIET):
+        return a @ b if c is None else c + a @ b
 
 
 def counted_matmul(
@@ -60,7 +65,9 @@ def _in_float_operations(
     """The chains that NumPy's own float32 operations give the bits of; None for the rest."""
     if accumulator.is_chain and accumulator.sum is FP32 and not accumulator.flushes:
         exact = accumulator.product == "exact"
-        if not exact or (products_fit(*inputs) and floats_suffice(np, to_bits(a), to_bits(b), to_bits(c), exact=True)):
+        if not exact or (
+            products_fit(*inputs) and floats_suffice(np, to_bits(a), to_bits(b), to_bits(c), exact=True)
+        ):
             with np.errstate(**_QUIET):
                 for k in range(a.shape[2]):
                     c = c + a[:, :, k, None] * b[:, None, k, :]
@@ -88,10 +95,10 @@ def exact_start(c: Array) -> list[Array]:
     return limbs
 
 
-def exact_add(limbs: list[Array], total: Array, position: Array) -> list[Array]:
-    """total 2^(position - 298) added; int32, positions of the same shape or broadcast."""
+def exact_add(limbs: list[Array], total: Array, rows: Array, columns: Array) -> list[Array]:
+    """total 2^(row + column - 300) added: int32 (B, m, n), rows (B, m, 1), columns (B, 1, n)."""
     limbs = list(limbs)
-    superaccumulator.deposit_integer(limbs, total.astype(np.uint32), position.astype(np.uint32))
+    superaccumulator.deposit_integer(limbs, total.astype(np.uint32), (rows + columns - 2).astype(np.uint32))
     return limbs
 
 

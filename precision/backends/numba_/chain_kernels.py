@@ -1,0 +1,67 @@
+"""Matrix products: each output walks k in order, vectorised over a row of outputs, threads share the rows."""
+
+# mypy: disable-error-code="no-untyped-def"
+from __future__ import annotations
+
+import numpy as np
+from numba import prange
+
+from precision.backends.numba_ import scalars
+from precision.backends.numba_.compilation import kernel
+
+_step = scalars.add_product
+_round = scalars.words["round_nearest_even"]
+_to_bits, _from_bits = scalars.to_bits, scalars.from_bits
+
+
+@kernel
+def sequential(a, b, total, exact):
+    """total (B, m, n) += a (B, m, k) b (B, k, n) in float32, one rounding an addition.
+
+    ``exact``: products are not rounded before they are added.  Four k a pass, nested in their order, so that a row of
+    sums is loaded and stored once for all four.
+    """
+    rows, depth = a.shape[1], a.shape[2]
+    for i in prange(a.shape[0] * rows):
+        block, row = i // rows, i % rows
+        out = total[block, row]
+        fours = depth - depth % 4
+        for k in range(0, fours, 4):
+            x0, x1, x2, x3 = a[block, row, k], a[block, row, k + 1], a[block, row, k + 2], a[block, row, k + 3]
+            y0, y1, y2, y3 = b[block, k], b[block, k + 1], b[block, k + 2], b[block, k + 3]
+            for j in range(out.size):
+                two = _step(exact, x1, y1[j], _step(exact, x0, y0[j], out[j]))
+                out[j] = _step(exact, x3, y3[j], _step(exact, x2, y2[j], two))
+        for k in range(fours, depth):
+            x, y = a[block, row, k], b[block, k]
+            for j in range(out.size):
+                out[j] = _step(exact, x, y[j], out[j])
+
+
+@kernel
+def rounded_everywhere(a, b, total, f):
+    """As ``sequential``, product and sum each rounded to the format of the running sum."""
+    rows = a.shape[1]
+    for i in prange(a.shape[0] * rows):
+        block, row = i // rows, i % rows
+        out = total[block, row]
+        for k in range(a.shape[2]):
+            x = a[block, row, k]
+            y = b[block, k]
+            for j in range(out.size):
+                rounded = _from_bits(_round(_to_bits(np.float32(x * y[j])), f))
+                out[j] = _from_bits(_round(_to_bits(np.float32(out[j] + rounded)), f))
+
+
+@kernel
+def integer(a, b, total):
+    """int32 total += int8 a b, exact in any order."""
+    rows = a.shape[1]
+    for i in prange(a.shape[0] * rows):
+        block, row = i // rows, i % rows
+        out = total[block, row]
+        for k in range(a.shape[2]):
+            x = np.int32(a[block, row, k])
+            y = b[block, k]
+            for j in range(out.size):
+                out[j] += x * np.int32(y[j])
