@@ -50,7 +50,7 @@ def plan_of(accumulator: Accumulator, inputs: tuple[Format, Format]) -> Plan:
     """The words of an ordered accumulator for operands of these formats."""
     a, b = inputs
     words = _operand_words(accumulator, a, b) | _alignment_words(accumulator, a, b) | _result_words(accumulator)
-    named = {name: np.uint32(word & 0xFFFFFFFF) for name, word in words.items()}
+    named: dict[str, Any] = {name: np.uint32(word & 0xFFFFFFFF) for name, word in words.items()}
     how = {"sum": accumulator.how, "tile": accumulator.tile_how}
     return Plan(**named, **{name: rounding.words(accumulator.sum) for name, rounding in how.items()})
 

@@ -67,7 +67,8 @@ class Accumulator:
         flush_sums: results of additions, judged after rounding with unbounded exponent.
     zero: sign of an exact zero sum: "ieee" (-0 only from -0 and -0), or "positive".
     nan: what a NaN result is: "canonical" 0x7FC00000; "all_ones" 0x7FFFFFFF (fp16: 0x7FFF, which
-        is 0x7FFFE000 in a float32 carrier); "operand": the first NaN of a, b, s, quieted, else 0xFFC00000 (0 x infinity, infinity - infinity).
+        is 0x7FFFE000 in a float32 carrier); "operand": the first NaN of a, b, s, quieted, else 0xFFC00000
+        (0 x infinity, infinity - infinity).
     evidence: "definition"; "recorded": outputs of the unit; "vendor pseudocode"; "nominal": an assumption.
     inputs: formats that the unit multiplies, () for any.
 

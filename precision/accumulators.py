@@ -38,7 +38,7 @@ _DEFINITIONS = (
     ),
     _chain(
         "fp32_split8",
-        "8 runs of ceil(k / 8), each as fp32_sequential from +0, their neighbour tree, then c; so any fp32_split<K>",
+        "8 runs of ceil(k / 8), each as fp32_sequential from +0, their neighbour tree, then c; any fp32_split<K>",
         chains=8,
         chain_order="contiguous",
         start="last",
@@ -77,26 +77,24 @@ def _nvidia(
     shape = "/".join(dict.fromkeys(str(length) for length in blocks.values()))
     rounding, into = ("nearest_even", "RN16") if facts.get("sum") is FP16 else ("toward_zero", "RZ32")
     into = "RZ to e8m13" if facts.get("sum") is _E8M13 else into
-    return Accumulator(
-        **{
-            "name": name,
-            "silicon": silicon,
-            "inputs": tuple(blocks),
-            "block": next(iter(blocks.values())),
-            "blocks": tuple(blocks.items()),
-            "alignment": bits,
-            "floor": floor,
-            "rounding": rounding,
-            "overflow": "inf",
-            "zero": "positive",
-            "nan": "all_ones",
-            "source": _NVIDIA,
-            "evidence": "recorded",
-            "description": f"s and {shape} products, each truncated to {bits} bits below the largest exponent, "
-            f"added exactly, {into}",
-        }
-        | facts
-    )
+    fields: dict[str, Any] = {
+        "name": name,
+        "silicon": silicon,
+        "inputs": tuple(blocks),
+        "block": next(iter(blocks.values())),
+        "blocks": tuple(blocks.items()),
+        "alignment": bits,
+        "floor": floor,
+        "rounding": rounding,
+        "overflow": "inf",
+        "zero": "positive",
+        "nan": "all_ones",
+        "source": _NVIDIA,
+        "evidence": "recorded",
+        "description": f"s and {shape} products, each truncated to {bits} bits below the largest exponent, "
+        f"added exactly, {into}",
+    }
+    return Accumulator(**fields | facts)
 
 
 _HALF, _ALL16 = {"fp16": 4}, ("fp16", "bf16")
@@ -266,7 +264,7 @@ def parse_accumulator(name: str | Accumulator) -> Accumulator:
         return ACCUMULATORS[name]
     split = re.fullmatch(r"fp32_split([1-9][0-9]*)", name)
     if split is not None and int(split[1]) <= LARGEST_SPLIT:
-        description = ACCUMULATORS["fp32_split8"].description.replace("8", split[1]).split("; so")[0]
+        description = ACCUMULATORS["fp32_split8"].description.replace("8", split[1]).split("; any")[0]
         return dataclasses.replace(
             ACCUMULATORS["fp32_split8"], name=name, chains=int(split[1]), description=description
         )

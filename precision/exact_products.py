@@ -2,7 +2,7 @@
 
 Every row of a, and every column of b, is a fixed-point number of as many 7-bit digits as its exponents spread over:
 
-    a_ik = 2^-150 sum over d of A_d[i, k] 2^(p_i - 7 d),   -127 <= A_d <= 127,   digits of magnitude with the sign of a
+    a_ik = 2^-150 sum over d of A_d[i, k] 2^(p_i - 7 d),   |A_d| <= 127, with the sign of a
 
     p_i  ddddddd ddddddd ddddddd ...      p_i = 1 modulo 7, so that all digits lie on one grid that ends at 2^-149
 
@@ -53,7 +53,7 @@ def digits_needed(module: Any, a: Array, axis: int) -> Array:
 
 
 def _span(module: Any, u: Array, axis: int) -> tuple[Array, Array]:
-    """(top, bottom) of each vector: int32 positions, 1 modulo 7, with bottom <= every bit < top; equal where all is 0."""
+    """(top, bottom) of each vector: int32, 1 modulo 7, bottom <= place of every bit < top; equal where all is 0."""
     m, e = superaccumulator.integer_of(u)
     there = nonzero(m)
     low = m & -m

@@ -52,15 +52,15 @@ def matmul(
     each operand; FP16 by default), and those of c in the accumulator's format; with ``check=True`` that is verified.
     Integer formats count as inputs wherever the accumulator takes any.  ``int32`` takes int8 arrays, or carriers of
     whole numbers, and c in int32, and gives int32; its inputs are INT8 by default.
-    Exactness: bit-identical on every back end, subnormals kept unless the accumulator flushes them; ``native`` promises
-    no bits.  ``output=None``: the accumulator's own format, NaN as the accumulator has it; else one rounding, in the
-    mode ``rounding`` (stochastic: ``key`` and ``counter`` as in ``round_to``), NaN 0x7FC00000.  ``exact`` rounds its
-    exact sum that once, to FP32 where no output is named.
+    Exactness: bit-identical on every back end, subnormals kept unless the accumulator flushes them; ``native``
+    promises no bits.  ``output=None``: the accumulator's own format, NaN as the accumulator has it; else one
+    rounding, in the mode ``rounding`` (stochastic: ``key`` and ``counter`` as in ``round_to``), NaN 0x7FC00000.
+    ``exact`` rounds its exact sum that once, to FP32 where no output is named.
     ``counters=True``: returns (product, ``GemmCounters``), on the general path, which is slower.
     ``out``: a NumPy array of the result's shape and type to write to.
     Errors: ValueError for shapes that do not match, unknown names, formats that the accumulator does not multiply, k
-    beyond what INT32 holds (131,071), inputs that are not representable (``check``), counters of ``native``; TypeError
-    for dtypes that no carrier holds, and for a JAX derivative, whose products have formats of their own:
+    beyond what INT32 holds (131,071), inputs that are not representable (``check``), counters of ``native``;
+    TypeError for dtypes that no carrier holds, and for a JAX derivative, whose products have formats of their own:
     ``make_dot_general`` takes them.
     """
     record = parse_accumulator(accumulator)

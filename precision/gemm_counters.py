@@ -27,8 +27,8 @@ class GemmCounters:
         overflowed: additions, and roundings of products, of finite numbers that gave an infinity; under ``int32``,
             outputs that wrapped.
         inexact: final roundings, to ``output``, that changed the value; NaN apart.
-    Under ``exact`` and ``int32`` nothing else happens than ``overflowed`` and ``inexact`` say; under ``native`` nobody
-    can tell, and ``matmul`` refuses to count.
+    Under ``exact`` and ``int32`` nothing else happens than ``overflowed`` and ``inexact`` say; under ``native``
+    nobody can tell, and ``matmul`` refuses to count.
     """
 
     products: Any

@@ -1,7 +1,7 @@
-"""Matrix products under an ordered accumulator, in array operations: what NumPy and JAX run, one block of k at a time.
+"""Matrix products under an ordered accumulator, in array operations, one block of k at a time: NumPy and JAX.
 
-The steps are those of ``accumulation``; ``structure`` is the executor's (its ``array_module`` and ``scan``).  Patterns
-are uint32; the axes of an intermediate are (product of the block, chain, B, m, n).
+The steps are those of ``accumulation``; ``structure`` is the executor's (its ``array_module`` and ``scan``).
+Patterns are uint32; the axes of an intermediate are (product of the block, chain, B, m, n).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from precision import accumulation as step
-from precision import superaccumulator
+from precision import exact_sums
 from precision.accumulation_plan import Plan, plan_of
 from precision.accumulator import Accumulator
 from precision.format import Format
@@ -36,14 +36,15 @@ class OrderedSum:
     def __init__(
         self, structure: Any, accumulator: Accumulator, inputs: tuple[Format, Format], counting: bool
     ) -> None:
-        self.xp, self.scan = structure.array_module, structure.scan
+        self.structure, self.xp, self.scan = structure, structure.array_module, structure.scan
         self.record, self.inputs, self.counting = accumulator, inputs, counting
         self.f: Plan = plan_of(accumulator, inputs)
 
     def __call__(self, a: Array, b: Array, c: Array) -> tuple[Array, Events]:
         """Patterns of (B, m, k) x (B, k, n) onto c (B, m, n), and what happened on the way."""
         cuts = tiles(self.record, self.inputs[0], a.shape[2])
-        none = self.xp.zeros(c.shape[:2], np.int32)
+        # made of c, so that under shard_map they vary with it
+        none = (0 * c.sum(axis=2, dtype=np.uint32)).astype(np.int32)
         state = (c, Events(none, none, none, none))
         alike = [cut for cut in cuts if cut.shape == cuts[0].shape]
         if len(alike) > 2:
@@ -82,7 +83,7 @@ class OrderedSum:
             sums, events = self._chain(s[None], events, a, b, cut)
             return sums[0], events
         begins = np.where((cut == ABSENT).all(axis=(0, 1)), MINUS_ZERO, np.uint32(0))
-        start = self.xp.broadcast_to(self.xp.asarray(begins)[:, None, None, None], (begins.size, *s.shape))
+        start = begins[:, None, None, None].astype(np.uint32) | (0 * s)
         sums, events = self._chain(start, events, a, b, cut)
         total, events = self._tree(sums, events)
         return self._add(step.take(s, self.f.flush_start), total, events, self.f.tile)
@@ -91,7 +92,6 @@ class OrderedSum:
         """s (chain, B, m, n) through all blocks of its chain."""
         there = np.broadcast_to((cut != ABSENT).any(axis=1)[:, :, None, None, None], (*cut.shape[::2], 1, 1, 1))
         always = bool(there.all())
-        lost = self.xp.zeros_like(s)
 
         def body(carry: Any, block: dict[str, Array]) -> tuple[Any, None]:
             s, lost, events = carry
@@ -99,7 +99,7 @@ class OrderedSum:
             return (now if always else self.xp.where(block["there"], now, s), lost, events), None
 
         xs = {"a": a, "b": b} | ({} if always else {"there": self.xp.asarray(there)})
-        s, _, events = self.scan(body, (s, lost, events), xs)[0]
+        s, _, events = self.scan(body, (s, 0 * s, events), xs)[0]
         return s, events
 
     def _step(self, s: Array, lost: Array, events: Events, a: Array, b: Array) -> tuple[Array, Array, Events]:
@@ -110,7 +110,7 @@ class OrderedSum:
         if self.record.product == "rounded":
             return self._rounded_step(s, lost, events, given, a, b)
         read = step.take(s, f.flush_start)
-        events = self._count(events, "underflowed", lambda: step.product_vanished(*given, a, b))
+        events = self._count(events, "underflowed", lambda: step.product_vanished(given[0], given[1], a, b))
         if self.record.alignment is not None:
             now, events = self._aligned(read, events, a, b)
         elif len(a) > 1:
@@ -123,7 +123,9 @@ class OrderedSum:
     def _rounded_step(self, s: Array, lost: Array, events: Events, given: Any, a: Array, b: Array) -> Any:
         f = self.f
         products = step.rounded_product(a, b, f)
-        events = self._count(events, "underflowed", lambda: step.product_vanished(*given, products, products))
+        events = self._count(
+            events, "underflowed", lambda: step.product_vanished(given[0], given[1], products, products)
+        )
         events = self._count(events, "overflowed", lambda: step.sum_overflowed(a, b, products))
         term, events = self._tree(products, events)
         read = step.take(s, f.flush_start)
@@ -167,8 +169,9 @@ class OrderedSum:
             hi, lo = step.joined(low + start_low, high + start_high)
             lost_sum, fraction = 0 * lo, f.alignment
         else:
-            *sums, lost_sum, lost_start, vanished_start = step.second_level(*step.joined(low, high), top, s, f)
-            (hi, lo, top), fraction = sums, f.second_sum
+            hi, lo = step.joined(low, high)
+            hi, lo, top, lost_sum, lost_start, vanished_start = step.second_level(hi, lo, top, s, f)
+            fraction = f.second_sum
         plain = 1 - step.nonzero(kinds)
         events = self._count(events, "swamped", lambda: vanished)
         events = self._count(events, "swamped", lambda: vanished_start & plain)
@@ -178,11 +181,11 @@ class OrderedSum:
 
     def _exact(self, s: Array, events: Events, a: Array, b: Array) -> tuple[Array, Events]:
         """All terms of the block and s added exactly."""
-        limbs = superaccumulator.of_products(a, b, 0 * s)
-        alone = superaccumulator.is_zero(limbs)
-        superaccumulator.deposit_number(limbs, s)
+        limbs = exact_sums.of_products(a, b)
+        alone = exact_sums.is_zero(self.structure, limbs)
+        limbs = limbs + exact_sums.started(s)
         kinds, minus_zero = self._kinds(a, b, s)
-        u, extra, zero = superaccumulator.withdraw(limbs)
+        u, extra, zero = exact_sums.withdrawn(self.structure, limbs)
         u = u | ((zero & minus_zero & (1 - self.f.positive_zero)) << 31)
         now = step.with_specials(step.settle(u, extra, self.f.flush_sums, self.f.sum), kinds, self.f)
         same = step.equal(now, s) & (1 - alone) & (1 - step.nonzero(kinds))

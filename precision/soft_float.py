@@ -102,7 +102,7 @@ def significand(u):
 
 
 def wide_product(ma, mb):
-    """ma mb of two 24-bit words as bits 24 and up, and bits 0 to 23; from 12-bit halves, so that no word overflows."""
+    """ma mb of two 24-bit words as bits 24 and up, and bits 0 to 23; from 12-bit halves: no word overflows."""
     a1, a0 = ma >> 12, ma & 0xFFF
     b1, b0 = mb >> 12, mb & 0xFFF
     low = a0 * b0

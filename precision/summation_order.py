@@ -14,7 +14,7 @@ ABSENT = -1  # in place of a position that a short chain or block does not have
 
 @lru_cache(maxsize=256)
 def tiles(accumulator: Accumulator, inputs: Format, k: int) -> tuple[np.ndarray, ...]:
-    """Positions of k by (block, product of the block, chain), one array a tile; full tiles are alike but for an offset.
+    """Positions of k by (block, product of the block, chain), one array a tile; full tiles differ by an offset.
 
     Positions from k on stand for the padding of ``granule``, a = b = +0; ABSENT for nothing.
     """

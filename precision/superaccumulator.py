@@ -1,6 +1,6 @@
 """A fixed-point sum wide enough for every product of two float32 values: exact, in any order.
 
-Operators only, on words that wrap at 32 bits (as ``soft_float``).  The sum is a list of ``LIMBS`` words, limb i worth
+Operators only, on words that wrap at 32 bits (as ``soft_float``).  The sum is ``LIMBS`` words, limb i worth
 2^(24 i - 298), each a 24-bit digit with room above it for the carries of 127 additions:
 
     limb 25                    limb 1                     limb 0
@@ -11,59 +11,10 @@ Operators only, on words that wrap at 32 bits (as ``soft_float``).  The sum is a
 """
 
 from precision.bits import equal, nonzero
-from precision.soft_float import normalise, truncate, wide_product
+from precision.soft_float import normalise, truncate
 
 LIMBS = 26
 START = 148  # position of 2^-150, the last bit of a float32 whose biased exponent is 0, were it normal
-
-
-def zeros(word):
-    """The empty sum, a list of words of that kind and shape."""
-    return [0 * word for _ in range(LIMBS)]
-
-
-def deposit(limbs, top, bottom, position, sign):
-    """Adds (-1)^sign (top 2^24 + bottom) 2^(position - 298) to the list; summed over leading axes that it has not."""
-    i, r = limb_of(position)
-    parts = [signed(digit, sign) for digit in digits(top, bottom, r)]
-    for limb in range(LIMBS):
-        value = 0 * i
-        for offset, part in enumerate(parts):
-            value = value | (part & -equal(i + offset, limb + 0 * i))
-        limbs[limb] = limbs[limb] + _summed(value, limbs[limb])
-
-
-def _summed(value, limb):
-    while value.ndim > limb.ndim:
-        value = value.sum(axis=0, dtype=value.dtype)
-    return value
-
-
-def of_products(a, b, zero):
-    """The sum of a b over the leading axes that ``zero``, a word of the shape wanted, has not; at most 127 of them."""
-    limbs = zeros(zero)
-    ma, ea = integer_of(a)
-    mb, eb = integer_of(b)
-    top, bottom = wide_product(ma, mb)
-    deposit(limbs, top, bottom, ea + eb - 2, (a ^ b) >> 31)
-    return limbs
-
-
-def deposit_number(limbs, u):
-    """Adds a finite float32."""
-    m, e = integer_of(u)
-    deposit(limbs, 0 * m, m, e + START, u >> 31)
-
-
-def deposit_integer(limbs, word, position):
-    """Adds word 2^(position - 298), a two's complement word, and carries, so that any number of them may follow."""
-    sign = word >> 31
-    magnitude = (word ^ -sign) + sign
-    deposit(limbs, magnitude >> 24, magnitude & 0xFFFFFF, position + 0 * word, sign)
-    carry = 0 * limbs[0]
-    for i in range(LIMBS - 1):
-        limbs[i], carry = carried(limbs[i], carry)
-    limbs[LIMBS - 1] = limbs[LIMBS - 1] + carry
 
 
 def integer_of(u):
@@ -72,34 +23,6 @@ def integer_of(u):
     exponent = magnitude >> 23
     normal = nonzero(exponent)
     return (magnitude & 0x7FFFFF) | (normal << 23), exponent + 1 - normal
-
-
-def is_zero(limbs):
-    """1 where the sum is zero."""
-    any_bit = 0 * limbs[0]
-    carry = 0 * limbs[0]
-    for limb in limbs:
-        digit, carry = carried(limb, carry)
-        any_bit = any_bit | digit
-    return 1 - nonzero(any_bit | carry)
-
-
-def withdraw(limbs):
-    """(u, extra, zero): the sum as in ``soft_float``; 1 where it is zero."""
-    carry = 0 * limbs[0]
-    plain = []
-    for limb in limbs:
-        digit, carry = carried(limb, carry)
-        plain.append(digit)
-    sign = carry >> 31
-    borrow = sign
-    for i, digit in enumerate(plain):
-        plain[i], borrow = negated(digit, sign, borrow)
-    state = [0 * sign] * 5
-    for i in reversed(range(LIMBS)):
-        state = leading(plain[i], i, *state)
-    u, extra = rounded_off(*state, sign)
-    return u, extra, 1 - nonzero(state[0])
 
 
 def limb_of(position):
@@ -132,8 +55,8 @@ def negated(digit, sign, borrow):
 
 
 def leading(digit, i, first, second, third, rest, place):
-    """The state of a walk from the highest digit down: the first three digits from the leading one on, whether anything
-    follows, and the place of the leading one."""
+    """The state of a walk from the highest digit down: the first three digits from the leading one on, whether
+    anything follows, and the place of the leading one."""
     none = 1 - nonzero(first)
     place = place + (i - place) * (none & nonzero(digit))
     taken = equal(place, i + 1) & (1 - none)
@@ -143,7 +66,7 @@ def leading(digit, i, first, second, third, rest, place):
 
 
 def rounded_off(first, second, third, rest, place, sign):
-    """(u, extra) of the sum, as in ``soft_float``: its float32 pattern truncated toward zero, the 32 bits that follow.
+    """(u, extra) of the sum, as in ``soft_float``: its float32 pattern truncated toward zero, the next 32 bits.
 
     first second third   dddd...dddd dddd...dddd dddd...dddd     worth 2^(24 place - 346) at the last bit
     hi lo                0ddddddddddddddddddddddd dddddddd|dddd...dddd ddddddS   9 bits less

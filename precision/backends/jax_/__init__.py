@@ -20,13 +20,22 @@ from precision.backends.jax_.arithmetic import (
 )
 from precision.backends.jax_.blocks import shared_scales, times_power
 from precision.backends.jax_.derivatives import differentiable
-from precision.backends.jax_.gemm import integer_matmul, matmul
+from precision.backends.jax_.gemm import counted_matmul, matmul
 from precision.backends.jax_.gradients import product, straight_through, without_derivative
 from precision.backends.jax_.operations import compare, extreme, operate, ordered_sum
+from precision.backends.jax_.products import (
+    exact_add,
+    exact_matmul,
+    exact_result,
+    exact_start,
+    integer_matmul,
+    round_exact,
+)
 from precision.backends.jax_.rounding import (
     count,
     decode,
     encode,
+    from_bits,
     join,
     key_words,
     observe,
@@ -35,9 +44,10 @@ from precision.backends.jax_.rounding import (
     round_to,
     statistics,
     tally,
+    to_bits,
     widen,
 )
-from precision.backends.jax_.structure import array_module, asarray, jit, scan
+from precision.backends.jax_.structure import array_module, asarray, branch, jit, repeat, scan
 
 name = "jax"
 
@@ -46,16 +56,23 @@ __all__ = [
     "add",
     "array_module",
     "asarray",
+    "branch",
     "compare",
     "count",
+    "counted_matmul",
     "decode",
     "differentiable",
     "divide",
     "encode",
     "erf",
+    "exact_add",
+    "exact_matmul",
+    "exact_result",
+    "exact_start",
     "exp",
     "extreme",
     "flush",
+    "from_bits",
     "integer_matmul",
     "jit",
     "join",
@@ -70,7 +87,9 @@ __all__ = [
     "ordered_sum",
     "product",
     "random_words",
+    "repeat",
     "require_float64",
+    "round_exact",
     "round_to",
     "row_max",
     "rsqrt",
@@ -84,6 +103,7 @@ __all__ = [
     "tally",
     "tanh",
     "times_power",
+    "to_bits",
     "tree_sum",
     "widen",
     "without_derivative",

@@ -11,10 +11,13 @@ from jax import lax
 from precision import soft_float
 from precision.accumulator import Accumulator
 from precision.backends.jax_.arithmetic import guard
-from precision.backends.jax_.rounding import from_bits, round_to, to_bits
+from precision.backends.jax_.products import exact_matmul, native_matmul, ordered_product, round_exact
+from precision.backends.jax_.rounding import from_bits, to_bits
 from precision.backends.jax_.structure import varying_together
 from precision.backends.underflow import always_normal, floats_suffice, products_fit
-from precision.formats import FP32, Format
+from precision.format import Format
+from precision.formats import FP32
+from precision.ordered_products import Events
 
 Array = Any
 Step = Callable[[Array, Array, Array], Array]
@@ -36,12 +39,17 @@ def matmul(
     it holds, and the caller, who computes again without ``proofs`` if not, is spared compiling both paths at every
     product.
     """
+    if accumulator.summation == "native":
+        return native_matmul(a, b, c)
     from_zero = c is None
     # behind a barrier: XLA reads a constant 0 + x as x, which loses the sum's sign where x is -0
     c = lax.optimization_barrier(jnp.zeros((*a.shape[:2], b.shape[2]), jnp.float32) if c is None else c)
     a, b, c = varying_together(a, b, c)
-    if accumulator.sum is not FP32:
-        return _walk(_rounded_step(accumulator, inputs), a, b, c)
+    if accumulator.summation == "exact":
+        u, extra = exact_matmul(a, b, c)
+        return round_exact(u, extra, FP32)
+    if not accumulator.is_chain or accumulator.flushes or accumulator.sum is not FP32:
+        return ordered_product(a, b, c, accumulator, inputs, False)[0]
     in_floats = _exact_step if accumulator.product == "exact" else _float_step
     if from_zero and always_normal(*inputs):
         return _walk(in_floats, a, b, c)
@@ -75,21 +83,6 @@ def _exact_step(x: Array, y: Array, total: Array) -> Array:
     return total + x * y
 
 
-def _rounded_step(accumulator: Accumulator, inputs: tuple[Format, Format]) -> Step:
-    # 2^-130 2^127 is 1/8, but a float unit that flushes reads the first factor as 0
-    normal = min(fmt.min_subnormal_exponent for fmt in inputs) >= FP32.min_normal_exponent
-    multiply = jnp.multiply if normal else _product_in_integers  # rounded in integers next: nothing to contract
-
-    def step(x: Array, y: Array, total: Array) -> Array:
-        return round_to(total + round_to(multiply(x, y), accumulator.sum), accumulator.sum)
-
-    return step
-
-
-def _product_in_integers(x: Array, y: Array) -> Array:
-    return from_bits(soft_float.multiply(to_bits(x), to_bits(y)))
-
-
 def _integer_step(accumulator: Accumulator) -> Step:
     def step(x: Array, y: Array, total: Array) -> Array:
         u, v, w = to_bits(x), to_bits(y), to_bits(total)
@@ -100,6 +93,8 @@ def _integer_step(accumulator: Accumulator) -> Step:
     return step
 
 
-def integer_matmul(a: Array, b: Array) -> Array:
-    """int8 (B, m, k) x (B, k, n) -> int32, exact in any order."""
-    return lax.dot_general(a, b, (((2,), (1,)), ((0,), (0,))), preferred_element_type=jnp.int32)
+def counted_matmul(
+    a: Array, b: Array, c: Array, accumulator: Accumulator, inputs: tuple[Format, Format]
+) -> tuple[Array, Events]:
+    """The product by an ordered accumulator and what happened inside, by row."""
+    return ordered_product(a, b, c, accumulator, inputs, True)

@@ -35,3 +35,13 @@ def varying_together(*arrays: jax.Array) -> tuple[jax.Array, ...]:
     axes = [jax.typeof(x).manual_axis_type.varying for x in arrays]
     missing = [tuple(sorted(frozenset().union(*axes) - own)) for own in axes]
     return tuple(jax.lax.pcast(x, m, to="varying") if m else x for x, m in zip(arrays, missing, strict=True))
+
+
+def repeat(count: Any, body: Callable, state: Any) -> Any:
+    """state = body(i, state) for i in 0 ... count - 1, a count known only at run time included."""
+    return jax.lax.fori_loop(0, count, body, state)
+
+
+def branch(condition: Any, yes: Callable, no: Callable, *operands: Any) -> Any:
+    """yes(*operands) where the condition holds, else no(*operands)."""
+    return jax.lax.cond(condition, yes, no, *operands)

@@ -39,7 +39,7 @@ def start(c, limbs):
 
 @kernel
 def add(total, rows, columns, limbs, carrying):
-    """limbs += total 2^(row + column - 2 - 298): int32 (B, m, n) onto (B, m, n, LIMBS), rows (B, m), columns (B, n)."""
+    """limbs (B, m, n, LIMBS) += total 2^(row + column - 300): int32 (B, m, n), rows (B, m), columns (B, n)."""
     m = total.shape[1]
     for i in prange(total.shape[0] * m):
         block, row = i // m, i % m

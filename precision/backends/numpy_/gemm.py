@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from precision import bits, superaccumulator
+from precision import bits, exact_sums
 from precision.accumulator import Accumulator
 from precision.backends.numpy_ import structure
 from precision.backends.numpy_.rounding import from_bits, random_words, round_to, to_bits
@@ -89,21 +89,17 @@ def exact_matmul(a: Array, b: Array, c: Array) -> tuple[Array, Array]:
 # The sum that ``exact_products`` adds to
 
 
-def exact_start(c: Array) -> list[Array]:
-    limbs = superaccumulator.zeros(c)
-    superaccumulator.deposit_number(limbs, c)
-    return limbs
+def exact_start(c: Array) -> Array:
+    return exact_sums.started(c)
 
 
-def exact_add(limbs: list[Array], total: Array, rows: Array, columns: Array) -> list[Array]:
+def exact_add(limbs: Array, total: Array, rows: Array, columns: Array) -> Array:
     """total 2^(row + column - 300) added: int32 (B, m, n), rows (B, m, 1), columns (B, 1, n)."""
-    limbs = list(limbs)
-    superaccumulator.deposit_integer(limbs, total.astype(np.uint32), (rows + columns - 2).astype(np.uint32))
-    return limbs
+    return exact_sums.with_integer(structure, limbs, total, rows + columns - 2)
 
 
-def exact_result(limbs: list[Array]) -> tuple[Array, Array, Array]:
-    return superaccumulator.withdraw(limbs)
+def exact_result(limbs: Array) -> tuple[Array, Array, Array]:
+    return exact_sums.withdrawn(structure, limbs)
 
 
 def round_exact(
