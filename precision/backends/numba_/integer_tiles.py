@@ -112,7 +112,7 @@ def _same(value):
 
 _DOT = "llvm.x86.avx512.vpdpbusd."  # of the AVX-VNNI instruction too
 _PAIRS = (_unsigned_pairs, _signed_pairs)
-_UNITS = (
+_UNITS: tuple[tuple[set[str], Unit], ...] = (
     # features that it takes, the unit
     ({"avx512vnni", "avx512f"}, Unit("vnni512", 16, 6, 4, _whole, _whole, _instruction(_DOT + "512", _same))),
     ({"avx512vnni", "avx512vl"}, Unit("vnni256", 8, 6, 2, _whole, _whole, _instruction(_DOT + "256", _same))),
