@@ -1,4 +1,4 @@
-"""Matrix products by the processor's own instructions, one instruction after the other, nothing of ``precision`` in them.
+"""Matrix products by the processor's own instructions, one after the other, with nothing of ``precision`` in them.
 
     dot_bf16       VDPBF16PS    16 lanes, two products a lane
     tile_bf16      TDPBF16PS    AMX tiles of 16 x 16 sums, 32 products a sum
@@ -231,7 +231,7 @@ def _run_tiles(configuration, a, b, out, m, n, words):
 
 
 def _grouped(a: np.ndarray, b: np.ndarray, word: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Neighbours along k in one word, the lowest k in the lowest bits, k filled up with +0: (m, w) and (w, n), flat."""
+    """Neighbours along k in one word, the lowest k lowest, filled up with +0: (m, w) and (w, n), flat."""
     size = np.dtype(word).itemsize // a.dtype.itemsize
     more = -a.shape[1] % size
     a, b = np.pad(a, ((0, 0), (0, more))), np.pad(b, ((0, more), (0, 0)))
