@@ -51,17 +51,3 @@ def rounded_everywhere(a, b, total, f):
             for j in range(out.size):
                 rounded = _from_bits(_round(_to_bits(np.float32(x * y[j])), f))
                 out[j] = _from_bits(_round(_to_bits(np.float32(out[j] + rounded)), f))
-
-
-@kernel
-def integer(a, b, total):
-    """int32 total += int8 a b, exact in any order."""
-    rows = a.shape[1]
-    for i in prange(a.shape[0] * rows):
-        block, row = i // rows, i % rows
-        out = total[block, row]
-        for k in range(a.shape[2]):
-            x = np.int32(a[block, row, k])
-            y = b[block, k]
-            for j in range(out.size):
-                out[j] += x * np.int32(y[j])

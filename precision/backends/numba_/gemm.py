@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from precision.accumulator import Accumulator
-from precision.backends.numba_ import chain_kernels, exact_kernels, ordered_kernels
+from precision.backends.numba_ import chain_kernels, exact_kernels, integer_kernels, ordered_kernels
 from precision.backends.numpy_.gemm import native_matmul, round_exact
 from precision.backends.numpy_.rounding import to_bits
 from precision.exact_products import exact_product
@@ -18,6 +18,7 @@ from precision.ordered_products import Events
 from precision.superaccumulator import LIMBS
 
 Array = np.ndarray
+_NO_WORDS = np.empty(0, np.int64)
 
 
 def matmul(
@@ -63,7 +64,7 @@ def integer_matmul(a: Array, b: Array, c: Array | None = None) -> Array:
     total = (
         np.zeros((a.shape[0], a.shape[1], b.shape[2]), np.int32) if c is None else np.array(c, np.int32, order="C")
     )
-    chain_kernels.integer(np.ascontiguousarray(a), np.ascontiguousarray(b), total, work=total.size * a.shape[2] >> 6)
+    integer_kernels.multiply_add(a, b, total, _NO_WORDS, work=total.size * a.shape[2] >> 6)
     return total
 
 
