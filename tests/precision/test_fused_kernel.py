@@ -10,9 +10,13 @@ import sys
 from pathlib import Path
 
 import ml_dtypes
+import numba
 import numpy as np
 import pytest
 from bits_assertions import as_bits, assert_same_bits
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
 from precision.accumulators import ACCUMULATORS, parse_accumulator
 from precision.backends.numba_.fused import fused, takes, words_of
@@ -331,7 +335,50 @@ def test_threads_change_no_bit() -> None:
         np.testing.assert_array_equal(all_[1], one[1])
 
 
-@pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="names an x86 processor")
+X86 = pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="names an x86 processor")
+FLUSH_AND_ROUND_UP = 0x1F80 | 1 << 15 | 1 << 6 | 2 << 13  # FTZ, DAZ, toward +infinity
+
+
+@intrinsic
+def exchange_control(_context, value):
+    """Sets MXCSR, returns what it was."""
+
+    def build(_context, builder, _signature, args):
+        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer()])
+        old, new = (builder.alloca(ir.IntType(32)) for _ in range(2))
+        builder.store(args[0], new)
+        for name, slot in (("stmxcsr", old), ("ldmxcsr", new)):
+            function = builder.module.globals.get(f"llvm.x86.sse.{name}") or ir.Function(
+                builder.module, kind, f"llvm.x86.sse.{name}"
+            )
+            builder.call(function, [builder.bitcast(slot, ir.IntType(8).as_pointer())])
+        return builder.load(old)
+
+    return types.uint32(types.uint32), build
+
+
+@X86
+def test_flushing_and_rounding_modes_change_no_bit() -> None:
+    serial = fused._serial
+
+    @numba.njit
+    def in_that_mode(a, b, total, redo, words):
+        old = exchange_control(np.uint32(FLUSH_AND_ROUND_UP))
+        serial(a, b, total, redo, words)
+        exchange_control(old)
+
+    rng = np.random.default_rng(12)
+    for name, kind in [("h100", "bf16"), ("h100_fp16", "fp16"), ("b200", "e5m2")]:
+        for data in ("normal", "codes", "subnormal"):
+            a, b = operands(rng, data, 21, 90, 45, (kind, kind), (1,))
+            c = start(rng, (1, 21, 45), name)
+            expected = run(a, b, c, name, (kind, kind))
+            actual = run(a, b, c, name, (kind, kind), in_that_mode)
+            assert_same_bits(actual[0], expected[0])
+            np.testing.assert_array_equal(actual[1], expected[1])
+
+
+@X86
 def test_narrower_registers_change_no_bit(tmp_path: Path) -> None:
     """The same results where LLVM knows AVX2 only."""
     here = Path(__file__).resolve()

@@ -176,7 +176,7 @@ def _settings(words, padded, narrow):
 
 
 @_jit
-def _add_tile(s, tile, bad):
+def _add_tile(s, tile, bad, tile_bad):
     """s <- RN32(s + tile), where neither an operand nor the result is subnormal or infinite."""
     for row in range(ROWS):
         for lane in range(COLUMNS):
@@ -186,7 +186,8 @@ def _add_tile(s, tile, bad):
             start = (_to_bits(x) >> np.uint32(23)) & np.uint32(255)
             subnormal = start == 0 and (_to_bits(x) & np.uint32(0x7FFFFFFF)) != 0
             tiny = field == 0 and ((_to_bits(x) ^ _to_bits(y)) & np.uint32(0x7FFFFFFF)) != 0
-            bad[row, lane] |= subnormal or tiny or start == 255 or field == 255
+            wrong = subnormal or tiny or start == 255 or field == 255 or tile_bad[row, lane] != 0
+            bad[row, lane] |= wrong
             s[row, lane] = z
 
 
@@ -201,38 +202,38 @@ def _run(kind, a, a_exponents, b, b_exponents, s, bad, settings):
 
 
 @_jit
-def _tile(kind, operands, s, bad, blocks, first, settings):
-    """s (ROWS, 32) through one tile after another; ``first``: s enters the only one."""
-    a, a_exponents, b, b_exponents = operands
-    if first:
-        settings[0] = blocks[0]
-        _run(kind, a, a_exponents, b, b_exponents, s, bad, settings)
-        return
+def _tile(kind, a, a_exponents, b, b_exponents, s, part, bad, part_bad, blocks, first, settings):
+    """s (ROWS, 32) through one tile of k after another; ``first``: s enters the only one."""
     start = 0
-    part, part_bad = np.empty_like(s), np.empty_like(bad)
-    bad[:] = 0
     for count in blocks:
+        for row in range(ROWS):
+            for lane in range(COLUMNS):
+                part[row, lane] = s[row, lane] if first else np.float32(0)
         settings[0] = count
-        part[:] = 0
-        stop = start + count * settings[1]
         _run(kind, a[start:], a_exponents[start:], b[start:], b_exponents[start:], part, part_bad, settings)
-        bad |= part_bad
-        _add_tile(s, part, bad)
-        start = stop
+        if first:
+            for row in range(ROWS):
+                for lane in range(COLUMNS):
+                    s[row, lane], bad[row, lane] = part[row, lane], part_bad[row, lane]
+        else:
+            _add_tile(s, part, bad, part_bad)
+        start += count * settings[1]
 
 
 @_jit
 def _rows(kind, a, a_exponents, b, b_exponents, first_row, total, redo, odd, blocks, first, settings):
     """Outputs of some row panels under all column panels."""
     odd_rows, odd_columns = odd
-    s, bad = np.empty((ROWS, COLUMNS), np.float32), np.empty((ROWS, COLUMNS), np.int32)
+    s, bad = np.zeros((ROWS, COLUMNS), np.float32), np.zeros((ROWS, COLUMNS), np.int32)
+    part, part_bad = np.zeros_like(s), np.zeros_like(bad)
     for j in range(b.shape[0]):
         for i in range(a.shape[0]):
             row, column = first_row + ROWS * i, COLUMNS * j
             rows, columns = min(ROWS, total.shape[0] - row), min(COLUMNS, total.shape[1] - column)
-            s[:] = 0
-            s[:rows, :columns] = total[row : row + rows, column : column + columns]
-            _tile(kind, (a[i], a_exponents[i], b[j], b_exponents[j]), s, bad, blocks, first, settings)
+            for r in range(rows):
+                for c in range(columns):
+                    s[r, c], bad[r, c] = total[row + r, column + c], 0
+            _tile(kind, a[i], a_exponents[i], b[j], b_exponents[j], s, part, bad, part_bad, blocks, first, settings)
             for r in range(rows):
                 for c in range(columns):
                     wrong = bad[r, c] != 0 or odd_rows[row + r] or odd_columns[column + c]

@@ -329,6 +329,7 @@ def _make_tile(wide, long):
         operands = (a, a_exponents, b, b_exponents, sums, bad)
 
         def build(context, builder, signature, args):
+            builder.function.attributes.add("noinline")  # one copy, however many callers
             arrays = [
                 context.make_array(kind)(context, builder, value)
                 for kind, value in zip(signature.args, args, strict=True)
