@@ -58,7 +58,9 @@ def takes(accumulator: Accumulator, inputs: tuple[Format, Format]) -> bool:
         and (facts.rounding, facts.overflow) in [("toward_zero", "inf"), ("nearest_even", "inf")]
         and facts.zero == "positive"
         and facts.sum.precision <= 24
-        and facts.sum.exponent_bits <= 8
+        and (facts.sum.nan, facts.sum.subnormals) == ("ieee", True)
+        and facts.sum.min_normal_exponent >= -126
+        and facts.sum.max_exponent <= 127
         and not (facts.flush_inputs or facts.flush_start or facts.flush_products or facts.flush_sums)
         and facts.block_for(inputs[0]) is not None
         and inputs[0].precision + inputs[1].precision <= 24
