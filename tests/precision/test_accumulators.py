@@ -32,12 +32,8 @@ def run(backend: Executor, batch: Case, start: bool = True, **static: object) ->
 def check(backend: Executor, name: str, inputs: str, k: int, brief: bool, **options: object) -> None:
     kinds, batch, expected, _ = solved(name, inputs, k, brief, **options)
     result = run(backend, batch, accumulator=name, inputs=inputs, **options)
-    wrong = [
-        kind
-        for kind, got, right in zip(kinds, result, expected, strict=True)
-        if (got.view(right.dtype) != right).any()
-    ]
-    assert not wrong, (k, wrong) and assert_same_bits(result, expected)
+    for kind, got, right in zip(kinds, result, expected, strict=True):
+        assert np.array_equal(got.view(right.dtype), right), f"{kind}, k = {k}"
     assert_same_bits(result, expected)
 
 
