@@ -257,38 +257,52 @@ def counted(x: Words, y: Words, start: int, name: str, inputs: str, output: str 
     return solved(tuple(x), tuple(y), int(start), name, inputs, output)[1]
 
 
-@cache
 def solved(x: Words, y: Words, start: int, name: str, inputs: str, output: str | None) -> tuple[int, dict[str, int]]:
+    if name == "exact":
+        return _exact(x, y, start, output or "fp32")
+    result, tally = running_sum(x, y, start, name, inputs)
+    if name == "int32":
+        return result, asdict(tally)
+    result, inexact = _output(result, name, output)
+    return result, asdict(tally) | {"inexact": inexact}
+
+
+@cache
+def running_sum(x: Words, y: Words, start: int, name: str, inputs: str) -> tuple[int, Tally]:
+    """Before it is rounded to an output."""
     tally = Tally(products=len(x))
     if name == "int32":
         result = start + sum(a * b for a, b in zip(x, y, strict=True))
         tally.overflowed = int(not -(2**31) <= result < 2**31)
-        return (result + 2**31) % 2**32 - 2**31, asdict(tally)
-    if name == "exact":
-        return _exact(x, y, start, output or "fp32", tally), asdict(tally)
+        return (result + 2**31) % 2**32 - 2**31, tally
     runs = re.fullmatch(r"fp32_split(\d+)", name)
     definition = partial(split, int(runs[1])) if runs else DEFINITIONS[name]
-    result = definition(list(x), list(y), start, inputs, tally)
-    return _output(result, name, output or sums(name), tally), asdict(tally)
+    return definition(list(x), list(y), start, inputs, tally), tally
 
 
-def _exact(x: Words, y: Words, start: int, output: str, tally: Tally) -> int:
+def _exact(x: Words, y: Words, start: int, output: str) -> tuple[int, dict[str, int]]:
+    tally = Tally(products=len(x))
     factors = [product(read(a), read(b)) for a, b in zip(x, y, strict=True)]
     unrounded = sum_of([read(start), *factors])
     result = rounded(unrounded, output)
     if is_finite(unrounded):
         tally.overflowed, tally.inexact = int(result.is_infinite), int(result.magnitude != unrounded.magnitude)
-    return write(result)
+    return write(result), asdict(tally)
 
 
-def _output(s: int, name: str, output: str, tally: Tally) -> int:
-    """A NaN is the unit's own where the result is a float32 sum; any rounding after it makes it canonical."""
+def _output(s: int, name: str, output: str | None) -> tuple[int, int]:
+    """A NaN is the unit's own where no output is named; a rounding after it makes it canonical."""
     if is_nan(s):
-        unit = ALL_ONES if name in ONES_FOR_NAN else s | QUIET if name in PAYLOADS else NAN_BITS
-        return unit if output == "fp32" else NAN_BITS
-    result = rounded(read(s), output)
-    tally.inexact = int(result != read(s))
-    return write(result)
+        return (_own_nan(s, name) if output is None else NAN_BITS), 0
+    result = rounded(read(s), output or sums(name))
+    return write(result), int(result != read(s))
+
+
+def _own_nan(s: int, name: str) -> int:
+    if name in PAYLOADS:
+        return s | QUIET
+    ones = 0x7FFFE000 if sums(name) == "fp16" else ALL_ONES  # 0x7FFF of fp16, in float32
+    return ones if name in ONES_FOR_NAN else NAN_BITS
 
 
 def matmul(

@@ -87,7 +87,8 @@ def test_zeros_and_nans_of_a_tensor_core() -> None:
     assert dot([INFINITY], words(0), 0, "h100", "fp16") == 0x7FFFFFFF
     assert dot([INFINITY, INFINITY | MINUS], words(1, 1), 0, "h100", "fp16") == 0x7FFFFFFF
     assert dot([INFINITY], words(2), word(-1), "h100", "fp16") == INFINITY
-    assert dot([NAN], words(1), 0, "h100", "fp16", "bf16") == NAN
+    assert dot([NAN], words(1), 0, "h100_fp16", "fp16") == 0x7FFFE000
+    assert dot([NAN], words(1), 0, "h100", "fp16", "fp32") == NAN
 
 
 # Matrix cores
