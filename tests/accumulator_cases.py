@@ -104,9 +104,12 @@ def ranges(inputs: str, total: str) -> dict[str, tuple[tuple[int, int], tuple[in
         "small start": (around(0, 3, inputs),) * 2 + (around(-14 if total == "fp16" else -24, 5, total),),
         "subnormal": ((least, least + 12), around(0, 6, inputs), (EXPONENTS[total][0], EXPONENTS[total][0] + 4)),
         "around 2^-126": (around(-66, 4, inputs), around(-60, 4, inputs), (0, 3)),
+        "subnormal start": (around(-62, 2, inputs), around(-63, 2, inputs), (0, 0)),
+        "subnormal sums": (around(-66, 3, inputs), around(-66, 3, inputs), (0, 2)),
         "below 2^-126": (around(-76, 4, inputs), around(-76, 4, inputs), (0, 1)),
         "smallest": ((least, least + 3), (least, least + 12), (0, 1)),
         "overflow": (around(middle + 1, 1, inputs), around(middle, 1, inputs), (high - 2, high)),
+        "finite terms overflow": (around(middle, 0, inputs), around(middle - 1, 1, inputs), (high - 1, high)),
         "largest": ((most - 1, most), (most - 1, most), (high - 1, high)),
     }
 
@@ -135,9 +138,13 @@ def floats(name: str, inputs: str, k: int, brief: bool) -> dict[str, Case]:
     zeros = [rng.integers(0, 2, shape, np.uint32) << 31 for shape in ((M, k), (k, N), (M, N))]
     result["signed zeros"] = Case(*zeros)
     minus = np.uint32(1 << 31)
-    if brief:
-        del result["payloads"], result["spread, cancelling"]
     result["minus zero"] = Case(np.full((M, k), minus), np.zeros((k, N), np.uint32), np.full((M, N), minus))
+    tiny = [np.full(shape, word, np.uint32) for shape, word in (((M, k), 0x9F000000), ((k, N), 0x1F000000))]
+    result["products just below zero"] = Case(*tiny, np.full((M, N), minus))  # -2^-65 x 2^-65
+    least = EXPONENTS[total][0]
+    result["nothing but a start"] = Case(zeros[0], result["spread"].b, drawn(rng, (M, N), (least, least + 12)))
+    if brief:
+        del result["payloads"], result["spread, cancelling"], result["signed zeros"]
     return {
         kind: Case(representable(a, inputs), representable(b, inputs), representable(c, total))
         for kind, (a, b, c) in result.items()
@@ -213,12 +220,20 @@ def floor_vectors(name: str, inputs: str) -> dict[str, list[tuple[float, float]]
     return {"floor": [first, scaled(1, grid)], "below floor": [first, *[scaled(1, grid - 1)] * 2]}
 
 
+def tie_vectors(name: str) -> dict[str, list[tuple[float, float]]]:
+    """Beside s = 1 a tie, and what is left of the 31 bits that break it, or does not."""
+    if name != "cdna3":
+        return {}
+    return {f"tie and 2^{last}": [scaled(1, -24), scaled(1, last)] for last in (-31, -32)}
+
+
 def targeted(name: str, inputs: str, k: int) -> dict[str, Case]:
     result = {}
-    for kind, pairs in floor_vectors(name, inputs).items():
+    for kind, pairs in (floor_vectors(name, inputs) | tie_vectors(name)).items():
         if len(pairs) <= min(k, LENGTHS[name][inputs]):
             a, b = np.zeros((M, k), np.float32), np.zeros((k, N), np.float32)
             a[:, : len(pairs)] = [x for x, _ in pairs]
             b[: len(pairs)] = np.array([y for _, y in pairs], np.float32)[:, None]
-            result[kind] = Case(a.view(np.uint32), b.view(np.uint32), np.zeros((M, N), np.uint32))
+            c = np.full((M, N), "tie" in kind, np.float32)
+            result[kind] = Case(*(x.view(np.uint32) for x in (a, b, c)))
     return result
