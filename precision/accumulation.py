@@ -41,7 +41,7 @@ def ruled(result, a, b, s, f):
     own = select(is_nan(s), s | 0x400000, own)
     own = select(is_nan(b), b | 0x400000, own)
     own = select(is_nan(a), a | 0x400000, own)
-    return select(is_nan(result), select(f.operand_nan, own, f.nan), result)
+    return select(is_nan(result), select(f.operand_nan + 0 * own, own, f.nan), result)
 
 
 def is_nan(u):
