@@ -50,10 +50,16 @@ def call(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
 
 
 def canonical_nan(builder: Any, x: Any) -> Any:
-    """x, every NaN 0x7FC00000; on the bits, as LLVM may pass any NaN through a float operation."""
-    u, word = _words(builder, x)
-    is_nan = builder.icmp_unsigned(">", builder.and_(u, word(0x7FFFFFFF)), word(0x7F800000))
-    return _floats(builder, builder.select(is_nan, word(0x7FC00000), u))
+    """x, every NaN 0x7FC00000 (fp16: 0x7E00); on the bits, as LLVM may pass any NaN through a float operation."""
+    lanes = x.type.count
+    if x.type.element == HALF:
+        bits, magnitude, infinity, nan = ir.IntType(16), 0x7FFF, 0x7C00, 0x7E00
+    else:
+        bits, magnitude, infinity, nan = WORD, 0x7FFFFFFF, 0x7F800000, 0x7FC00000
+    u = builder.bitcast(x, vector(bits, lanes))
+    size = builder.and_(u, splat(bits, lanes, magnitude))
+    is_nan = builder.icmp_unsigned(">", size, splat(bits, lanes, infinity))
+    return builder.bitcast(builder.select(is_nan, splat(bits, lanes, nan), u), x.type)
 
 
 # float32

@@ -39,7 +39,7 @@ from precision.backends.numba_.target import target
 
 __all__ = ["CHAINS", "add_flushing", "flushing_offered"]
 
-_DEPTH, _BLOCK_ROWS, _BLOCK_COLUMNS = 256, 384, 3072  # k, rows of a and columns of b that are packed at a time
+_DEPTH, _BLOCK_ROWS, _BLOCK_COLUMNS = 512, 384, 3072  # k, rows of a and columns of b that are packed at a time
 _ROWS, _VECTORS = target().tile
 _LINE = 64  # bytes
 

@@ -18,7 +18,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from precision.backends.numba_.chain_steps import FLOAT, HALF, WORD, StepBuilder, call, canonical_nan, splat, vector
+from precision.backends.numba_.chain_steps import BIT, FLOAT, HALF, WORD, StepBuilder, call, canonical_nan, splat, vector
 from precision.backends.numba_.target import target
 
 _COUNT, _BYTE = ir.IntType(64), ir.IntType(8)
@@ -42,6 +42,19 @@ def store(builder: Any, x: Any, address: Any, offset: Any, align: int = _UNALIGN
     builder.store(x, pointer(builder, address, offset, x.type), align=align)
 
 
+def _prefetch(builder: Any, k: Any, sums: Any, pitch: Any, rows: int, columns: int) -> None:
+    """One cache line of a tile that comes next, another one at each k, as few can be under way at a time.
+
+    rows is a power of two: its bits of k are the row, those above them the line.
+    """
+    lines = (columns * 4 + 63) // 64
+    row = builder.and_(k, _number(rows - 1))
+    line = builder.and_(builder.lshr(k, _number(rows.bit_length() - 1)), _number((1 << lines.bit_length()) - 1))
+    place = pointer(builder, sums, builder.add(builder.mul(row, pitch), builder.mul(line, _number(64))), _BYTE)
+    to_write, to_keep, data = (ir.Constant(WORD, value) for value in (1, 3, 1))
+    call(builder, "llvm.prefetch.p0", ir.VoidType(), [place, to_write, to_keep, data])
+
+
 def addresses_intrinsic(name: str, arguments: int, body: Callable[[Any, list[Any]], Any]) -> Any:
     """Numba's view of a function of int64 that is never inlined, so that nothing moves into or out of it.
 
@@ -54,7 +67,7 @@ def addresses_intrinsic(name: str, arguments: int, body: Callable[[Any, list[Any
         if function is None:
             kind = ir.FunctionType(_COUNT, [_COUNT] * arguments)
             function = ir.Function(module, kind, name)
-            function.linkage = "internal"
+            function.linkage = "linkonce_odr"
             function.attributes.add("noinline")
             inner = ir.IRBuilder(function.append_basic_block())
             inner.ret(body(inner, list(function.args)) or _number(0))
@@ -110,12 +123,11 @@ class Lanes:
         self._in_memory = vector(FLOAT, self.count)
 
     def load_sums(self, builder: Any, address: Any, offset: Any) -> Any:
-        x = canonical_nan(builder, load(builder, address, offset, self._in_memory))
+        x = load(builder, address, offset, self._in_memory)
         return builder.fptrunc(x, self.kind) if self._half else x
 
     def store_sums(self, builder: Any, x: Any, address: Any, offset: Any) -> None:
-        x = builder.fpext(x, self._in_memory) if self._half else x
-        store(builder, canonical_nan(builder, x), address, offset)
+        store(builder, builder.fpext(x, self._in_memory) if self._half else x, address, offset)
 
     def load_b(self, builder: Any, address: Any, offset: Any) -> Any:
         return load(builder, address, offset, self.kind, self.bytes)
@@ -130,17 +142,37 @@ class Lanes:
         return builder.bitcast(everywhere, self.kind) if self._half else everywhere
 
 
+def _canonical_tile(builder: Any, sums: list[Any]) -> list[Any]:
+    """The sums, every NaN canonical; one comparison for two of them where none is."""
+    lanes = sums[0].type.count
+    mask = ir.Constant(vector(BIT, lanes), None)
+    for x, y in zip(sums[::2], sums[1::2] + sums[-1:], strict=False):
+        mask = builder.or_(mask, builder.fcmp_unordered("uno", x, y))
+    word = builder.bitcast(mask, ir.IntType(lanes))
+    start = builder.block
+    with builder.if_then(builder.icmp_unsigned("!=", word, ir.Constant(word.type, 0)), likely=False):
+        replaced = [canonical_nan(builder, x) for x in sums]
+        rare = builder.block
+    merged = [builder.phi(x.type) for x in sums]
+    for phi, x, y in zip(merged, sums, replaced, strict=True):
+        phi.add_incoming(x, start)
+        phi.add_incoming(y, rare)
+    return merged
+
+
 def make_tile(name: str, step: StepBuilder, half: bool, rows: int, vectors: int) -> Any:
     """Intrinsic (a, b, sums, bytes from a row of sums to the next, depth): the loop above on a full tile."""
     lanes = Lanes(half)
 
     def body(builder: Any, args: list[Any]) -> None:
         a, b, sums, pitch, depth = args
+        below = builder.add(sums, builder.mul(pitch, _number(rows)))
         places = [(r, v) for r in range(rows) for v in range(vectors)]
         offsets = [builder.add(builder.mul(pitch, _number(r)), _number(4 * lanes.count * v)) for r, v in places]
-        start = [lanes.load_sums(builder, sums, offset) for offset in offsets]
+        start = _canonical_tile(builder, [lanes.load_sums(builder, sums, offset) for offset in offsets])
 
         def one_k(builder: Any, k: Any, s: list[Any]) -> list[Any]:
+            _prefetch(builder, k, below, pitch, rows, vectors * lanes.count)
             row = builder.mul(k, _number(vectors * lanes.count * lanes.bytes))
             column = builder.mul(k, _number(4 * rows))
             y = [
@@ -150,7 +182,8 @@ def make_tile(name: str, step: StepBuilder, half: bool, rows: int, vectors: int)
             x = [lanes.load_a(builder, a, builder.add(column, _number(4 * r))) for r in range(rows)]
             return [step(builder, x[r], y[v], sum_) for (r, v), sum_ in zip(places, s, strict=True)]
 
-        for x, offset in zip(counted_loop(builder, depth, start, one_k), offsets, strict=True):
+        total = _canonical_tile(builder, counted_loop(builder, depth, start, one_k))
+        for x, offset in zip(total, offsets, strict=True):
             lanes.store_sums(builder, x, sums, offset)
 
     return addresses_intrinsic(f"precision.tile.{name}.{rows}.{vectors}", 5, body)
