@@ -84,9 +84,11 @@ class Kernel:
 
     PARALLEL_FROM = 1 << 18  # elements, or multiply-adds of a product / 64: from some tens of microseconds
 
-    def __init__(self, function: Callable) -> None:
+    def __init__(self, function: Callable, parallel: Callable | None = None) -> None:
+        """parallel: what all threads run, where it is not the same source."""
+        parallel = parallel or specialised(function, function.__name__ + "_parallel")
         self._serial = _stamped(numba.njit(function, cache=True, **_OPTIONS))
-        self._parallel = _stamped(numba.njit(_renamed(function), parallel=True, cache=True, **_OPTIONS))
+        self._parallel = _stamped(numba.njit(parallel, parallel=True, cache=True, **_OPTIONS))
 
     def __call__(self, *arguments: Any, work: int | None = None) -> None:
         size = arguments[0].size if work is None else work
@@ -103,9 +105,9 @@ def serial_kernel(function: Callable) -> Callable:
     return _stamped(numba.njit(function, cache=True, **_OPTIONS))
 
 
-def _renamed(function: Callable) -> Callable:
-    """The same function under another name, so that its cache files are its own."""
-    twin = FunctionType(function.__code__, function.__globals__, function.__name__ + "_parallel")
+def specialised(function: Callable, name: str, **globals_: Any) -> Callable:
+    """The same source under another name, so that its cache files are its own, with these globals in place."""
+    twin = FunctionType(function.__code__, function.__globals__ | globals_, name)
     twin.__qualname__ = twin.__name__
     return twin
 
