@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from strategies import EDGES, drawn, generator, sprinkled
 
 import precision as pr
-from precision.backends.jax_.gemm import matmul as jax_matmul
+from precision.backends.jax_.gemm import scanned
 from precision.backends.numba_.compilation import Kernel
 
 # accumulator, formats of the operands: what each back end takes another path for
@@ -275,7 +275,7 @@ def float_path(accumulator: str, fmt: str) -> Callable:
     def product(a: jax.Array, b: jax.Array, c: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
         proofs: list[jax.Array] = []
         formats = (pr.FORMATS[fmt], pr.FORMATS[fmt])
-        return jax_matmul(a[None], b[None], c[None], pr.ACCUMULATORS[accumulator], formats, proofs)[0], proofs
+        return scanned(a[None], b[None], c[None], pr.ACCUMULATORS[accumulator], formats, proofs)[0], proofs
 
     return jax.jit(product)
 

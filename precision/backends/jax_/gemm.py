@@ -1,23 +1,28 @@
-"""Matrix products in a stated order: a scan over k of rank-1 updates, exact on any XLA platform."""
+"""Matrix products in a stated order: Numba kernels on a CPU, elsewhere a scan over k of rank-1 updates."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
 from precision import soft_float
 from precision.accumulator import Accumulator
+from precision.backends import get_backend
+from precision.backends.jax_ import foreign
 from precision.backends.jax_.arithmetic import guard
-from precision.backends.jax_.rounding import from_bits, round_to, to_bits
+from precision.backends.jax_.rounding import from_bits, on_cpu, round_to, to_bits
 from precision.backends.jax_.structure import varying_together
 from precision.backends.underflow import always_normal, floats_suffice, products_fit
 from precision.formats import FP32, Format
 
 Array = Any
 Step = Callable[[Array, Array, Array], Array]
+FOREIGN_PLATFORMS = ("cpu",)  # where products are computed by foreign functions
 
 
 def matmul(
@@ -29,6 +34,56 @@ def matmul(
     proofs: list[Array] | None = None,
 ) -> Array:
     """(B, m, k) x (B, k, n) added to c (B, m, n), or to +0; operands are values of the formats ``inputs``.
+
+    On a CPU by the kernels of the Numba back end, elsewhere by ``scanned``: decided when the computation is lowered,
+    for the platform it is lowered for.  ``proofs``: as in ``scanned``; there is nothing to prove on a CPU.
+    """
+    operands = varying_together(a, b) if c is None else varying_together(a, b, c)
+    # not traced, so nothing compiled by Numba, on a host whose computations run elsewhere
+    platforms = FOREIGN_PLATFORMS if on_cpu() else ()
+    result, proved = _matmul(accumulator, inputs, proofs is not None, platforms, *operands)
+    if proofs is not None:
+        proofs.append(proved)
+    return result
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _matmul(
+    accumulator: Accumulator,
+    inputs: tuple[Format, Format],
+    speculative: bool,
+    foreign_platforms: tuple[str, ...],
+    *operands: Array,
+) -> tuple[Array, Array]:
+    """The product and whether it is proved."""
+
+    def by_scan(a: Array, b: Array, c: Array | None = None) -> tuple[Array, Array]:
+        proofs: list[Array] | None = [] if speculative else None
+        result = scanned(a, b, c, accumulator, inputs, proofs)
+        return result, proofs[0] if proofs else _true(a)
+
+    def by_kernel(a: Array, b: Array, c: Array | None = None) -> tuple[Array, Array]:
+        kernel, words = get_backend("numba").gemm.foreign(accumulator)
+        start = jnp.zeros((*a.shape[:2], b.shape[2]), jnp.float32) if c is None else c
+        return foreign.call(kernel, words, a, b, start)[0], _true(a)
+
+    return lax.platform_dependent(*operands, default=by_scan, **dict.fromkeys(foreign_platforms, by_kernel))
+
+
+def _true(like: Array) -> Array:
+    """True, varying over a mesh as that array does."""
+    return varying_together(jnp.asarray(True), like)[0]
+
+
+def scanned(
+    a: Array,
+    b: Array,
+    c: Array | None,
+    accumulator: Accumulator,
+    inputs: tuple[Format, Format],
+    proofs: list[Array] | None = None,
+) -> Array:
+    """``matmul`` on any platform, by XLA's own operations.
 
     Float operations serve where ``floats_suffice`` proves that nothing reaches the subnormals XLA would flush and
     that no exact product overflows; elsewhere, and for products wider than 24 bits, the same sums are formed in

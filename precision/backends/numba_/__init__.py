@@ -198,11 +198,8 @@ def matmul(
     a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
     shape = (*a.shape[:2], b.shape[2])
     total = np.zeros(shape, np.float32) if c is None else np.array(c, np.float32, order="C")
-    work = total.size * a.shape[2] >> 6
-    if accumulator.sum is FP32:
-        gemm.sequential(a, b, total, accumulator.product == "exact", work=work)
-    else:
-        gemm.rounded_everywhere(a, b, total, accumulator.sum.constants, work=work)
+    kernel, words = gemm.plan(accumulator)
+    kernel(a, b, total, words, work=total.size * a.shape[2] >> 6)
     return total
 
 

@@ -13,7 +13,9 @@ from typing import Any
 
 import numba
 import numpy as np
+from numba.core.ccallback import CFunc
 
+_ROOT = Path(__file__).resolve().parents[2]
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
 
@@ -68,10 +70,9 @@ def source_stamp() -> str:
 
     Numba's own stamp covers only the file a kernel stands in, not the kernels of ``bits`` compiled into it.
     """
-    root = Path(__file__).resolve().parents[2]
     digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    for path in sorted(_ROOT.rglob("*.py")):
+        digest.update(path.relative_to(_ROOT).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
 
@@ -85,12 +86,18 @@ class Kernel:
     PARALLEL_FROM = 1 << 18  # elements, or multiply-adds of a product / 64: from some tens of microseconds
 
     def __init__(self, function: Callable) -> None:
-        self._serial = _stamped(numba.njit(function, cache=True, **_OPTIONS))
-        self._parallel = _stamped(numba.njit(_renamed(function), parallel=True, cache=True, **_OPTIONS))
+        self.function = function
+        file = inspect.getfile(function)
+        self._serial = _stamped(numba.njit(function, cache=True, **_OPTIONS), file)
+        self._parallel = _stamped(numba.njit(_renamed(function), parallel=True, cache=True, **_OPTIONS), file)
 
     def __call__(self, *arguments: Any, work: int | None = None) -> None:
         size = arguments[0].size if work is None else work
-        (self._parallel if size >= self.PARALLEL_FROM else self._serial)(*arguments)
+        self.compiled(parallel=size >= self.PARALLEL_FROM)(*arguments)
+
+    def compiled(self, *, parallel: bool) -> Any:
+        """One of the two, as other kernels call it."""
+        return self._parallel if parallel else self._serial
 
 
 def kernel(function: Callable) -> Kernel:
@@ -100,7 +107,21 @@ def kernel(function: Callable) -> Kernel:
 
 def serial_kernel(function: Callable) -> Callable:
     """Decorator: a loop whose iterations depend on each other, compiled for one thread."""
-    return _stamped(numba.njit(function, cache=True, **_OPTIONS))
+    return _stamped(numba.njit(function, cache=True, **_OPTIONS), inspect.getfile(function))
+
+
+def c_function(source: str, name: str, known: dict[str, Any], signature: Any, file: str) -> int:
+    """Address of the function of that name in the source text, compiled for callers in C.
+
+    ``known``: its globals; ``signature``: (argument types, type returned); ``file``: where the kernels it calls stand.
+    Cached on disk under the name, which must tell it from every other one.
+    """
+    namespace = known | {"__name__": __name__}
+    exec(compile(source, __file__, "exec"), namespace)
+    function = CFunc(namespace[name], signature, {}, {**_OPTIONS, "nopython": True})
+    function.enable_caching()
+    _stamped(function, file).compile()
+    return int(function.address)
 
 
 def _renamed(function: Callable) -> Callable:
@@ -110,11 +131,18 @@ def _renamed(function: Callable) -> Callable:
     return twin
 
 
-def _stamped(dispatcher: Any) -> Any:
+def _stamped(dispatcher: Any, source: str) -> Any:
     file = dispatcher._cache._cache_file
-    file._source_stamp = source_stamp()
+    file._source_stamp = _stamp_of(Path(source))
     file._load_index = _empty_where_types_moved(file._load_index)
     return dispatcher
+
+
+def _stamp_of(source: Path) -> str:
+    """Stamp of a kernel in that file, which may stand outside ``precision``."""
+    if source.resolve().is_relative_to(_ROOT):
+        return source_stamp()
+    return source_stamp() + hashlib.sha256(source.read_bytes()).hexdigest()
 
 
 def _empty_where_types_moved(load: Callable) -> Callable:

@@ -3,25 +3,40 @@
 # mypy: disable-error-code="no-untyped-def"
 from __future__ import annotations
 
+from typing import Any
+
+import numba
 import numpy as np
 from numba import prange
+from numba.np.unsafe.ndarray import to_fixed_tuple
 
+from precision.accumulator import Accumulator
 from precision.backends.numba_ import scalars
 from precision.backends.numba_.compilation import kernel
+from precision.backends.numba_.foreign import Foreign, array
+from precision.formats import FP32
+from precision.rounding_modes import Constants
 
 _step = scalars.add_product
 _round = scalars.words["round_nearest_even"]
 _to_bits, _from_bits = scalars.to_bits, scalars.from_bits
 
+_FIELDS = len(Constants._fields)
+
+
+@numba.njit(nogil=True)
+def _constants(words):
+    return Constants(*to_fixed_tuple(words.astype(np.uint32), _FIELDS))
+
 
 @kernel
-def sequential(a, b, total, exact):
+def sequential(a, b, total, words):
     """total (B, m, n) += a (B, m, k) b (B, k, n) in float32, one rounding an addition.
 
-    ``exact``: products are not rounded before they are added.  Four k a pass, nested in their order, so that a row of
+    words: whether products are exact, not rounded before they are added.  Four k a pass, nested in their order, so that a row of
     sums is loaded and stored once for all four.
     """
-    rows, depth = a.shape[1], a.shape[2]
+    exact, rows, depth = words[0] != 0, a.shape[1], a.shape[2]
     for i in prange(a.shape[0] * rows):
         block, row = i // rows, i % rows
         out = total[block, row]
@@ -39,11 +54,12 @@ def sequential(a, b, total, exact):
 
 
 @kernel
-def rounded_everywhere(a, b, total, f):
-    """As ``sequential``, product and sum each rounded to the format of the running sum."""
+def rounded_everywhere(a, b, total, words):
+    """As ``sequential``, product and sum each rounded to the format of the running sum, of which words are the
+    ``Constants``."""
     rows = a.shape[1]
     for i in prange(a.shape[0] * rows):
-        block, row = i // rows, i % rows
+        f, block, row = _constants(words), i // rows, i % rows
         out = total[block, row]
         for k in range(a.shape[2]):
             x = a[block, row, k]
@@ -65,3 +81,24 @@ def integer(a, b, total):
             y = b[block, k]
             for j in range(out.size):
                 out[j] += x * np.int32(y[j])
+
+
+_OPERANDS = (array(np.float32, "bmk"), array(np.float32, "bkn"))
+_TOTAL = (array(np.float32, "bmn"),)
+_foreign = {
+    kernel: Foreign(kernel=kernel, operands=_OPERANDS + _TOTAL, results=_TOTAL, starts=1)
+    for kernel in (sequential, rounded_everywhere)
+}
+
+
+def plan(accumulator: Accumulator) -> tuple[Any, np.ndarray]:
+    """The kernel of an accumulator, and its words."""
+    if accumulator.sum is FP32:
+        return sequential, np.int64([accumulator.product == "exact"])
+    return rounded_everywhere, np.array(accumulator.sum.constants, np.int64)
+
+
+def foreign(accumulator: Accumulator) -> tuple[Foreign, np.ndarray]:
+    """``plan``, the kernel as XLA calls it."""
+    kernel, words = plan(accumulator)
+    return _foreign[kernel], words
