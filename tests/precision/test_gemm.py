@@ -115,6 +115,22 @@ def test_every_case(backend: Executor, accumulator: str, fmt: str) -> None:
     check_every_case(backend, accumulator, fmt, start=True)
 
 
+@pytest.mark.parametrize(("accumulator", "fmt"), COMBINATIONS)
+@pytest.mark.parametrize("start", [True, False])
+def test_every_case_by_xla_alone(accumulator: str, fmt: str, start: bool) -> None:
+    """What computes off the CPU, on one."""
+    for _, a, b, c, expected in solved(accumulator, fmt, start):
+        operands = [None if x is None else x.view(np.float32)[None] for x in (a, b, c)]
+        result = by_xla_alone(accumulator, fmt)(*operands)[0]
+        assert_same_bits(result, expected, any_nan=True)
+
+
+@cache
+def by_xla_alone(accumulator: str, fmt: str) -> Callable:
+    formats = (pr.FORMATS[fmt], pr.FORMATS[fmt])
+    return jax.jit(lambda a, b, c: scanned(a, b, c, pr.ACCUMULATORS[accumulator], formats))
+
+
 @pytest.mark.parametrize(("accumulator", "fmt"), FROM_ZERO)
 def test_every_case_from_zero(backend: Executor, accumulator: str, fmt: str) -> None:
     check_every_case(backend, accumulator, fmt, start=False)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.custom_batching import custom_vmap
+from jax.sharding import NamedSharding, PartitionSpec
 
 from precision.backends.jax_.structure import varying_together
 
@@ -55,11 +56,10 @@ def _bound(kernel: Any, operands: tuple[Array, ...], sizes: Mapping[str, int]) -
 
 
 def _call(kernel: Any, words: np.ndarray, bound: dict[str, int], operands: tuple[Array, ...]) -> tuple[Array, ...]:
-    varying = jax.typeof(operands[0]).manual_axis_type
-    results = tuple(
-        jax.ShapeDtypeStruct([bound[letter] for letter in one.axes], one.dtype, manual_axis_type=varying)
-        for one in kernel.results
-    )
+    kind = jax.typeof(operands[0])
+    whole = None if kind.sharding.mesh.empty else NamedSharding(kind.sharding.mesh, PartitionSpec())
+    like = partial(jax.ShapeDtypeStruct, sharding=whole, manual_axis_type=kind.manual_axis_type)
+    results = tuple(like([bound[letter] for letter in one.axes], one.dtype) for one in kernel.results)
     parallel = jax.local_device_count(backend="cpu") == 1 and kernel.is_worth_threads(math.prod(bound.values()))
     inputs = len(operands) - kernel.starts
     in_place = {inputs + i: i for i in range(kernel.starts)}

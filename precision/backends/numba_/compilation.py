@@ -113,7 +113,7 @@ def serial_kernel(function: Callable) -> Callable:
 def c_function(source: str, name: str, known: dict[str, Any], signature: Any, file: str) -> int:
     """Address of the function of that name in the source text, compiled for callers in C.
 
-    ``known``: its globals; ``signature``: (argument types, type returned); ``file``: where the kernels it calls stand.
+    ``known``: its globals; ``signature``: (argument types, type returned); ``file``: where what it calls stands.
     Cached on disk under the name, which must tell it from every other one.
     """
     namespace = known | {"__name__": __name__}
@@ -121,7 +121,8 @@ def c_function(source: str, name: str, known: dict[str, Any], signature: Any, fi
     function = CFunc(namespace[name], signature, {}, {**_OPTIONS, "nopython": True})
     function.enable_caching()
     _stamped(function, file).compile()
-    return int(function.address)
+    address: int = function.address
+    return address
 
 
 def _renamed(function: Callable) -> Callable:

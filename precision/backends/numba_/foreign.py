@@ -4,6 +4,7 @@ No Python runs in them and no GIL is taken, so that eight host devices call at o
 there).  Nothing is compiled before an address is asked for.
 """
 
+# mypy: disable-error-code="no-untyped-def"
 from __future__ import annotations
 
 import inspect
@@ -77,7 +78,7 @@ class Foreign:
         begun = self.operands[len(self.operands) - self.starts :]
         if begun != self.results[: self.starts]:
             raise ValueError(
-                f"kernel {self.kernel.function.__name__} has results {self.results} that begin as {begun}"
+                f"kernel {self.kernel.function.__name__} has results that do not begin as its last operands"
             )
         for one in (*self.operands, *self.results):
             if one.dtype not in call_frame.DTYPES:

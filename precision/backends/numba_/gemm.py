@@ -33,8 +33,8 @@ def _constants(words):
 def sequential(a, b, total, words):
     """total (B, m, n) += a (B, m, k) b (B, k, n) in float32, one rounding an addition.
 
-    words: whether products are exact, not rounded before they are added.  Four k a pass, nested in their order, so that a row of
-    sums is loaded and stored once for all four.
+    words: whether products are exact, not rounded before they are added.  Four k a pass, nested in their order, so
+    that a row of sums is loaded and stored once for all four.
     """
     exact, rows, depth = words[0] != 0, a.shape[1], a.shape[2]
     for i in prange(a.shape[0] * rows):
@@ -94,7 +94,7 @@ _foreign = {
 def plan(accumulator: Accumulator) -> tuple[Any, np.ndarray]:
     """The kernel of an accumulator, and its words."""
     if accumulator.sum is FP32:
-        return sequential, np.int64([accumulator.product == "exact"])
+        return sequential, np.array([accumulator.product == "exact"], np.int64)
     return rounded_everywhere, np.array(accumulator.sum.constants, np.int64)
 
 
