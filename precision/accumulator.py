@@ -151,7 +151,8 @@ class Accumulator:
         """Whether it is s <- round(s + a b), k ascending, with the NaN and the signs of IEEE arithmetic."""
         plain = self.summation == "ordered" and self.start == "first" and self.order == "ascending"
         alone = self.block == 1 and not self.blocks and self.alignment is None and not self.compensated
-        return plain and alone and (self.rounding, self.overflow, self.zero) == ("nearest_even", "ieee", "ieee")
+        usual = (self.rounding, self.overflow, self.zero, self.nan) == ("nearest_even", "ieee", "ieee", "canonical")
+        return plain and alone and usual
 
     @property
     def flushes(self) -> bool:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from strategies import EDGES, drawn, generator, sprinkled
 
 import precision as pr
-from precision.backends.jax_.gemm import matmul as jax_matmul
+from precision.backends.jax_.gemm import scanned
 from precision.backends.numba_.compilation import Kernel
 
 # accumulator, formats of the operands: what each back end takes another path for
@@ -113,6 +113,22 @@ def solved(accumulator: str, fmt: str, start: bool) -> list[tuple]:
 @pytest.mark.parametrize(("accumulator", "fmt"), COMBINATIONS)
 def test_every_case(backend: Executor, accumulator: str, fmt: str) -> None:
     check_every_case(backend, accumulator, fmt, start=True)
+
+
+@pytest.mark.parametrize(("accumulator", "fmt"), COMBINATIONS)
+@pytest.mark.parametrize("start", [True, False])
+def test_every_case_by_xla_alone(accumulator: str, fmt: str, start: bool) -> None:
+    """What computes off the CPU, on one."""
+    for _, a, b, c, expected in solved(accumulator, fmt, start):
+        operands = [None if x is None else x.view(np.float32)[None] for x in (a, b, c)]
+        result = by_xla_alone(accumulator, fmt)(*operands)[0]
+        assert_same_bits(result, expected, any_nan=True)
+
+
+@cache
+def by_xla_alone(accumulator: str, fmt: str) -> Callable:
+    formats = (pr.FORMATS[fmt], pr.FORMATS[fmt])
+    return jax.jit(lambda a, b, c: scanned(a, b, c, pr.ACCUMULATORS[accumulator], formats))
 
 
 @pytest.mark.parametrize(("accumulator", "fmt"), FROM_ZERO)
@@ -275,7 +291,7 @@ def float_path(accumulator: str, fmt: str) -> Callable:
     def product(a: jax.Array, b: jax.Array, c: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
         proofs: list[jax.Array] = []
         formats = (pr.FORMATS[fmt], pr.FORMATS[fmt])
-        return jax_matmul(a[None], b[None], c[None], pr.ACCUMULATORS[accumulator], formats, proofs)[0], proofs
+        return scanned(a[None], b[None], c[None], pr.ACCUMULATORS[accumulator], formats, proofs)[0], proofs
 
     return jax.jit(product)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from precision.backends import BACKENDS
+from precision.backends.jax_ import gemm as jax_gemm
 from precision.formats import FP16
 from qsim.config import ModelConfig, OptimizerConfig, RunConfig
 from qsim.data import batch, build_corpus
@@ -134,6 +135,20 @@ def scanned_product(executor, speculative):
     return np.asarray(y).view(np.uint32), bool(proved)
 
 
+@pytest.fixture
+def as_off_the_cpu(monkeypatch):
+    """Products by XLA's own operations, as where there are no foreign functions."""
+    monkeypatch.setattr(jax_gemm, "FOREIGN_PLATFORMS", ())
+
+
+def test_nothing_is_speculative_on_a_cpu():
+    expected, _ = scanned_product("numpy", False)
+    found, proved = scanned_product("jax", True)
+    assert proved
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.usefixtures("as_off_the_cpu")
 def test_speculation_is_disproved_where_products_underflow_and_the_certain_path_keeps_them():
     expected, _ = scanned_product("numpy", False)
     assert np.any(expected & 0x7FFFFFFF)
@@ -145,6 +160,7 @@ def test_speculation_is_disproved_where_products_underflow_and_the_certain_path_
 
 
 @pytest.mark.exhaustive
+@pytest.mark.usefixtures("as_off_the_cpu")
 def test_speculation_that_fails_is_made_again():
     """Weights so small that products fall below 2^-126: the float path is disproved, the bits stay."""
     config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, layers=1, dropout=0.0))

@@ -13,7 +13,9 @@ from typing import Any
 
 import numba
 import numpy as np
+from numba.core.ccallback import CFunc
 
+_ROOT = Path(__file__).resolve().parents[2]
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
 
@@ -68,10 +70,9 @@ def source_stamp() -> str:
 
     Numba's own stamp covers only the file a kernel stands in, not the kernels of ``bits`` compiled into it.
     """
-    root = Path(__file__).resolve().parents[2]
     digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    for path in sorted(_ROOT.rglob("*.py")):
+        digest.update(path.relative_to(_ROOT).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
 
@@ -84,15 +85,21 @@ class Kernel:
 
     PARALLEL_FROM = 1 << 18  # elements, or multiply-adds of a product / 64: from some tens of microseconds
 
-    def __init__(self, function: Callable, parallel: Callable | None = None) -> None:
-        """parallel: what all threads run, where it is not the same source."""
+    def __init__(self, function: Callable, parallel: Callable | None = None, *, loops: bool = True) -> None:
+        """parallel: what all threads run, where it is not the same source; loops: whether it has loops of its own."""
+        self.function = function
+        file = inspect.getfile(function)
         parallel = parallel or specialised(function, function.__name__ + "_parallel")
-        self._serial = _stamped(numba.njit(function, cache=True, **_OPTIONS))
-        self._parallel = _stamped(numba.njit(parallel, parallel=True, cache=True, **_OPTIONS))
+        self._serial = _stamped(numba.njit(function, cache=True, **_OPTIONS), file)
+        self._parallel = _stamped(numba.njit(parallel, parallel=loops, cache=True, **_OPTIONS), file)
 
     def __call__(self, *arguments: Any, work: int | None = None) -> None:
         size = arguments[0].size if work is None else work
-        (self._parallel if size >= self.PARALLEL_FROM else self._serial)(*arguments)
+        self.compiled(parallel=size >= self.PARALLEL_FROM)(*arguments)
+
+    def compiled(self, *, parallel: bool) -> Any:
+        """One of the two, as other kernels call it."""
+        return self._parallel if parallel else self._serial
 
 
 def kernel(function: Callable) -> Kernel:
@@ -100,9 +107,31 @@ def kernel(function: Callable) -> Kernel:
     return Kernel(function)
 
 
+def composed(function: Callable, name: str, **kernels: Kernel) -> Kernel:
+    """A kernel that calls others, its globals of those names, each in the compilation for its number of threads."""
+    parts = [{key: one.compiled(parallel=parallel) for key, one in kernels.items()} for parallel in (False, True)]
+    twins = [specialised(function, name + end, **part) for end, part in zip(("", "_parallel"), parts, strict=True)]
+    return Kernel(*twins, loops=False)
+
+
 def serial_kernel(function: Callable) -> Callable:
     """Decorator: a loop whose iterations depend on each other, compiled for one thread."""
-    return _stamped(numba.njit(function, cache=True, **_OPTIONS))
+    return _stamped(numba.njit(function, cache=True, **_OPTIONS), inspect.getfile(function))
+
+
+def c_function(source: str, name: str, known: dict[str, Any], signature: Any, file: str) -> int:
+    """Address of the function of that name in the source text, compiled for callers in C.
+
+    ``known``: its globals; ``signature``: (argument types, type returned); ``file``: where what it calls stands.
+    Cached on disk under the name, which must tell it from every other one.
+    """
+    namespace = known | {"__name__": __name__}
+    exec(compile(source, __file__, "exec"), namespace)
+    function = CFunc(namespace[name], signature, {}, {**_OPTIONS, "nopython": True})
+    function.enable_caching()
+    _stamped(function, file).compile()
+    address: int = function.address
+    return address
 
 
 def specialised(function: Callable, name: str, **globals_: Any) -> Callable:
@@ -112,11 +141,18 @@ def specialised(function: Callable, name: str, **globals_: Any) -> Callable:
     return twin
 
 
-def _stamped(dispatcher: Any) -> Any:
+def _stamped(dispatcher: Any, source: str) -> Any:
     file = dispatcher._cache._cache_file
-    file._source_stamp = source_stamp()
+    file._source_stamp = _stamp_of(Path(source))
     file._load_index = _empty_where_types_moved(file._load_index)
     return dispatcher
+
+
+def _stamp_of(source: Path) -> str:
+    """Stamp of a kernel in that file, which may stand outside ``precision``."""
+    if source.resolve().is_relative_to(_ROOT):
+        return source_stamp()
+    return source_stamp() + hashlib.sha256(source.read_bytes()).hexdigest()
 
 
 def _empty_where_types_moved(load: Callable) -> Callable:

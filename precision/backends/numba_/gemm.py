@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import sys
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from precision.accumulator import Accumulator
-from precision.backends.numba_ import chain_kernels, exact_kernels, integer_kernels, ordered_kernels
+from precision.backends.numba_ import exact_kernels, fused, integer_kernels, ordered_kernels
+from precision.backends.numba_.chains import CHAINS
+from precision.backends.numba_.compilation import Kernel
+from precision.backends.numba_.composed_kernels import flushing_kernel, truncated
+from precision.backends.numba_.foreign import Foreign, array
 from precision.backends.numpy_.gemm import native_matmul, round_exact
 from precision.backends.numpy_.rounding import to_bits
 from precision.exact_products import exact_product
@@ -19,6 +24,50 @@ from precision.superaccumulator import LIMBS
 
 Array = np.ndarray
 _NO_WORDS = np.empty(0, np.int64)
+_OPERANDS = (array(np.float32, "bmk"), array(np.float32, "bkn"))
+_TOTAL = (array(np.float32, "bmn"),)
+_GENERAL = 5  # multiply-adds of a fast kernel in the time of one of the general one, as a power of two
+
+
+class Plan(NamedTuple):
+    """kernel(a, b, total, words), its words, and how much a multiply-add of it costs, as a power of two."""
+
+    kernel: Kernel
+    words: Array
+    cost: int
+
+
+@lru_cache(maxsize=256)
+def plan(accumulator: Accumulator, inputs: tuple[Format, Format]) -> Plan:
+    """The fastest kernel of an ordered accumulator for operands of these formats."""
+    if accumulator.is_chain and not accumulator.flushes:
+        name = f"{accumulator.sum.name}_{'fma' if accumulator.product == 'exact' else 'mul_add'}"
+        if name in CHAINS:
+            return Plan(CHAINS[name], _NO_WORDS, 0)
+    general = ordered_kernels.words_of(accumulator, inputs, counting=False)
+    if fused.takes(accumulator, inputs):
+        return Plan(truncated, np.concatenate([fused.words_of(accumulator, inputs), general]), 2)
+    # flushed in float32, so the formats of the operands must have float32's subnormals
+    flushing = flushing_kernel(accumulator)
+    if flushing is not None and all(fmt.min_normal_exponent == FP32.min_normal_exponent for fmt in inputs):
+        return Plan(flushing, general, 0)
+    return Plan(ordered_kernels.ordered, general, _GENERAL)
+
+
+@lru_cache(maxsize=256)
+def foreign(accumulator: Accumulator, inputs: tuple[Format, Format]) -> tuple[Foreign, Array]:
+    """``plan``, the kernel as XLA calls it."""
+    kernel, words, _ = plan(accumulator, inputs)
+    return Foreign(kernel=kernel, operands=_OPERANDS + _TOTAL, results=_TOTAL, starts=1), words
+
+
+@lru_cache(maxsize=256)
+def counting_foreign(accumulator: Accumulator, inputs: tuple[Format, Format]) -> tuple[Foreign, Array]:
+    """``ordered_and_counted`` as XLA calls it; its letter e is the number of kinds of events."""
+    words = ordered_kernels.words_of(accumulator, inputs, counting=True)
+    results = (*_TOTAL, array(np.int32, "bme"))
+    kernel = ordered_kernels.ordered_and_counted
+    return Foreign(kernel=kernel, operands=_OPERANDS + _TOTAL, results=results, starts=1), words
 
 
 def matmul(
@@ -37,14 +86,8 @@ def matmul(
     total = np.zeros((*a.shape[:2], b.shape[2]), np.float32) if c is None else np.array(c, np.float32, order="C")
     if accumulator.summation == "exact":
         return round_exact(*exact_matmul(a, b, total), FP32)
-    work = total.size * a.shape[2] >> 6
-    if accumulator.is_chain and accumulator.sum is FP32 and not accumulator.flushes:
-        chain_kernels.sequential(
-            np.ascontiguousarray(a), np.ascontiguousarray(b), total, accumulator.product == "exact", work=work
-        )
-        return total
-    words = ordered_kernels.words_of(accumulator, inputs, counting=False)
-    ordered_kernels.ordered(a, b, total, words, work=work << 4)
+    kernel, words, cost = plan(accumulator, inputs)
+    kernel(a, b, total, words, work=(total.size * a.shape[2] >> 6) << cost)
     return total
 
 
@@ -55,15 +98,14 @@ def counted_matmul(
     total = np.array(c, np.float32, order="C")
     counts = np.zeros((*total.shape[:2], len(Events._fields)), np.int32)
     words = ordered_kernels.words_of(accumulator, inputs, counting=True)
-    ordered_kernels.ordered_and_counted(a, b, total, counts, words, work=total.size * a.shape[2] >> 2)
+    ordered_kernels.ordered_and_counted(a, b, total, counts, words, work=total.size * a.shape[2] >> 1)
     return total, Events(*np.moveaxis(counts, 2, 0))
 
 
 def integer_matmul(a: Array, b: Array, c: Array | None = None) -> Array:
     """int8 (B, m, k) x (B, k, n) onto int32 c: int32, modulo 2^32."""
-    total = (
-        np.zeros((a.shape[0], a.shape[1], b.shape[2]), np.int32) if c is None else np.array(c, np.int32, order="C")
-    )
+    shape = (a.shape[0], a.shape[1], b.shape[2])
+    total = np.zeros(shape, np.int32) if c is None else np.array(c, np.int32, order="C")
     integer_kernels.multiply_add(a, b, total, _NO_WORDS, work=total.size * a.shape[2] >> 6)
     return total
 
@@ -90,7 +132,7 @@ def exact_start(c: Array) -> ExactSum:
 def exact_add(state: ExactSum, total: Array, rows: Array, columns: Array) -> ExactSum:
     """total 2^(row + column - 300) added: int32 (B, m, n), rows (B, m, 1), columns (B, 1, n)."""
     carrying = state.additions == exact_kernels.MOST
-    exact_kernels.add(total, rows[:, :, 0], columns[:, 0, :], state.limbs, carrying, work=total.size)
+    exact_kernels.add(total, rows[:, :, 0], columns[:, 0, :], state.limbs, carrying, work=total.size << 4)
     return ExactSum(state.limbs, 1 if carrying else state.additions + 1)
 
 
@@ -98,6 +140,6 @@ def exact_result(state: ExactSum) -> tuple[Array, Array, Array]:
     shape = state.limbs.shape[:3]
     u, extra, zero = (np.empty(shape, np.uint32) for _ in range(3))
     exact_kernels.result(
-        state.limbs.reshape(-1, LIMBS), u.reshape(-1), extra.reshape(-1), zero.reshape(-1), work=u.size
+        state.limbs.reshape(-1, LIMBS), u.reshape(-1), extra.reshape(-1), zero.reshape(-1), work=u.size << 6
     )
     return u, extra, zero

@@ -18,7 +18,17 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from precision.backends.numba_.chain_steps import BIT, FLOAT, HALF, WORD, StepBuilder, call, canonical_nan, splat, vector
+from precision.backends.numba_.chain_steps import (
+    BIT,
+    FLOAT,
+    HALF,
+    WORD,
+    StepBuilder,
+    call,
+    canonical_nan,
+    splat,
+    vector,
+)
 from precision.backends.numba_.target import target
 
 _COUNT, _BYTE = ir.IntType(64), ir.IntType(8)

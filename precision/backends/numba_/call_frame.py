@@ -1,0 +1,241 @@
+"""What XLA hands to a foreign function: ``XLA_FFI_CallFrame`` of ``xla/ffi/api/c_api.h``, version 0.3, by address.
+
+Addresses are int64.  A handler answers XLA's question for its version first, then runs; it returns 0, or the address
+of an error that XLA's own function made.
+"""
+
+# mypy: disable-error-code="no-untyped-def"
+from __future__ import annotations
+
+import ctypes
+from ctypes import c_int32, c_int64, c_uint32, c_void_p
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+VERSION = (0, 3)
+DTYPES = {  # XLA_FFI_DataType
+    np.dtype(name): code
+    for name, code in {
+        "bool": 1, "int8": 2, "int16": 3, "int32": 4, "int64": 5,
+        "uint8": 6, "uint16": 7, "uint32": 8, "uint64": 9, "float32": 11, "float64": 12,
+    }.items()
+}  # fmt: skip
+_METADATA, _ARRAY = 1, 1  # XLA_FFI_Extension_Metadata, XLA_FFI_AttrType_ARRAY
+_INVALID_ARGUMENT = 3
+
+
+class _Struct(ctypes.Structure):
+    """Every struct begins with its size and a list of extensions."""
+
+    _fields_ = [("struct_size", c_int64), ("extension_start", c_void_p)]
+
+
+class _Extension(ctypes.Structure):
+    _fields_ = [("struct_size", c_int64), ("type", c_int32), ("next", c_void_p), ("metadata", c_void_p)]
+
+
+class _Version(_Struct):
+    _fields_ = [("major", c_int32), ("minor", c_int32)]
+
+
+class _Metadata(ctypes.Structure):
+    _fields_ = [("struct_size", c_int64), ("version", _Version), ("traits", c_uint32), ("state_type", c_int64)]
+
+
+class _Buffers(_Struct):
+    """XLA_FFI_Args and XLA_FFI_Rets: so many buffers."""
+
+    _fields_ = [("size", c_int64), ("types", c_void_p), ("buffers", c_void_p)]
+
+
+class _Attributes(_Struct):
+    _fields_ = [("size", c_int64), ("types", c_void_p), ("names", c_void_p), ("values", c_void_p)]
+
+
+class _CallFrame(_Struct):
+    _fields_ = [
+        ("api", c_void_p),
+        ("context", c_void_p),
+        ("stage", c_int32),
+        ("operands", _Buffers),
+        ("results", _Buffers),
+        ("attributes", _Attributes),
+        ("future", c_void_p),
+    ]
+
+
+class _Buffer(_Struct):
+    _fields_ = [("dtype", c_int32), ("data", c_void_p), ("rank", c_int64), ("dimensions", c_void_p)]
+
+
+class _Array(ctypes.Structure):
+    _fields_ = [("dtype", c_int32), ("size", c_int64), ("data", c_void_p)]
+
+
+class _Api(_Struct):
+    _fields_ = [("version", _Version), ("internal", c_void_p), ("create_error", c_void_p)]
+
+
+class _ErrorArguments(_Struct):
+    _fields_ = [("message", c_void_p), ("code", c_int32)]
+
+
+def _make_load(kind: Any, bits: int) -> Any:
+    @intrinsic
+    def load(_context: Any, address: Any) -> Any:  # noqa: ARG001
+        def build(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+            return builder.load(builder.inttoptr(args[0], ir.IntType(bits).as_pointer()))
+
+        return kind(types.int64), build
+
+    return load
+
+
+_load32, _load64 = _make_load(types.int32, 32), _make_load(types.int64, 64)
+
+
+@intrinsic
+def _store(_context: Any, address: Any, value: Any) -> Any:  # noqa: ARG001
+    """An int32 or int64 to its address."""
+
+    def build(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        builder.store(args[1], builder.inttoptr(args[0], args[1].type.as_pointer()))
+        return _context.get_dummy_value()
+
+    return types.void(types.int64, value), build
+
+
+@intrinsic
+def _create_error(_context: Any, function: Any, message: Any, code: Any) -> Any:  # noqa: ARG001
+    """XLA_FFI_Error_Create at that address, given XLA_FFI_Error_Create_Args."""
+
+    def build(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        word, size = ir.IntType(64), ctypes.sizeof(_ErrorArguments)
+        block = builder.ptrtoint(builder.alloca(word, size // 8), word)
+        fields = {
+            _ErrorArguments.struct_size: word(size),
+            _ErrorArguments.extension_start: word(0),
+            _ErrorArguments.message: args[1],
+            _ErrorArguments.code: args[2],
+        }
+        for field, value in fields.items():
+            builder.store(value, builder.inttoptr(builder.add(block, word(field.offset)), value.type.as_pointer()))
+        create = builder.inttoptr(args[0], ir.FunctionType(word, [word]).as_pointer())
+        return builder.call(create, [block])
+
+    return types.int64(types.int64, types.int64, types.int32), build
+
+
+@intrinsic(prefer_literal=True)
+def text(_context: Any, literal: Any) -> Any:
+    """Address of a constant C string."""
+    if not isinstance(literal, types.StringLiteral):
+        return None
+    value = literal.literal_value
+
+    def build(context: Any, builder: Any, _signature: Any, _args: Any) -> Any:
+        return builder.ptrtoint(context.insert_const_string(builder.module, value), ir.IntType(64))
+
+    return types.int64(literal), build
+
+
+@intrinsic
+def pointer(_context: Any, address: Any) -> Any:  # noqa: ARG001
+    """The address as ``numba.carray`` takes it."""
+
+    def build(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+
+    return types.voidptr(types.int64), build
+
+
+_EXTENSIONS = _CallFrame.extension_start.offset
+_TYPE, _METADATA_AT = _Extension.type.offset, _Extension.metadata.offset
+_MAJOR = _Metadata.version.offset + _Version.major.offset
+_MINOR = _Metadata.version.offset + _Version.minor.offset
+_TRAITS, _STATE_TYPE = _Metadata.traits.offset, _Metadata.state_type.offset
+_OPERANDS, _RESULTS = _CallFrame.operands.offset, _CallFrame.results.offset
+_SIZE, _BUFFERS = _Buffers.size.offset, _Buffers.buffers.offset
+_ATTRIBUTES = _CallFrame.attributes.offset
+_ATTRIBUTE_COUNT = _ATTRIBUTES + _Attributes.size.offset
+_ATTRIBUTE_TYPES, _ATTRIBUTE_VALUES = _ATTRIBUTES + _Attributes.types.offset, _ATTRIBUTES + _Attributes.values.offset
+_ARRAY_DTYPE, _ARRAY_SIZE, _ARRAY_DATA = _Array.dtype.offset, _Array.size.offset, _Array.data.offset
+_DTYPE, _DATA, _RANK, _DIMENSIONS = (
+    field.offset for field in (_Buffer.dtype, _Buffer.data, _Buffer.rank, _Buffer.dimensions)
+)
+_API, _CREATE_ERROR = _CallFrame.api.offset, _Api.create_error.offset
+_INT64 = DTYPES[np.dtype(np.int64)]
+_jit = numba.njit(nogil=True, error_model="numpy")
+
+
+@_jit
+def asks_for_version(frame):
+    """Whether XLA wants to know what the handler was built for, at registration, instead of running it."""
+    extension = _load64(frame + _EXTENSIONS)
+    return extension != 0 and _load32(extension + _TYPE) == _METADATA
+
+
+@_jit
+def tell_version(frame):
+    metadata = _load64(_load64(frame + _EXTENSIONS) + _METADATA_AT)
+    _store(metadata + _MAJOR, np.int32(VERSION[0]))
+    _store(metadata + _MINOR, np.int32(VERSION[1]))
+    _store(metadata + _TRAITS, np.int32(0))
+    _store(metadata + _STATE_TYPE, np.int64(0))
+
+
+@_jit
+def error(frame, message):
+    """An XLA error "invalid argument" with the C string at that address."""
+    return _create_error(_load64(_load64(frame + _API) + _CREATE_ERROR), message, np.int32(_INVALID_ARGUMENT))
+
+
+@_jit
+def buffer_counts(frame):
+    """Number of operands, of results."""
+    return _load64(frame + _OPERANDS + _SIZE), _load64(frame + _RESULTS + _SIZE)
+
+
+@_jit
+def operand(frame, i):
+    return _load64(_load64(frame + _OPERANDS + _BUFFERS) + 8 * i)
+
+
+@_jit
+def result(frame, i):
+    return _load64(_load64(frame + _RESULTS + _BUFFERS) + 8 * i)
+
+
+@_jit
+def is_array(buffer, dtype, rank):
+    return _load32(buffer + _DTYPE) == dtype and _load64(buffer + _RANK) == rank
+
+
+@_jit
+def dimension(buffer, axis):
+    return _load64(_load64(buffer + _DIMENSIONS) + 8 * axis)
+
+
+@_jit
+def data(buffer):
+    return _load64(buffer + _DATA)
+
+
+@_jit
+def has_words(frame):
+    """Whether there is one attribute, an array of int64."""
+    if _load64(frame + _ATTRIBUTE_COUNT) != 1 or _load32(_load64(frame + _ATTRIBUTE_TYPES)) != _ARRAY:
+        return False
+    return _load32(_load64(_load64(frame + _ATTRIBUTE_VALUES)) + _ARRAY_DTYPE) == _INT64
+
+
+@_jit
+def words(frame):
+    """Address and number of the attribute's int64."""
+    array = _load64(_load64(frame + _ATTRIBUTE_VALUES))
+    return _load64(array + _ARRAY_DATA), _load64(array + _ARRAY_SIZE)

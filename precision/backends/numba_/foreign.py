@@ -1,0 +1,205 @@
+"""Kernels as XLA foreign functions: C functions that read XLA's call frame, for jitted JAX on a CPU.
+
+No Python runs in them and no GIL is taken, so that eight host devices call at once (``jax.pure_callback`` deadlocks
+there).  Nothing is compiled before an address is asked for.
+"""
+
+# mypy: disable-error-code="no-untyped-def"
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numba
+import numpy as np
+from numba import prange, types
+
+from precision.backends.numba_ import call_frame, floating_point
+from precision.backends.numba_.compilation import Kernel, c_function, kernel
+
+_MANY_THREADS = 1024
+_EXPOSED: dict[str, Any] = {
+    "DEFAULT": floating_point.DEFAULT,
+    "get_control": floating_point.get_control,
+    "set_control": floating_point.set_control,
+    "carray": numba.carray,
+    "empty": np.empty,
+    "int64": np.int64,
+    **{
+        name: getattr(call_frame, name)
+        for name in (
+            "asks_for_version", "buffer_counts", "data", "dimension", "error", "has_words", "is_array", "operand",
+            "pointer", "result", "tell_version", "text", "words",
+        )
+    },
+}  # fmt: skip
+
+
+@kernel
+def default_in_workers(seen):
+    """Sets the register in every worker thread, which began with that of the thread that first called it.
+
+    Each thread takes an equal part of a loop.
+    """
+    for i in prange(seen.size):
+        seen[i] = floating_point.set_control(floating_point.DEFAULT, i)
+
+
+@dataclass(frozen=True)
+class Array:
+    """Dtype and axes of an array: one letter an axis, the same letter the same size everywhere."""
+
+    dtype: np.dtype
+    axes: str
+
+
+def array(dtype: Any, axes: str) -> Array:
+    return Array(np.dtype(dtype), axes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Foreign:
+    """``kernel(*inputs, *results, words)`` as XLA sees it: row-major operands, row-major results, an attribute.
+
+    ``operands``: the inputs, then ``starts`` arrays: what the first results hold when the kernel begins; the other
+    results hold anything then.  ``words``: the attribute of that name, int64 (n,), the kernel's parameters.
+    A letter that all results have is an axis along which results do not depend on each other.
+    Errors: XLA's INVALID_ARGUMENT where dtypes, ranks, sizes or numbers of arrays are others.
+    """
+
+    kernel: Kernel
+    operands: tuple[Array, ...]
+    results: tuple[Array, ...]
+    starts: int = 0
+
+    def __post_init__(self) -> None:
+        begun = self.operands[len(self.operands) - self.starts :]
+        if begun != self.results[: self.starts]:
+            raise ValueError(
+                f"kernel {self.kernel.function.__name__} has results that do not begin as its last operands"
+            )
+        for one in (*self.operands, *self.results):
+            if one.dtype not in call_frame.DTYPES:
+                raise ValueError(f"kernel {self.kernel.function.__name__} cannot take or give {one.dtype} from XLA")
+
+    def name(self, *, parallel: bool) -> str:
+        """Of the handler, to Numba's cache and to XLA: the kernel, its arrays, its threads."""
+        function = self.kernel.function
+        arrays = [f"{one.dtype.str[1:]}{one.axes}" for one in (*self.operands, *self.results)]
+        threads = "parallel" if parallel else "serial"
+        return "_".join([*function.__module__.split("."), function.__name__, *arrays, str(self.starts), threads])
+
+    def is_worth_threads(self, size: int) -> bool:
+        """Whether a product of all sizes, the multiply-adds of a matrix product, is a parallel kernel's work."""
+        return size >> 6 >= Kernel.PARALLEL_FROM and numba.get_num_threads() > 1
+
+    def handler(self, *, parallel: bool) -> tuple[str, int]:
+        """Name and address of the handler, compiled on first use.
+
+        XLA runs what does not depend on each other side by side, so ``parallel`` counts only where several threads
+        may use Numba's at once.
+        """
+        return _handler(self, parallel)
+
+
+@cache
+def _handler(foreign: Foreign, parallel: bool) -> tuple[str, int]:
+    if parallel and not threads_can_be_shared():
+        return _handler(foreign, False)
+    name = foreign.name(parallel=parallel)
+    known = _EXPOSED | {one.dtype.name: one.dtype.type for one in (*foreign.operands, *foreign.results)}
+    known |= {
+        "kernel": foreign.kernel.compiled(parallel=parallel),
+        "default_in_workers": default_in_workers.compiled(parallel=True),
+    }
+    source = "\n    ".join([f"def {name}(frame):", *_lines(foreign, parallel)])
+    signature = ((types.int64,), types.int64)
+    address = c_function(source, name, known, signature, inspect.getfile(foreign.kernel.function))
+    return name, address
+
+
+@cache
+def threads_can_be_shared() -> bool:
+    """Whether several threads may be inside parallel kernels at once; Numba's "workqueue" aborts the process."""
+    default_in_workers.compiled(parallel=True)(np.empty(1, np.int64))  # starts the threads
+    return numba.threading_layer() in ("omp", "tbb")
+
+
+def _lines(foreign: Foreign, parallel: bool) -> list[str]:
+    """The handler: checks, then the kernel in the default floating-point environment."""
+    operands, results = len(foreign.operands), len(foreign.results)
+    inputs = operands - foreign.starts
+    arrays = [("operand", i, one) for i, one in enumerate(foreign.operands)]
+    arrays += [("result", i, one) for i, one in enumerate(foreign.results)]
+    arguments = [f"operand{i}" for i in range(inputs)] + [f"result{i}" for i in range(results)]
+    return [
+        "if asks_for_version(frame):",
+        "    tell_version(frame)",
+        "    return 0",
+        f"if buffer_counts(frame) != ({operands}, {results}):",
+        f"    {_refusal(foreign, f'takes {operands} operands and gives {results} results')}",
+        "if not has_words(frame):",
+        f"    {_refusal(foreign, 'takes one attribute, an array of int64')}",
+        *_checks(foreign, arrays),
+        "control = get_control()",
+        "frame = set_control(DEFAULT, frame)",
+        *([f"default_in_workers(empty({_MANY_THREADS}, int64))"] if parallel else []),
+        *[f"{kind}{i} = {_view(kind, i, one)}" for kind, i, one in arrays],
+        *_copies(foreign),
+        "address, size = words(frame)",
+        "parameters = carray(pointer(address), size, int64)",
+        "failed = False",
+        "try:",
+        f"    kernel({', '.join(arguments)}, parameters)",
+        "except Exception:",
+        "    failed = True",
+        "set_control(control, frame)",
+        "if failed:",
+        f"    {_refusal(foreign, 'failed')}",
+        "return 0",
+    ]
+
+
+def _refusal(foreign: Foreign, sentence: str) -> str:
+    return f"return error(frame, text({f'kernel {foreign.kernel.function.__name__} {sentence}'!r}))"
+
+
+def _checks(foreign: Foreign, arrays: list[tuple[str, int, Array]]) -> list[str]:
+    """Dtypes, ranks and sizes; a letter is given its size where it stands first."""
+    lines, sized = [], set()
+    for kind, i, one in arrays:
+        place = f"{kind}{i}"
+        lines += [
+            f"{place}_at = {kind}(frame, {i})",
+            f"if not is_array({place}_at, {call_frame.DTYPES[one.dtype]}, {len(one.axes)}):",
+            f"    {_refusal(foreign, f'wants {one.dtype} of rank {len(one.axes)} as {kind} {i}')}",
+        ]
+        for axis, letter in enumerate(one.axes):
+            size = f"dimension({place}_at, {axis})"
+            if letter in sized:
+                lines += [
+                    f"if {size} != {letter}:",
+                    f"    {_refusal(foreign, f'wants axes {one.axes} as {kind} {i}, {letter} as before')}",
+                ]
+            else:
+                lines.append(f"{letter} = {size}")
+                sized.add(letter)
+    return lines
+
+
+def _view(kind: str, i: int, one: Array) -> str:
+    return f"carray(pointer(data({kind}(frame, {i}))), ({''.join(f'{x}, ' for x in one.axes)}), {one.dtype.name})"
+
+
+def _copies(foreign: Foreign) -> list[str]:
+    """Starts into results, but where XLA gave both one place."""
+    inputs = len(foreign.operands) - foreign.starts
+    lines = []
+    for i in range(foreign.starts):
+        lines += [
+            f"if data(operand(frame, {inputs + i})) != data(result(frame, {i})):",
+            f"    result{i}[...] = operand{inputs + i}",
+        ]
+    return lines
