@@ -32,6 +32,7 @@ from precision.format import Format
 BLOCK, ALIGNMENT, FLOOR, LEAST_A, LEAST_B, PRECISION, NEAREST, LEAST_SUM, LARGEST_SUM, TILE, INTERLEAVED = range(11)
 _NO_FLOOR = -300  # below the exponent of every product and every normal sum
 _ROWS_A_CHUNK = 64  # whose packed operand stays in the second-level cache beside a panel of b
+_TWICE_NO_EXPONENT = (ZERO_EXPONENT << 16) | (ZERO_EXPONENT & 0xFFFF)
 _CHUNKS = 16  # at least, where there are rows enough: threads share them
 
 # a's and b's exponents for which products, factors and sums stay normal in float32
@@ -89,52 +90,65 @@ def words_of(accumulator: Accumulator, inputs: tuple[Format, Format]) -> np.ndar
 
 
 @_inline
-def _exponent_and_significand(x, least):
-    """e and s of x = s 2^e, |s| < 2: subnormals keep e = ``least``; a zero has its own e."""
-    word = _to_bits(x)
-    magnitude = word & np.uint32(0x7FFFFFFF)
-    if magnitude == 0:
-        return np.int64(ZERO_EXPONENT), np.float32(0)
-    field = np.int64(magnitude >> np.uint32(23))
-    if field == 0:  # bf16, tf32: 2^-126 (magnitude / 2^23), read as an integer
-        s = np.float32(np.int32(magnitude)) * np.float32(2.0**-23)
-        return np.int64(-126), -s if word != magnitude else s
-    e = max(field - 127, least)
-    moved = np.uint32(field - e) << np.uint32(23)
-    return e, _from_bits((word & np.uint32(0x807FFFFF)) | moved)
+def _exponent(word, least):
+    """e of x = s 2^e, |s| < 2: subnormals keep e = ``least``; zero, and what is not finite, has one of its own."""
+    magnitude = np.int32(word & np.uint32(0x7FFFFFFF))
+    e = np.int32(max(np.int32(magnitude >> 23) - np.int32(127), least))
+    return np.int32(ZERO_EXPONENT) if magnitude == 0 or magnitude >= 0x7F800000 else e
+
+
+@_inline
+def _significand(word, e):
+    """s; a subnormal of bf16 or tf32 is (last 23 bits) 2^-149 and e is -126."""
+    field = np.int32((word >> np.uint32(23)) & np.uint32(255))
+    last = word & np.uint32(0x7FFFFF)
+    sign = word & np.uint32(0x80000000)
+    moved = _from_bits(last | np.uint32(np.uint32(field - e) << np.uint32(23)))
+    s = np.float32(np.int32(last)) * np.float32(2.0**-23) if field == 0 else moved
+    return _from_bits(sign | _to_bits(np.float32(0) if e == ZERO_EXPONENT else s))
 
 
 @_jit
 def _scan(x, first, width, least, odd, extremes):
-    """Of lanes first, ... of x (k, lanes): least and largest exponent; ``odd``: which are not finite."""
-    smallest, largest = np.int64(1000), np.int64(ZERO_EXPONENT)
+    """Of the finite lanes among first, ... of x (k, lanes): least and largest exponent; ``odd``: the other lanes."""
     count = min(width, x.shape[1] - first)
+    low, high = np.full(width, 0xFFFFFFFF, np.uint32), np.zeros(width, np.uint32)
     for k in range(x.shape[0]):
-        for lane in range(first, first + count):
-            magnitude = np.int64(_to_bits(x[k, lane]) & np.uint32(0x7FFFFFFF))
-            field = magnitude >> 23
-            odd[lane] |= field == 255
-            if magnitude != 0 and field != 255:
-                smallest = min(smallest, field - 127 if field else np.int64(-1000))
-                largest = max(largest, max(field - 127, least))
+        for lane in range(count):
+            magnitude = _to_bits(x[k, first + lane]) & np.uint32(0x7FFFFFFF)
+            high[lane] = max(high[lane], magnitude)
+            low[lane] = min(low[lane], np.uint32(magnitude - np.uint32(1)))  # a zero becomes the largest word
+    smallest, largest = np.int64(1000), np.int64(ZERO_EXPONENT)
+    for lane in range(count):
+        odd[first + lane] = high[lane] >= np.uint32(0x7F800000)
+        if high[lane] != 0 and not odd[first + lane]:
+            field = (np.int64(low[lane]) + 1) >> 23
+            smallest = min(smallest, field - 127 if field else np.int64(-1000))
+            largest = max(largest, max((np.int64(high[lane]) >> 23) - 127, least))
     extremes[0], extremes[1] = smallest, largest
 
 
 @_jit
 def _pack(x, first, width, least, places, narrow, values, exponents):
-    """Lanes first, ... of x (k, lanes) -> values (depth, width), exponents (depth, width, copies)."""
+    """Lanes first, ... of x (k, lanes) -> values, exponents (depth, width): int16, or int32 that hold each twice."""
     count = min(width, x.shape[1] - first)
-    values[:] = 0
-    exponents[:] = ZERO_EXPONENT
+    if count < width or x.shape[0] < values.shape[0]:
+        values[:] = 0
+        exponents[:] = _TWICE_NO_EXPONENT
     for k in range(x.shape[0]):
         place = places[k]
-        for lane in range(count):
-            x_k = x[k, first + lane]
-            if (_to_bits(x_k) & np.uint32(0x7F800000)) != np.uint32(0x7F800000):
-                e, s = _exponent_and_significand(x_k, least)
-                values[place, lane] = x_k if narrow else s
-                for copy in range(exponents.shape[2]):
-                    exponents[place, lane, copy] = e
+        if narrow:
+            for lane in range(count):
+                word = _to_bits(x[k, first + lane])
+                e = _exponent(word, np.int32(least))
+                values[place, lane] = _from_bits(np.uint32(0) if e == ZERO_EXPONENT else word)
+                exponents[place, lane] = np.int32(e << 16) | np.int32(e & 0xFFFF)
+        else:
+            for lane in range(count):
+                word = _to_bits(x[k, first + lane])
+                e = _exponent(word, np.int32(least))
+                values[place, lane] = _significand(word, e)
+                exponents[place, lane] = np.int32(e << 16) | np.int32(e & 0xFFFF)
 
 
 @_jit
@@ -264,7 +278,7 @@ def fused(a, b, total, redo, words):
         b_range = np.empty((batch, column_panels, 2), np.int64)
         narrow = np.empty(batch, np.bool_)
         b_values = np.empty((batch, column_panels, length, COLUMNS), np.float32)
-        b_exponents = np.empty((batch, column_panels, length, COLUMNS, 1), np.int16)
+        b_exponents = np.empty((batch, column_panels, length, COLUMNS), np.int16)
         for i in prange(batch * row_panels):
             at, panel = i // row_panels, i % row_panels
             _scan(a[at].T, ROWS * panel, ROWS, words[LEAST_A], odd_rows[at], a_range[at, panel])
@@ -289,7 +303,7 @@ def fused(a, b, total, redo, words):
             panels = min(size, row_panels - first)
             settings = _settings(words, padded, narrow[at])
             a_values = np.empty((panels, length, ROWS), np.float32)
-            a_exponents = np.empty((panels, length, ROWS, 2), np.int16)
+            a_exponents = np.empty((panels, length, ROWS), np.int32)
             for panel in range(panels):
                 _pack(
                     a[at].T, ROWS * (first + panel), ROWS, words[LEAST_A], places, narrow[at],
