@@ -55,7 +55,7 @@ def matmul(
 
 
 def _platforms() -> tuple[str, ...]:
-    """Where foreign functions compute; not traced, so nothing compiled by Numba, on a host that computes elsewhere."""
+    """Where foreign functions compute; nowhere, and nothing compiled by Numba, on a host that computes elsewhere."""
     return FOREIGN_PLATFORMS if on_cpu() else ()
 
 

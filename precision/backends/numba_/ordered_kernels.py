@@ -116,7 +116,7 @@ def _block(a, b, order, start, size, chain, chains, length, contiguous, first, c
 def _chain(a, b, s, lost, words, f, start, size, chain, length, xs, ys, terms, scratch, limbs, counts):
     """s through the blocks of one chain of a tile."""
     kind, order, counting = words[0], words[5], words[6] != 0
-    block = words[1] if words[1] else length
+    block = words[1] if words[1] else max(length, 1)
     for first in range(0, length, block):
         loaded = _block(
             a, b, order, start, size, chain, words[3], length, kind & _CONTIGUOUS != 0, first, block, xs, ys
