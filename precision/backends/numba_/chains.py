@@ -4,8 +4,8 @@
 
 A kernel is called with a (B, m, k) and b (B, k, n), float32 of any strides, total (B, m, n), float32 and contiguous,
 which holds the start and then the sums, and ``words``, int64, which chains do not read.  The work is cut as matrix
-products usually are (Goto and van de Geijn 2008): slices of k whose panel of b stays in the first cache and whose
-rows of a stay in the second; between slices the sums wait in ``total``, exactly.  Threads share blocks of outputs.
+products usually are (Goto and van de Geijn 2008): slices of k, of which a block of rows of a and one panel of b stay
+in the second cache; between slices the sums wait in ``total``, exactly.  Threads share blocks of outputs.
 Neither the cuts nor the threads change a bit, as every output walks its own k in order.
 
 Domain: any float32 a and b; the start is a value of the step's format.  Subnormals are kept, whatever the calling
@@ -23,7 +23,7 @@ import numpy as np
 from numba import prange, types
 
 from precision.backends.numba_.chain_steps import STEPS, StepBuilder
-from precision.backends.numba_.compilation import Kernel, kernel, specialised
+from precision.backends.numba_.compilation import Kernel, kernel, made_inline, specialised
 from precision.backends.numba_.microkernels import (
     FLUSHING,
     IEEE,
@@ -55,7 +55,7 @@ def _make_packs(fits: int | None, half: bool):
         make_pack(fits, twice, columns) for twice, columns in ((half, _ROWS), (False, width), (False, narrow))
     )
 
-    @_jit
+    @made_inline(f"rows_{fits}_{half}")
     def rows(source, row_pitch, k_pitch, count, depth, panels):
         noted = 0
         for i in range(0, count, _ROWS):
@@ -63,7 +63,7 @@ def _make_packs(fits: int | None, half: bool):
             noted |= pack_a(source + i * row_pitch, row_pitch, k_pitch, lanes, depth, panels + i * depth * 4)
         return noted
 
-    @_jit
+    @made_inline(f"columns_{fits}_{half}")
     def columns(source, column_pitch, k_pitch, count, depth, panels):
         noted = 0
         full = count // width * width
@@ -78,10 +78,10 @@ def _make_packs(fits: int | None, half: bool):
     return rows, columns
 
 
-def _make_edge(tile: Any, width: int):
+def _make_edge(name: str, tile: Any, width: int):
     """Jitted: a tile that the edge of the outputs cuts off, by way of a full one in ``scratch``."""
 
-    @_jit
+    @made_inline(f"edge_{name}_{width}")
     def edge(a, b, sums, pitch, depth, rows, columns, scratch):
         for r in range(rows):
             copy_words(scratch + r * width * 4, sums + r * pitch, columns)
@@ -98,9 +98,9 @@ def _make_sweep(name: str, step: StepBuilder, half: bool):
     narrow, size = lanes.count, lanes.bytes
     wide = _VECTORS * narrow
     wide_tile, narrow_tile = make_tile(name, step, half, _ROWS, _VECTORS), make_tile(name, step, half, _ROWS, 1)
-    wide_edge, narrow_edge = _make_edge(wide_tile, wide), _make_edge(narrow_tile, narrow)
+    wide_edge, narrow_edge = _make_edge(name, wide_tile, wide), _make_edge(name, narrow_tile, narrow)
 
-    @_jit
+    @made_inline(f"sweep_{name}")
     def sweep(a, b, sums, pitch, rows, columns, depth, scratch):
         whole = rows // _ROWS * _ROWS
         full = columns // wide * wide
@@ -144,7 +144,7 @@ def _make_block(name: str, control: int):
     narrow_sweep = _make_sweep(f"{name}.narrow", step.narrow, half) if step.narrow is not None else wide_sweep
     widest = _VECTORS * Lanes(half).count
 
-    @_jit
+    @made_inline(f"block_{name}_{control}")
     def block(a, a_row, a_k, b, b_k, b_column, sums, pitch, m, n, k):
         before = exchange_control(control)
         depth_, rows_, columns_ = min(k, _DEPTH), min(m, _BLOCK_ROWS), min(n, _BLOCK_COLUMNS)

@@ -9,6 +9,7 @@ int64 bytes and counts.  The sums stand in float32 in memory, of which they are 
 """
 
 # mypy: disable-error-code="no-untyped-def"
+# ruff: noqa: ARG005 (Numba counts the parameters of an intrinsic)
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,8 +1,8 @@
 """Operands of a product, of any strides, as the panels that ``microkernels`` read from end to end.
 
 A panel is (depth, width): for each k, the values of ``width`` rows of a or columns of b side by side; lanes past the
-operand's edge are zero.  Every NaN becomes 0x7FC00000, so that roundings in integer words meet no other.  Packing also
-says whether the values are narrow enough for a step's faster form: 0 where they all are.
+operand's edge are zero.  Every NaN becomes 0x7FC00000, so that roundings in integer words meet no other.  Packing
+also says whether the values are narrow enough for a step's faster form: 0 where they all are.
 
 Three ways to read, by strides: whole rows where lanes are neighbours in memory, square blocks transposed in registers
 where the k are, else one value at a time.
@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numba
 from llvmlite import ir
 
 from precision.backends.numba_.chain_steps import FLOAT, HALF, WORD, canonical_nan, splat, vector
+from precision.backends.numba_.compilation import made_inline
 from precision.backends.numba_.microkernels import addresses_intrinsic, counted_loop, load, store
 from precision.backends.numba_.target import target
 
@@ -179,12 +179,12 @@ def make_pack(fits: int | None, twice: bool, width: int) -> Any:
     One panel; pitches in bytes, 1 <= lanes <= width.
     """
     packing = Packing(fits, twice)
-    name, size, side = f"{fits}.{twice}.{width}", packing.bytes, min(width, 8)
+    name, size, side = f"{fits}_{twice}_{width}", packing.bytes, min(width, 8)
     rows = addresses_intrinsic(f"precision.rows.{name}", 4, _rows_body(packing, width))
     blocks = addresses_intrinsic(f"precision.blocks.{name}", 4, _blocks_body(packing, width, side))
     values = addresses_intrinsic(f"precision.values.{name}", 5, _values_body(packing))
 
-    @numba.njit(nogil=True, error_model="numpy")
+    @made_inline(f"pack_{name}")
     def pack(source, lane_pitch, k_pitch, lanes, depth, panel):
         if lanes == width and lane_pitch == 4:
             return rows(source, k_pitch, panel, depth)
