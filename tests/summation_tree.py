@@ -67,7 +67,7 @@ def probes(count: int, scale: Scale, kind: type) -> tuple[list[frozenset], np.nd
 def lost(
     matmul: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray], count: int, scale: Scale, kind: type
 ) -> Lost:
-    """l(i, j) of all pairs.  What rounding to odd leaves of M is a multiple of its last place, far above the units."""
+    """l(i, j) of all pairs.  What rounding to odd leaves of M is a multiple of its last place, far above units."""
     pairs, *operands = probes(count, scale, kind)
     result = matmul(*operands).astype(np.float64).ravel() / (scale.unit[0] * scale.unit[1])
     units = np.mod(result, scale.ratio * 2.0**-24) if scale.ratio > 2.0**30 else result

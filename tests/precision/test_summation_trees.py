@@ -139,8 +139,8 @@ def test_shapes_of_the_trees() -> None:
 
 
 def test_what_compensation_shows(backend: Executor) -> None:
-    """Beside an M that no correction can stand next to, Kahan's sum is the chain it runs along.  Beside M = 2^24 units
-    the corrections bring back every unit to within one, whatever lies between +M and -M: outputs show no order."""
+    """Beside an M that no correction can stand next to, Kahan's sum is the chain it runs along.  Beside 2^24 units
+    the corrections bring back the units to within two, whatever lies between +M and -M: outputs show no order."""
     near = Scale((2.0**9, 2.0**5), (2.0**-5, 2.0**-5))
-    assert set(measured(backend, "kahan", "fp16", near).values()) == {1, 2}
+    assert set(measured(backend, "kahan", "fp16", near).values()) == {0, 1, 2}
     assert max(measured(backend, "fp32_sequential", "fp16", near).values()) == COUNT + 1
