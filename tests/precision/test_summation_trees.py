@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from executors import Executor
+from executors import EXECUTORS, Executor
 from summation_tree import START, Node, Scale, Tree, chain, lost, neighbours, node, runs, tree
 
 import precision as pr
@@ -104,6 +104,10 @@ TREES: dict[tuple[str, str], Callable[[], Tree]] = {
 }
 HALF_SUMS = ("fp16_fma", "fp16_mul_add", "avx512_fp16", *(f"{chip}_fp16" for chip in ("v100", "a100", "ada", "h100")))
 
+# JAX compiles for each, and agrees with the others in every bit elsewhere: one of each shape of tree
+COMPILED = ("fp32_pairwise", "fp32_split8", "h100_fp16", "cdna2", "avx512_bf16")
+PROBED = [(b, *pair) for b in EXECUTORS for pair in TREES if b.name != "jax" or pair[0] in COMPILED]
+
 
 def with_start(a: object, b: object, c: object, **static: object) -> object:
     return pr.matmul(a, b, c=c, **static)
@@ -121,7 +125,7 @@ def recovered(backend: Executor, name: str, inputs: str) -> Tree:
     return tree([START, *LEAVES], measured(backend, name, inputs, scale))
 
 
-@pytest.mark.parametrize(("name", "inputs"), TREES)
+@pytest.mark.parametrize(("backend", "name", "inputs"), PROBED, ids=str)
 def test_recovered_order(backend: Executor, name: str, inputs: str) -> None:
     assert recovered(backend, name, inputs) == TREES[name, inputs]()
 
