@@ -130,8 +130,8 @@ def c_function(source: str, name: str, known: dict[str, Any], signature: Any, fi
     function = CFunc(namespace[name], signature, {}, {**_OPTIONS, "nopython": True})
     function.enable_caching()
     _stamped(function, file).compile()
-    address: int = function.address
-    return address
+    address: Any = function.address
+    return int(address)
 
 
 def specialised(function: Callable, name: str, **globals_: Any) -> Callable:
