@@ -136,9 +136,18 @@ def c_function(source: str, name: str, known: dict[str, Any], signature: Any, fi
 
 def specialised(function: Callable, name: str, **globals_: Any) -> Callable:
     """The same source under another name, so that its cache files are its own, with these globals in place."""
-    twin = FunctionType(function.__code__, function.__globals__ | globals_, name)
+    twin = FunctionType(function.__code__, function.__globals__ | globals_, name, closure=function.__closure__)
     twin.__qualname__ = twin.__name__
     return twin
+
+
+def made_inline(name: str) -> Callable[[Callable], Any]:
+    """Decorator: a function that a factory made, jitted for use in kernels, under a name that says all it depends on.
+
+    Numba tells functions of one name apart by their number in the process that compiled them.  Of two cached kernels
+    from two processes, each with another function of that name and number, both would call the one loaded first.
+    """
+    return lambda function: numba.njit(specialised(function, name), **_OPTIONS)
 
 
 def _stamped(dispatcher: Any, source: str) -> Any:
