@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import jax
 import numpy as np
 from bits_assertions import assert_same_bits
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 import precision as pr
-from precision.backends.jax_ import foreign
+from precision.backends.numba_.compilation import Kernel
 
 P = PartitionSpec
 SIZE, TIMES = 512, 4
@@ -42,13 +44,11 @@ def columns(mesh: Mesh) -> None:
 
 def workers(mesh: Mesh) -> None:
     """Parallel kernels from eight threads at once: not what is chosen, and right all the same."""
-    chosen = foreign.jax.local_device_count
-    foreign.jax.local_device_count = lambda **_: 1  # type: ignore[assignment]
-    foreign_kernel = pr.backends.get_backend("numba").gemm.sequential
-    type(foreign_kernel).PARALLEL_FROM = 1
-    jax.clear_caches()
-    rows(mesh)
-    foreign.jax.local_device_count = chosen
+    with patch.object(jax, "local_device_count", return_value=1), patch.object(Kernel, "PARALLEL_FROM", 1):
+        jax.clear_caches()
+        text = jax.jit(product).lower(*[np.zeros((SIZE, SIZE), np.float32)] * 2).as_text()
+        assert "_parallel(" in text
+        rows(mesh)
 
 
 if __name__ == "__main__":
