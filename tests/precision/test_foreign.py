@@ -3,16 +3,20 @@
 # mypy: disable-error-code="no-untyped-def"
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 import re
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numba
 import numpy as np
 import pytest
 from bits_assertions import assert_same_bits
@@ -21,6 +25,7 @@ from strategies import generator
 
 import precision as pr
 from precision.backends.jax_ import foreign
+from precision.backends.numba_ import call_frame, floating_point
 from precision.backends.numba_.compilation import Kernel, kernel
 from precision.backends.numba_.foreign import Foreign, array, threads_can_be_shared
 
@@ -86,20 +91,76 @@ def test_subnormals_are_kept_and_xla_flushes_as_before(monkeypatch: pytest.Monke
         assert not np.any(again), "XLA's own x * 0 + x is flushed"
 
 
-def test_workers_started_by_a_thread_that_flushes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Numba's threads inherit the register of the thread that first calls them, here one of XLA's in a callback."""
+FLUSHING = 0x9FC0  # MXCSR with "flush to zero" and "denormals are zero"
+on_x86 = pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="sets MXCSR")
+
+
+@numba.njit
+def control():
+    return floating_point.get_control()
+
+
+@numba.njit
+def set_control(value):
+    return floating_point.set_control(value, 0)
+
+
+def in_a_flushing_thread(function: Callable[[], Any]) -> Any:
+    """What it returns in a fresh thread, with that thread's register afterwards."""
+    set_control(control())  # compiled before
+
+    def run() -> tuple[Any, int]:
+        set_control(FLUSHING)
+        return function(), control()
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(run).result()
+
+
+def call_by_hand(x: np.ndarray, out: np.ndarray, parallel: bool) -> int:
+    """The handler of ``halve``, called as XLA calls it."""
+    size = ctypes.c_int64(x.size)
+    shape = ctypes.addressof(size)
+    buffers = [call_frame._Buffer(dtype=11, data=y.ctypes.data, rank=1, dimensions=shape) for y in (x, out)]
+    places = [ctypes.c_void_p(ctypes.addressof(buffer)) for buffer in buffers]
+    operands, results = (call_frame._Buffers(size=1, buffers=ctypes.addressof(place)) for place in places)
+    array_kind, words = ctypes.c_int32(1), call_frame._Array(dtype=5, size=0)
+    values = ctypes.c_void_p(ctypes.addressof(words))
+    attributes = call_frame._Attributes(size=1, types=ctypes.addressof(array_kind), values=ctypes.addressof(values))
+    frame = call_frame._CallFrame(stage=3, operands=operands, results=results, attributes=attributes)
+    handler = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(HALVE.handler(parallel=parallel)[1])
+    return handler(ctypes.addressof(frame))
+
+
+@on_x86
+@pytest.mark.parametrize("parallel", [False, True])
+def test_the_register_is_put_back(parallel: bool) -> None:
+    out = np.empty_like(SUBNORMAL)
+    HALVE.handler(parallel=parallel)
+    error, after = in_a_flushing_thread(lambda: call_by_hand(SUBNORMAL, out, parallel))
+    assert error == 0
+    assert after & FLUSHING == FLUSHING
+    assert_same_bits(out, SUBNORMAL / 2)
+
+
+@on_x86
+@pytest.mark.skipif(numba.get_num_threads() < 2, reason="there are no workers")
+def test_workers_that_began_in_a_thread_that_flushes() -> None:
+    """Numba's threads inherit the register of the thread that first calls them: a kernel of its own flushes there."""
     assert threads_can_be_shared()
-    monkeypatch.setattr(Kernel, "PARALLEL_FROM", 0)
+    loop = halve.compiled(parallel=True)
+    plain, out = np.empty_like(SUBNORMAL), np.empty_like(SUBNORMAL)
+    loop(SUBNORMAL, plain, NONE)
+    HALVE.handler(parallel=True)
+    assert_same_bits(plain, SUBNORMAL / 2)
 
-    def in_python(x: np.ndarray) -> np.ndarray:
-        out = np.empty_like(np.asarray(x))
-        halve.compiled(parallel=True)(np.array(x), out, NONE)
-        return out
+    def run() -> None:
+        loop(SUBNORMAL, plain, NONE)
+        call_by_hand(SUBNORMAL, out, True)
 
-    like = jax.ShapeDtypeStruct(SUBNORMAL.shape, np.float32)
-    run = jax.jit(lambda x: (jax.pure_callback(in_python, like, x), halved(x)))
-    for _ in range(3):
-        assert_same_bits(run(SUBNORMAL)[1], SUBNORMAL / 2)
+    in_a_flushing_thread(run)
+    assert not np.any(plain)
+    assert_same_bits(out, SUBNORMAL / 2)
 
 
 # Results and operands
