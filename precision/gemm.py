@@ -87,7 +87,7 @@ def matmul(
     )  # fmt: skip
     result, counted = product(_flat(module, a, batch), _flat(module, b, batch), c, counters)
     if out is not None:
-        check_out(out, result)
+        check_out(out, result, result.dtype)
         np.copyto(out, result)
         result = out
     return (result, counted) if counters else result

@@ -213,11 +213,11 @@ def refuse_nan(x: Any, fmt: Format) -> None:
         raise ValueError(f"{fmt.name} has no NaN, and the input holds one; remove it before rounding")
 
 
-def check_out(out: np.ndarray, x: Any) -> None:
-    """TypeError or ValueError where ``out`` cannot take the result of rounding x."""
+def check_out(out: np.ndarray, x: Any, dtype: Any = _FLOAT32) -> None:
+    """TypeError or ValueError where ``out`` cannot take a result of x's shape and that dtype."""
     if not isinstance(x, np.ndarray) or not isinstance(out, np.ndarray):
         raise TypeError("out= is for NumPy arrays; a JAX result is a new array")
-    if out.dtype != np.float32 or out.shape != x.shape:
-        raise ValueError(f"out must be float32 of shape {x.shape}, not {out.dtype} of shape {out.shape}")
+    if out.dtype != dtype or out.shape != x.shape:
+        raise ValueError(f"out must be {dtype} of shape {x.shape}, not {out.dtype} of shape {out.shape}")
     if not out.flags.writeable:
         raise ValueError("out is read-only; pass an array that can be written to")
