@@ -1,4 +1,4 @@
-"""``qsim policy | accumulators``: the tables that runs are made of."""
+"""``qsim policy``: the tables that runs are made of."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from qsim.commands.command import AddCommand, Arguments
 def add(command: AddCommand) -> None:
     policy = command("policy", _policy, "print the resolved table of a policy")
     policy.add_argument("name", nargs="?", metavar="NAME")
-    command("accumulators", _accumulators, "print the ways of summing a dot product")
 
 
 def _policy(arguments: Arguments) -> int:
@@ -26,14 +25,4 @@ def _policy(arguments: Arguments) -> int:
         return 0
     print(f"{policy['name']}: parameters {policy['parameters']}, loss scaling {policy['loss_scaling']}")
     print_columns(policy["sites"])
-    return 0
-
-
-def _accumulators(arguments: Arguments) -> int:
-    from precision import ACCUMULATORS
-
-    rows = [
-        {"accumulator": a.name, "definition": a.description, "evidence": a.evidence} for a in ACCUMULATORS.values()
-    ]
-    print(json.dumps(rows, indent=1)) if arguments.json else print_columns(rows)
     return 0

@@ -15,7 +15,6 @@ import pytest
 from command_line import Cli
 from small_runs import STEPS, assert_sentence, contents, hash_rows, small_flags, small_run, write_text
 
-from precision import ACCUMULATORS
 from qsim.cli import main
 from qsim.config import PRESETS
 from qsim.policy import POLICIES
@@ -152,11 +151,6 @@ def test_policy(cli: Cli) -> None:
         assert len(out.splitlines()) == 2 + len(policy.sites)
 
 
-def test_accumulators(cli: Cli) -> None:
-    assert [row["accumulator"] for row in cli.rows("accumulators")] == list(ACCUMULATORS)
-    assert [line.split()[0] for line in cli("accumulators")[1].splitlines()] == ["accumulator", *ACCUMULATORS]
-
-
 COMMANDS = (
     "demo",
     "train",
@@ -171,7 +165,7 @@ COMMANDS = (
 )
 
 
-@pytest.mark.parametrize("command", ["", *COMMANDS, "bench rounding"])
+@pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help(cli: Cli, command: str) -> None:
     code, out, err = cli(*command.split(), "--help")
     assert (code, err) == (0, "")

@@ -136,7 +136,9 @@ def c_function(source: str, name: str, known: dict[str, Any], signature: Any, fi
 
 def specialised(function: Callable, name: str, **globals_: Any) -> Callable:
     """The same source under another name, so that its cache files are its own, with these globals in place."""
-    twin = FunctionType(function.__code__, function.__globals__ | globals_, name, closure=function.__closure__)
+    # a copy of the module's globals would lack what is defined further down in it
+    known = function.__globals__ | globals_ if globals_ else function.__globals__
+    twin = FunctionType(function.__code__, known, name, closure=function.__closure__)
     twin.__qualname__ = twin.__name__
     return twin
 
