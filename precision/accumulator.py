@@ -128,6 +128,12 @@ class Accumulator:
             (self.second_alignment is not None and self.alignment is None, "second_alignment needs alignment"),
             (self.compensated and (self.product != "rounded" or self.block != 1),
              "Kahan's sum takes one rounded product a step"),
+            (self.zero == "positive" and (self.product == "rounded" or self.block == 1),
+             "additions of two numbers follow IEEE in the sign of zero"),
+            (self.nan == "operand" and self.product == "exact" and self.block != 1,
+             "a fused addition of several products hands on no payload"),
+            (self.flush_sums and self.sum.min_normal_exponent != FP32.min_normal_exponent,
+             f"sums are flushed below 2^-126 alone, and {self.sum.name} has another smallest normal value"),
             (self.rounding == "stochastic", "a running sum does not round at random, as it has no key"),
         ]  # fmt: skip
 

@@ -121,6 +121,7 @@ _TENSOR_CORES = (
         -133,
         order="interleaved_pairs",
         tile=32,
+        granule=32,
         start="last",
         tile_rounding="nearest_even",
         description="each 32 products from +0 as h100, positions 0 1 4 5 ... then 2 3 6 7 ..., then RN32(s + that)",

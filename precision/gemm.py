@@ -136,7 +136,10 @@ class _Product:
         result = self.module.round_exact(u, extra, self.output or FP32, self.how, self.random)
         if not counting:
             return result, {}
-        return result, {"inexact": self._changed(self.module.from_bits(u), result, extra)}
+        finite = ((u & 0x7FFFFFFF) < 0x7F800000) | (extra != 0)
+        overflowed = finite & ((self.module.to_bits(result) & 0x7FFFFFFF) == 0x7F800000)
+        changed = self._changed(self.module.from_bits(u), result, extra)
+        return result, {"overflowed": overflowed, "inexact": changed}
 
     def _integer(self, a: Any, b: Any, c: Any, counting: bool) -> tuple[Any, dict[str, Any]]:
         total = self.module.integer_matmul(a, b, c).reshape(self.shape)

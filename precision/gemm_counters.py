@@ -24,8 +24,8 @@ class GemmCounters:
             truncation left nothing of; of an exact one of several products, one where s stays what it was.
         misaligned: terms of truncated fused additions that lost bits other than 0 by alignment, those that vanished
             among them; where there are two levels, at each.
-        overflowed: additions, and roundings of products, of finite numbers that gave an infinity; under ``int32``,
-            outputs that wrapped.
+        overflowed: additions, and roundings of products, of finite numbers that gave an infinity; under ``exact``
+            the one rounding that did; under ``int32`` outputs that wrapped.
         inexact: final roundings, to ``output``, that changed the value; NaN apart.
     Under ``exact`` and ``int32`` nothing else happens than ``overflowed`` and ``inexact`` say; under ``native``
     nobody can tell, and ``matmul`` refuses to count.

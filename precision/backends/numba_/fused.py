@@ -54,7 +54,7 @@ def takes(accumulator: Accumulator, inputs: tuple[Format, Format]) -> bool:
         and facts.second_alignment is None
         and (facts.start, facts.tile) in [("first", None), ("last", 32)]
         and (facts.order, facts.chains) in [("ascending", 1), ("interleaved_pairs", 1)]
-        and (facts.order == "ascending" or facts.tile is not None)
+        and (facts.order == "ascending" or facts.granule == facts.tile)
         and facts.tile_rounding in (None, "nearest_even")
         and (facts.rounding, facts.overflow) in [("toward_zero", "inf"), ("nearest_even", "inf")]
         and facts.zero == "positive"
@@ -161,13 +161,13 @@ def _layout(depth, words):
     before = 0
     for tile in range(blocks.size):
         width = min(size, depth - tile * size)
-        firsts = 2 * (width // 4) + min(width % 4, 2)  # of 0 1 . . 4 5 . .
+        firsts = size // 2  # of 0 1 . . 4 5 . ., in the whole tile that is there with its padding
         for k in range(width):
             place = k
             if words[INTERLEAVED]:
                 place = k // 4 * 2 + k % 2 + (firsts if k % 4 > 1 else 0)
             places[tile * size + k] = (before + place // block) * padded + place % block
-        blocks[tile] = (width + block - 1) // block
+        blocks[tile] = ((size if words[INTERLEAVED] else width) + block - 1) // block
         before += blocks[tile]
     return places, blocks, padded
 

@@ -16,7 +16,7 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 from precision.accumulation_plan import Plan, plan_of
 from precision.accumulator import Accumulator
 from precision.backends.numba_ import ordered_steps
-from precision.backends.numba_.compilation import kernel
+from precision.backends.numba_.compilation import kernel, serial_kernel
 from precision.format import Format
 from precision.rounding_modes import Constants
 from precision.superaccumulator import LIMBS
@@ -164,9 +164,9 @@ def _columns(a, b, s, words, f, counts):
         _add(scratch[0], sums[0], s, f, f.tile, words[6] != 0, counts)
 
 
-@_inline
+@serial_kernel
 def _row(a, b, total, words, counts):
-    """A row of outputs, LANES columns at a time."""
+    """A row of outputs, LANES columns at a time; cached by itself, as all kernels below are made of it."""
     f = _plan(words)
     for first in range(0, total.size, LANES):
         last = min(first + LANES, total.size)

@@ -104,14 +104,20 @@ def rounded_step(s, lost, terms, length, scratch, f, compensated, counting, coun
     if not compensated:
         add(read, terms[0], s, f, f.sum, counting, counts)
         return
-    corrected, moved = scratch[1], scratch[2]
-    for j in range(s.size):
-        corrected[j] = _rounded_sum(terms[0, j], _negated(lost[j]), f, f.sum)
+    corrected, minus = scratch[1], scratch[2]
+    _negate(lost, minus)
+    add(terms[0], minus, corrected, f, f.sum, False, counts)
     add(read, corrected, s, f, f.sum, counting, counts)
-    for j in range(s.size):
-        moved[j] = _rounded_sum(s[j], _negated(read[j]), f, f.sum)
-    for j in range(s.size):
-        lost[j] = _rounded_sum(moved[j], _negated(corrected[j]), f, f.sum)
+    _negate(read, minus)
+    add(s, minus, lost, f, f.sum, False, counts)
+    _negate(corrected, minus)
+    add(lost, minus, lost, f, f.sum, False, counts)
+
+
+@_inline
+def _negate(u, out):
+    for j in range(out.size):
+        out[j] = _negated(u[j])
 
 
 @_inline
