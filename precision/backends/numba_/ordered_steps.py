@@ -43,13 +43,19 @@ _inline = numba.njit(nogil=True, error_model="numpy")
 
 @_inline
 def add(x, y, out, f, how, counting, counts):
-    """out = x + y, rounded."""
+    """out = x + y, rounded.
+
+    The loop writes to a row of its own: where out is x, one that reads and writes the same row is not made vector
+    code of; nor is one that counts.
+    """
+    result = np.empty(out.size, np.uint32)
     for j in range(out.size):
-        result = _rounded_sum(x[j], y[j], f, how)
-        if counting:
-            counts[SWAMPED] += _sum_swamped(x[j], y[j], result)
-            counts[OVERFLOWED] += _sum_overflowed(x[j], y[j], result)
-        out[j] = result
+        result[j] = _rounded_sum(x[j], y[j], f, how)
+    if counting:
+        for j in range(out.size):
+            counts[SWAMPED] += _sum_swamped(x[j], y[j], result[j])
+            counts[OVERFLOWED] += _sum_overflowed(x[j], y[j], result[j])
+    out[:] = result
 
 
 @_inline
@@ -61,27 +67,28 @@ def read_start(s, f, out):
 @_inline
 def chain_step(x, y, s, f, counting, counts):
     """s + x y, the product exact."""
+    before = s.copy()
     for j in range(s.size):
-        u, v, w = _take(x[j], f.flush_a), _take(y[j], f.flush_b), _take(s[j], f.flush_start)
-        result = _add_product(u, v, w, f)
-        if counting:
+        u, v, w = _take(x[j], f.flush_a), _take(y[j], f.flush_b), _take(before[j], f.flush_start)
+        s[j] = _add_product(u, v, w, f)
+    if counting:
+        for j in range(s.size):
+            u, v, w = _take(x[j], f.flush_a), _take(y[j], f.flush_b), _take(before[j], f.flush_start)
             counts[UNDERFLOWED] += _product_vanished(x[j], y[j], u, v)
-            counts[SWAMPED] += _product_swamped(u, v, w, result)
-            finite = _is_finite(u) & _is_finite(v) & _is_finite(w)
-            counts[OVERFLOWED] += finite & _is_infinite(result)
-        s[j] = result
+            counts[SWAMPED] += _product_swamped(u, v, w, s[j])
+            counts[OVERFLOWED] += _is_finite(u) & _is_finite(v) & _is_finite(w) & _is_infinite(s[j])
 
 
 @_inline
 def product(x, y, out, f, counting, counts):
     """x y, rounded."""
     for j in range(out.size):
-        u, v = _take(x[j], f.flush_a), _take(y[j], f.flush_b)
-        result = _rounded_product(u, v, f)
-        if counting:
-            counts[UNDERFLOWED] += _product_vanished(x[j], y[j], result, result)
-            counts[OVERFLOWED] += _sum_overflowed(u, v, result)
-        out[j] = result
+        out[j] = _rounded_product(_take(x[j], f.flush_a), _take(y[j], f.flush_b), f)
+    if counting:
+        for j in range(out.size):
+            u, v = _take(x[j], f.flush_a), _take(y[j], f.flush_b)
+            counts[UNDERFLOWED] += _product_vanished(x[j], y[j], out[j], out[j])
+            counts[OVERFLOWED] += _sum_overflowed(u, v, out[j])
 
 
 @_inline
@@ -145,43 +152,57 @@ def aligned_step(xs, ys, length, s, scratch, f, second, counting, counts):
         low[j] = 0
         high[j] = 0
     for i in range(length):
+        x, y = xs[i], ys[i]
         for j in range(s.size):
-            e = _product_term(_take(xs[i, j], f.flush_a), _take(ys[i, j], f.flush_b), f)[1]
+            e = _product_term(_take(x[j], f.flush_a), _take(y[j], f.flush_b), f)[1]
             top[j] = max(top[j], e)
     for i in range(length):
+        x, y = xs[i], ys[i]
         for j in range(s.size):
-            u, v = _take(xs[i, j], f.flush_a), _take(ys[i, j], f.flush_b)
-            m, e, sign = _product_term(u, v, f)
-            t, lost = _aligned(m, e, top[j], f.left, f.right)
-            part_low, part_high = _halves(t, sign)
+            m, e, sign = _product_term(_take(x[j], f.flush_a), _take(y[j], f.flush_b), f)
+            part_low, part_high = _halves(_aligned(m, e, top[j], f.left, f.right)[0], sign)
             low[j] += part_low
             high[j] += part_high
-            if counting:
-                plain = np.uint32(kinds[j] == 0)
-                counts[UNDERFLOWED] += _product_vanished(xs[i, j], ys[i, j], u, v)
-                counts[SWAMPED] += plain & np.uint32((m != 0) & (t == 0))
-                counts[MISALIGNED] += plain & lost
-    for j in range(s.size):
-        m, e, sign = _start_term(s[j], f)
+    before = s.copy()
+    if second:
+        for j in range(s.size):
+            hi, lo = _joined(low[j], high[j])
+            hi, lo, larger = _second_level(hi, lo, top[j], before[j], f)[:3]
+            s[j] = _close(hi, lo, larger, f.second_sum, kinds[j], minus[j], f)
+    else:
+        for j in range(s.size):
+            m, e, sign = _start_term(before[j], f)
+            part_low, part_high = _halves(_aligned(m, e, top[j], f.start_left, f.start_right)[0], sign)
+            hi, lo = _joined(np.uint32(low[j] + part_low), np.uint32(high[j] + part_high))
+            s[j] = _close(hi, lo, top[j], f.alignment, kinds[j], minus[j], f)
+    if counting:
+        _count_aligned(xs, ys, length, before, s, scratch, f, second, counts)
+
+
+@_inline
+def _count_aligned(xs, ys, length, before, after, scratch, f, second, counts):
+    """What happened in ``aligned_step``, of which scratch holds the kinds, exponents and sums."""
+    kinds, top, low, high = scratch[0], scratch[2], scratch[3], scratch[4]
+    for j in range(before.size):
+        plain, finite = np.uint32(kinds[j] == 0), np.uint32(_is_finite(before[j]))
+        for i in range(length):
+            u, v = _take(xs[i, j], f.flush_a), _take(ys[i, j], f.flush_b)
+            m, e, _ = _product_term(u, v, f)
+            t, lost = _aligned(m, e, top[j], f.left, f.right)
+            counts[UNDERFLOWED] += _product_vanished(xs[i, j], ys[i, j], u, v)
+            counts[SWAMPED] += plain & np.uint32((m != 0) & (t == 0))
+            counts[MISALIGNED] += plain & lost
+            finite &= _is_finite(xs[i, j]) & _is_finite(ys[i, j])
         if second:
             hi, lo = _joined(low[j], high[j])
-            hi, lo, larger, lost_sum, lost, vanished = _second_level(hi, lo, top[j], s[j], f)
-            result = _close(hi, lo, larger, f.second_sum, kinds[j], minus[j], f)
+            _, _, _, lost_sum, lost, vanished = _second_level(hi, lo, top[j], before[j], f)
         else:
+            m, e, _ = _start_term(before[j], f)
             t, lost = _aligned(m, e, top[j], f.start_left, f.start_right)
-            part_low, part_high = _halves(t, sign)
-            hi, lo = _joined(np.uint32(low[j] + part_low), np.uint32(high[j] + part_high))
             lost_sum, vanished = np.uint32(0), np.uint32((m != 0) & (t == 0))
-            result = _close(hi, lo, top[j], f.alignment, kinds[j], minus[j], f)
-        if counting:
-            plain = np.uint32(kinds[j] == 0)
-            counts[SWAMPED] += plain & vanished
-            counts[MISALIGNED] += plain * np.uint32(lost + lost_sum)
-            finite = np.uint32(_is_finite(s[j]))
-            for i in range(length):
-                finite &= _is_finite(xs[i, j]) & _is_finite(ys[i, j])
-            counts[OVERFLOWED] += finite & _is_infinite(result)
-        s[j] = result
+        counts[SWAMPED] += plain & vanished
+        counts[MISALIGNED] += plain * np.uint32(lost + lost_sum)
+        counts[OVERFLOWED] += finite & _is_infinite(after[j])
 
 
 @_inline
