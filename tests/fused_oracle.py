@@ -88,7 +88,8 @@ def in_tiles(s, pairs, unit):
     """Each 32 products from +0, in the order 0 1 4 5 ... 2 3 6 7 ..., then added to nearest even."""
     for k in range(0, len(pairs), 32):
         tile = pairs[k : k + 32]
-        order = sorted(range(len(tile)), key=lambda i: (i % 4 > 1, i))
+        tile += [(None, None)] * (32 - len(tile))  # what an instruction that takes 32 is given at the end: zeros
+        order = sorted(range(32), key=lambda i: (i % 4 > 1, i))
         s = float(np.float32(s) + np.float32(chain(0.0, [tile[i] for i in order], unit)))
     return s
 

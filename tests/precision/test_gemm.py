@@ -188,7 +188,7 @@ def test_smallest_shapes(backend: Executor, shape: tuple[int, int, int], accumul
     assert_same_bits(backend.call(pr.matmul, a, b, inputs="fp16", accumulator=accumulator), expected)
 
 
-@pytest.mark.parametrize("accumulator", list(pr.ACCUMULATORS))
+@pytest.mark.parametrize("accumulator", [*oracles.ACCUMULATORS, "exact", "h100", "amx_bf16"])
 def test_minus_zero_is_added_to_plus_zero(backend: Executor, accumulator: str) -> None:
     """0 + -0 is +0, also where a compiler sees that the loop runs once and that it starts from 0."""
     a, b = np.full((2, 1), 1 << 31, np.uint32), np.full((1, 3), 0x3F800000, np.uint32)
@@ -266,13 +266,18 @@ def test_large_product_is_the_same_everywhere(accumulator: str, fmt: str, expone
     assert_same_bits(results[0][np.ix_(rows, columns)], expected)
 
 
-@pytest.mark.parametrize("accumulator", list(pr.ACCUMULATORS))
+THREADED = [*oracles.ACCUMULATORS, "fp16_fma", "bf16_fma", "fp32_pairwise", "h100", "avx512_bf16", "amx_bf16"]
+THREADED += ["exact"]
+
+
+@pytest.mark.parametrize("accumulator", THREADED)
 def test_numba_on_one_thread_and_on_all(monkeypatch: pytest.MonkeyPatch, accumulator: str) -> None:
     rng = generator(19)
-    a, b = (representable(drawn(rng, shape, (90, 135)), "fp16").view(np.float32) for shape in ((2, 7, 50), (50, 9)))
-    serial = pr.matmul(a, b, accumulator=accumulator, backend="numba")
+    fmt = "fp16" if pr.ACCUMULATORS[accumulator].takes(pr.FP16) else "bf16"
+    a, b = (representable(drawn(rng, shape, (90, 135)), fmt).view(np.float32) for shape in ((2, 7, 50), (50, 9)))
+    serial = pr.matmul(a, b, inputs=fmt, accumulator=accumulator, backend="numba")
     monkeypatch.setattr(Kernel, "PARALLEL_FROM", 0)
-    assert_same_bits(pr.matmul(a, b, accumulator=accumulator, backend="numba"), serial)
+    assert_same_bits(pr.matmul(a, b, inputs=fmt, accumulator=accumulator, backend="numba"), serial)
 
 
 # JAX: where float operations flush
