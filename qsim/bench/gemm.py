@@ -19,9 +19,9 @@ from qsim.bench.threads import limited
 
 SIZES = (512, 1024, 2048)  # those with bars
 SGEMM = "sgemm (NumPy)"
-LONGEST_CALL, BUDGET = 2.0, 4.0  # seconds: of one call, else it takes fewer rows; of a contender's calls at one size
+LONGEST_CALL, BUDGET = 4.0, 6.0  # seconds: of one call, else the product is cut; of a contender's calls at one size
 PAUSE = 0.05  # seconds: threads of BLAS that wait for more work spin for 30 ms
-LEAST_WORK = 1 << 26  # multiply-adds from which every kernel takes all threads
+LEAST_WORK = 1 << 25  # multiply-adds from which every kernel takes all threads
 CORNER = (slice(8), slice(16))  # of a product: compared with the NumPy reference
 DATA = "a and b n x n, standard normal (x 32 for INT8), rounded to the inputs' format, seed 0"
 
@@ -103,14 +103,16 @@ class Product:
     def __call__(self) -> None:
         self.corner = self.run(self.a, self.b)[CORNER].copy()
 
-    def shorten(self) -> None:
-        """To as many rows of a as one call does in ``LONGEST_CALL``."""
-        whole, growth = self.a, 8.0
-        self.a = whole[: max(8, math.ceil(LEAST_WORK / self.b.size))]
+    def shrink(self) -> None:
+        """To as many rows of a, and columns of b, as one call does in ``LONGEST_CALL``; k stays."""
+        a, b, growth = self.a, self.b, 8.0
+        whole, side = len(a), min(len(a), max(16, math.isqrt(LEAST_WORK // len(b))))
+        self.a, self.b = a[:side], np.ascontiguousarray(b[:, :side])
         self()  # compiles
-        while len(self.a) < len(whole) and growth == 8:
-            growth = min(growth, max(1.0, LONGEST_CALL / seconds(self)))
-            self.a = whole[: int(len(self.a) * growth)]
+        while side < whole and growth >= 2:
+            growth = min(8.0, LONGEST_CALL / seconds(self))
+            side = min(whole, int(side * math.sqrt(max(growth, 1.0))))
+            self.a, self.b = a[:side], np.ascontiguousarray(b[:, :side])
 
     @property
     def contender(self) -> Contender:
@@ -128,7 +130,7 @@ def rows(size: int, *, chosen: Sequence[Entry], repeats: int, threads: int) -> l
         data = {inputs: operands(size, inputs) for inputs in ("fp32", *(entry.inputs for entry in chosen))}
         products = [Product(None, *data["fp32"]), *(Product(entry, *data[entry.inputs]) for entry in chosen)]
         for product in products:
-            product.shorten()
+            product.shrink()
         timings = measure([product.contender for product in products], repeats, pause=PAUSE, budget=BUDGET)
     measured = [_measured(product, timing) for product, timing in zip(products, timings, strict=True)]
     sgemm = measured[0]["gmacs_per_second"]
@@ -155,7 +157,7 @@ def _measured(product: Product, timing: Timing) -> Row:
         "contender": contender.name,
         "format": contender.format,
         "size": len(product.b),
-        "rows": len(product.a),
+        "side": len(product.a),
         "rounds": len(timing.samples),
         "seconds_best": timing.best,
         "seconds_median": timing.median,

@@ -49,8 +49,8 @@ def _in_words(row: Row) -> dict[str, str | None]:
     return {
         "accumulator": row["contender"],
         "inputs": row["format"],
-        "size": str(row["size"]),
-        "rows": str(row["rows"]),
+        "k": str(row["size"]),
+        "m = n": str(row["side"]),
         "rounds": str(row["rounds"]),
         "ms": f"{row['seconds_best'] * 1e3:.2f}",
         "median": f"{row['seconds_median'] * 1e3:.2f}",

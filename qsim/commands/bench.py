@@ -19,7 +19,7 @@ SIZES = (1 << 26, 1 << 18)
 REPEATS = 9
 LARGEST_ORDER = 8192
 ORDERS = (512, 1024, 2048)
-GEMM_REPEATS = 7
+GEMM_REPEATS = 15
 
 Result = dict[str, Any]
 

@@ -85,25 +85,36 @@ def test_operands_are_values_of_their_format(inputs: str) -> None:
     assert (gemm.operands(40, inputs)[0] == gemm.operands(40, inputs)[0]).all()
 
 
-def test_slow_products_take_fewer_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """0.1 s a row, so that 20 rows last as long as a call may."""
-    calls: list[int] = []
-    product = Product(None, np.ones((100, 4), np.float32), np.ones((4, 4), np.float32))
-    product.run = lambda a, b: calls.append(len(a)) or a @ b
-    monkeypatch.setattr(gemm, "LEAST_WORK", 16 * 5)
-    monkeypatch.setattr(gemm, "seconds", lambda call: call() or 0.1 * len(call.a))
-    product.shorten()
-    assert (calls, len(product.a)) == ([8, 8], 20)
-    assert product.contender.values == 20 * 16
+def square_product(calls: list[int], size: int) -> Product:
+    product = Product(None, np.ones((size, size), np.float32), np.ones((size, size), np.float32))
+
+    def run(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        assert (a.shape[1], b.shape) == (size, (size, len(a)))
+        calls.append(len(a))
+        return a @ b
+
+    product.run = run
+    return product
 
 
-def test_fast_products_take_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_products_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """2^-10 s an output, so that 45 x 45 last nearly as long as a call may."""
     calls: list[int] = []
-    product = Product(None, np.ones((100, 4), np.float32), np.ones((4, 4), np.float32))
-    product.run = lambda a, b: calls.append(len(a)) or a @ b
+    product = square_product(calls, 100)
     monkeypatch.setattr(gemm, "LEAST_WORK", 1)
-    product.shorten()
-    assert (calls, len(product.a)) == ([8, 8, 64], 100)
+    monkeypatch.setattr(gemm, "LONGEST_CALL", 2.0)
+    monkeypatch.setattr(gemm, "seconds", lambda call: call() or 2.0**-10 * len(call.a) ** 2)
+    product.shrink()
+    assert (calls, len(product.a)) == ([16, 16, 45], 45)
+    assert product.contender.values == 45 * 45 * 100
+
+
+def test_fast_products_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    product = square_product(calls, 100)
+    monkeypatch.setattr(gemm, "LEAST_WORK", 1)
+    product.shrink()
+    assert (calls, len(product.a)) == ([16, 16, 45], 100)
 
 
 def test_a_bar_on_the_rate_counts_threads() -> None:
@@ -192,7 +203,7 @@ def test_rates_and_ratios_follow_from_the_times(result: dict[str, Any]) -> None:
         assert (sgemm["ratio"], sgemm["checked"], sgemm["met"]) == (None, None, None)
         for row in (sgemm, *rows):
             assert 0 < row["seconds_best"] <= row["seconds_median"]
-            assert (row["rows"], row["rounds"]) == (size, 2)
+            assert (row["side"], row["rounds"]) == (size, 2)
             assert row["gmacs_per_second"] == pytest.approx(size**3 / row["seconds_best"] / 1e9)
         for row in rows:
             assert row["ratio"] == pytest.approx(sgemm["seconds_best"] / row["seconds_best"])
@@ -206,12 +217,12 @@ def test_bits_are_equal_wherever_they_are_promised(result: dict[str, Any]) -> No
         assert (row["digits"] is not None) == (row["contender"] == "exact")
 
 
-def test_rows_measured_say_how_many_they_were() -> None:
+def test_a_cut_product_says_so() -> None:
     product = Product(None, *gemm.operands(20, "fp32"))
-    product.a = product.a[:10]
+    product.a, product.b = product.a[:10], product.b[:, :10]
     row = gemm._measured(product, Timing((2.0, 4.0, 4.5)))
-    assert (row["size"], row["rows"], row["rounds"]) == (20, 10, 3)
-    assert row["gmacs_per_second"] == 10 * 20 * 20 / 2.0 / 1e9
+    assert (row["size"], row["side"], row["rounds"]) == (20, 10, 3)
+    assert row["gmacs_per_second"] == 10 * 10 * 20 / 2.0 / 1e9
 
 
 def judged(result: dict[str, Any]) -> dict[str, Any]:
@@ -230,7 +241,7 @@ def test_printed_result(result: dict[str, Any], capsys: pytest.CaptureFixture[st
     assert blas.startswith("NumPy's BLAS: openblas, 0.3, Haswell, on 1 threads; OPENBLAS_CORETYPE")
     assert gemm.DATA in data
     assert empty == ""
-    assert head.split()[:3] == ["accumulator", "inputs", "size"]
+    assert head.split()[:3] == ["accumulator", "inputs", "k"]
     table, (empty, agreement, *digits) = lines[: len(result["rows"])], lines[len(result["rows"]) :]
     assert [line.split()[0] for line in table] == [row["contender"].split()[0] for row in result["rows"]]
     assert table[1].split()[-6:] == ["21.50", "0.25", ">=", "0.9", "NO", "yes"]
