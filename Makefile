@@ -18,6 +18,7 @@ test-exhaustive: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[peers]'
 	$(BIN)/qsim bench rounding --peers
+	$(BIN)/qsim bench gemm
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

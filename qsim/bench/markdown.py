@@ -17,6 +17,10 @@ def markdown(result: Mapping[str, Any]) -> str:
     lines = [["contender", "values", "ratio", *formats, "bar"], ["---"] * (4 + len(formats))]
     for name, values in dict.fromkeys((row["contender"], row["values"]) for row in rows):
         lines.append(_line([row for row in rows if (row["contender"], row["values"]) == (name, values)], formats))
+    return as_markdown(lines)
+
+
+def as_markdown(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
@@ -28,8 +32,11 @@ def _line(rows: Sequence[Row], formats: Sequence[str]) -> list[str]:
 
 
 def _cell(row: Row | None) -> str:
-    """The ratio; bold where it misses its bar."""
     if row is None:
         return ""
-    text = ratio_in_words(row["ratio"])
+    return marked(ratio_in_words(row["ratio"]), row)
+
+
+def marked(text: str, row: Row) -> str:
+    """Bold where the row misses its bar."""
     return f"**{text}**" if row["met"] is False else text

@@ -68,19 +68,29 @@ class Timing:
         return statistics.median(self.samples)
 
 
-def measure(contenders: Sequence[Contender], repeats: int) -> list[Timing]:
-    """Every contender in turn, the whole round ``repeats`` times; what a first call compiles is not counted."""
-    counts = [_calls_per_sample(contender.call) for contender in contenders]
-    rounds = [
-        [_settled_seconds(contender.call, count) for contender, count in zip(contenders, counts, strict=True)]
-        for _ in range(repeats)
-    ]
-    return [Timing(samples) for samples in zip(*rounds, strict=True)]
+def measure(
+    contenders: Sequence[Contender], repeats: int, *, pause: float = 0.0, budget: float = math.inf
+) -> list[Timing]:
+    """Every contender in turn, the whole round ``repeats`` times; what a first call compiles is not counted.
+
+    pause: seconds before each turn.
+    budget: seconds of calls after which a contender leaves out the rounds that are left.
+    """
+    plans = [_plan(contender.call, repeats, budget) for contender in contenders]
+    samples: list[list[float]] = [[] for _ in contenders]
+    for turn in range(repeats):
+        for contender, (count, rounds), taken in zip(contenders, plans, samples, strict=True):
+            if turn < rounds:
+                time.sleep(pause)
+                taken.append(_settled_seconds(contender.call, count))
+    return [Timing(tuple(taken)) for taken in samples]
 
 
-def _calls_per_sample(call: Callable[[], Any]) -> int:
+def _plan(call: Callable[[], Any], repeats: int, budget: float) -> tuple[int, int]:
+    """Calls a sample, and rounds, one at least."""
     call()
-    return max(1, math.ceil(SAMPLE_SECONDS / _seconds(call, 1)))
+    lasted = seconds(call)
+    return max(1, math.ceil(SAMPLE_SECONDS / lasted)), max(1, int(min(repeats, budget / lasted)))
 
 
 def _settled_seconds(call: Callable[[], Any], count: int) -> float:
@@ -88,11 +98,12 @@ def _settled_seconds(call: Callable[[], Any], count: int) -> float:
     its threads, which wait for more work for milliseconds, the cores.
     """
     if count > 1:
-        _seconds(call, count)
-    return _seconds(call, count)
+        seconds(call, count)
+    return seconds(call, count)
 
 
-def _seconds(call: Callable[[], Any], count: int) -> float:
+def seconds(call: Callable[[], Any], count: int = 1) -> float:
+    """Of one call, from so many in a row."""
     start = time.perf_counter()
     for _ in range(count):
         call()

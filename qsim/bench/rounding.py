@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -13,6 +12,7 @@ import precision as pr
 from precision.backends import get_backend
 from qsim.bench.measurement import Comparison, Contender, Timing, measure
 from qsim.bench.peers import PEERS
+from qsim.bench.threads import bandwidth
 
 FORMATS = ("fp16", "bf16", "e4m3fn")
 COPY_BARS = {1 << 26: 0.9, 1 << 18: 0.5}  # at these sizes there are bars: out of the caches, and in them
@@ -50,11 +50,6 @@ def values(size: int) -> np.ndarray:
     generator = np.random.default_rng(0)
     exponents = generator.integers(-26, 17, size, np.int32)
     return np.ldexp(generator.standard_normal(size, np.float32), exponents)
-
-
-def bandwidth() -> Any:
-    """The module with the copy and the number of threads; importing it loads Numba."""
-    return importlib.import_module("precision.backends.numba_.bandwidth")
 
 
 def copies(x: np.ndarray) -> Iterator[Contender]:

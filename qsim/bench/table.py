@@ -11,14 +11,18 @@ MET = {True: "yes", False: "NO", None: None}
 
 
 def print_comparison(result: Mapping[str, Any]) -> None:
-    machine = result["environment"]
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
-    print(f"{machine['cpu']}, {machine['cores']} cores, Numba on {result['threads']} threads; {versions}")
+    print_machine(result)
     print(f"{result['data']}; best of {result['repeats']} rounds in which the contenders take turns\n")
     print_columns([_in_words(row) for row in result["rows"]])
     for name, version in (result["peers"] or {}).items():
         if version is None:
             print(f"absent: {name}; the extra 'peers' installs it")
+
+
+def print_machine(result: Mapping[str, Any]) -> None:
+    machine = result["environment"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
+    print(f"{machine['cpu']}, {machine['cores']} cores, Numba on {result['threads']} threads; {versions}")
 
 
 def _in_words(row: Mapping[str, Any]) -> dict[str, str | None]:

@@ -17,6 +17,11 @@ from qsim.commands.command import AddCommand, Arguments, Run
 LARGEST_SIZE = 1 << 28
 SIZES = (1 << 26, 1 << 18)
 REPEATS = 9
+LARGEST_ORDER = 8192
+ORDERS = (512, 1024, 2048)
+GEMM_REPEATS = 15
+
+Result = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,40 +65,77 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _order(text: str) -> int:
+    """Of square matrices."""
+    if not text.isdecimal() or not 1 <= int(text) <= LARGEST_ORDER:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; give 1 to {LARGEST_ORDER}, such as 1024")
+    return int(text)
+
+
 def _add_rounding_options(parser: argparse.ArgumentParser) -> None:
     sizes = "values in the array, 2^26 and 2^18 by default; those have bars"
     parser.add_argument("--size", type=_size, nargs="+", metavar="N", default=list(SIZES), help=sizes)
     parser.add_argument("--threads", type=_count, metavar="N", help="of the Numba kernels; all by default")
-    repeats = f"rounds in which each contender has its turn (default {REPEATS})"
-    parser.add_argument("--repeats", type=_count, metavar="N", default=REPEATS, help=repeats)
     parser.add_argument("--peers", action="store_true", help="other libraries too, those that are installed")
+    _add_common_options(parser, REPEATS)
+
+
+def _add_gemm_options(parser: argparse.ArgumentParser) -> None:
+    sizes = "rows and columns of both matrices, 512, 1024 and 2048 by default; those have bars"
+    parser.add_argument("--size", type=_order, nargs="+", metavar="N", default=list(ORDERS), help=sizes)
+    parser.add_argument("--threads", type=_count, metavar="N", help="of the kernels and of BLAS; all by default")
+    names = "what to measure beside sgemm; see qsim accumulators"
+    parser.add_argument("--accumulator", nargs="+", metavar="NAME", default=[], help=names)
+    _add_common_options(parser, GEMM_REPEATS)
+
+
+def _add_common_options(parser: argparse.ArgumentParser, repeats: int) -> None:
+    text = f"rounds in which each contender has its turn (default {repeats})"
+    parser.add_argument("--repeats", type=_count, metavar="N", default=repeats, help=text)
     parser.add_argument("--markdown", action="store_true", help="print the ratios alone, as a Markdown table")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON there as well")
 
 
 def _rounding(arguments: Arguments) -> int:
-    from qsim.atomic import write_atomically
     from qsim.bench.markdown import markdown
     from qsim.bench.table import print_comparison
 
+    return _report(arguments, _measured_rounding, markdown, print_comparison)
+
+
+def _gemm(arguments: Arguments) -> int:
+    from qsim.bench.gemm_table import gemm_markdown, print_products
+
+    return _report(arguments, _measured_gemm, gemm_markdown, print_products)
+
+
+def _report(
+    arguments: Arguments,
+    measured: Callable[[Arguments], Result],
+    markdown: Callable[[Result], str],
+    print_result: Callable[[Result], None],
+) -> int:
+    from qsim.atomic import write_atomically
+
     _check_out(arguments.out)
-    result = _measured_rounding(arguments)
+    result = measured(arguments)
     text = json.dumps(result, indent=1)
     if arguments.out is not None:
         write_atomically(arguments.out, text.encode())
     if arguments.json or arguments.markdown:
         print(text if arguments.json else markdown(result))
     else:
-        print_comparison(result)
+        print_result(result)
     return 0
 
 
-def _measured_rounding(arguments: Arguments) -> dict[str, Any]:
+def _measured_rounding(arguments: Arguments) -> Result:
     """What ``--json`` prints."""
     from qsim.bench import rounding
+    from qsim.bench.threads import bandwidth
     from qsim.runs import environment
 
-    threads = _threads(arguments.threads, rounding.bandwidth().most_threads())
+    threads = _threads(arguments.threads, bandwidth().most_threads())
     rows = []
     for size in dict.fromkeys(arguments.size):
         print(f"{size:,} values, {arguments.repeats} rounds", file=sys.stderr, flush=True)
@@ -105,6 +147,31 @@ def _measured_rounding(arguments: Arguments) -> dict[str, Any]:
         "repeats": arguments.repeats,
         "data": rounding.DATA,
         "peers": {peer.package: peer.version() for peer in rounding.PEERS} if arguments.peers else None,
+        "rows": rows,
+    }
+
+
+def _measured_gemm(arguments: Arguments) -> Result:
+    """What ``--json`` prints."""
+    from qsim.bench import gemm
+    from qsim.bench.threads import bandwidth, blas
+    from qsim.runs import environment
+
+    chosen, library = gemm.entries(arguments.accumulator), blas()
+    if library is None and arguments.threads is not None:
+        raise ValueError("--threads cannot limit NumPy's BLAS here; install threadpoolctl, or leave --threads out")
+    threads = _threads(arguments.threads, bandwidth().most_threads())
+    rows = []
+    for size in dict.fromkeys(arguments.size):
+        print(f"{size} x {size} x {size}, at most {arguments.repeats} rounds", file=sys.stderr, flush=True)
+        rows += gemm.rows(size, chosen=chosen, repeats=arguments.repeats, threads=threads)
+    return {
+        "benchmark": "gemm",
+        "environment": environment(),
+        "blas": library,
+        "threads": threads,
+        "repeats": arguments.repeats,
+        "data": gemm.DATA,
         "rows": rows,
     }
 
@@ -128,5 +195,10 @@ BENCHMARKS = {
         text="rounding to fp16, bf16 and e4m3fn against a copy of the array, a cast, other libraries",
         add_options=_add_rounding_options,
         run=_rounding,
-    )
+    ),
+    "gemm": Benchmark(
+        text="matrix products under accumulators against NumPy's float32 product on as many threads",
+        add_options=_add_gemm_options,
+        run=_gemm,
+    ),
 }

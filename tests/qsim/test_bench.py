@@ -45,6 +45,19 @@ def test_contenders_take_turns() -> None:
     assert turns == ["a", "b"] * 4  # once to compile and to see how long a call takes, then three rounds
 
 
+def test_a_budget_leaves_rounds_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, pauses = [0.0], []
+    monkeypatch.setattr(measurement.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(measurement.time, "sleep", pauses.append)
+
+    def contender(seconds: float) -> Contender:
+        return Contender(name="", call=lambda: clock.append(clock.pop() + seconds), values=1)
+
+    timings = measure([contender(s) for s in (0.125, 1.0, 3.0)], repeats=5, pause=0.5, budget=2.0)
+    assert [timing.samples for timing in timings] == [(0.125,) * 5, (1.0,) * 2, (3.0,)]
+    assert pauses == [0.5] * 8
+
+
 def test_best_and_median() -> None:
     timing = Timing((3.0, 1.0, 2.0, 9.0))
     assert (timing.best, timing.median) == (1.0, 2.5)
@@ -194,8 +207,8 @@ def test_markdown(result: dict[str, Any]) -> None:
 
 
 def test_benchmarks_are_listed(cli: Cli) -> None:
-    assert [row["benchmark"] for row in cli.rows("bench")] == ["rounding"]
-    assert [line.split()[0] for line in cli("bench")[1].splitlines()] == ["benchmark", "rounding"]
+    assert [row["benchmark"] for row in cli.rows("bench")] == ["rounding", "gemm"]
+    assert [line.split()[0] for line in cli("bench")[1].splitlines()] == ["benchmark", "rounding", "gemm"]
 
 
 def test_json(cli: Cli, tmp_path: Path) -> None:

@@ -162,6 +162,7 @@ COMMANDS = (
     "accumulators",
     "bench",
     "bench rounding",
+    "bench gemm",
 )
 
 
