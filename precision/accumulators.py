@@ -60,7 +60,7 @@ _DEFINITIONS = (
         name="int32",
         summation="integer",
         inputs=("int8", "int4", "int2"),
-        description="c + sum of a b of integers, modulo 2^32; exact and in any order up to k = 131,072",
+        description="c + sum of a b of integers, modulo 2^32; exact and in any order up to k = 131,071",
     ),
     Accumulator(
         name="native",
