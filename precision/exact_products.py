@@ -14,6 +14,7 @@ costs is the number of digits of a times that of b: for fp16 of one binade 2 x 2
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -91,15 +92,35 @@ def _add_digits(module: Any, state: Any, a: Array, b: Array) -> Any:
     (top_a, bottom_a), (top_b, bottom_b) = _span(module, a, 2), _span(module, b, 1)
     count_a, count_b = (((top - bottom) // DIGIT).max() for top, bottom in ((top_a, bottom_a), (top_b, bottom_b)))
 
-    def add(i: Any, state: Any) -> Any:
-        place_a = top_a - DIGIT * (i // count_b + 1)
-        place_b = top_b - DIGIT * (i % count_b + 1)
-        total = module.integer_matmul(_digit(module, a, place_a), _digit(module, b, place_b))
-        # digits below the grid, whose lowest place is 1, are all zero, wherever they are put
-        at_least_one = module.array_module.maximum
-        return module.exact_add(state, total, at_least_one(place_a, 1), at_least_one(place_b, 1))
+    right = _each_once(lambda e: _digit(module, b, top_b - DIGIT * (e + 1)))
+    # digits below the grid, whose lowest place is 1, are all zero, wherever they are put
+    at_least_one = module.array_module.maximum
 
-    return module.repeat(count_a * count_b, add, state)
+    def row(d: Any, state: Any) -> Any:
+        place = top_a - DIGIT * (d + 1)
+        left = _digit(module, a, place)
+
+        def add(e: Any, state: Any) -> Any:
+            total = module.integer_matmul(left, right(e))
+            return module.exact_add(state, total, at_least_one(place, 1), at_least_one(top_b - DIGIT * (e + 1), 1))
+
+        return module.repeat(count_b, add, state)
+
+    return module.repeat(count_a, row, state)
+
+
+def _each_once(function: Callable[[Any], Array]) -> Callable[[Any], Array]:
+    """The function, what it returned for an integer kept; a tracer that counts a loop is none."""
+    kept: dict[int, Array] = {}
+
+    def of(i: Any) -> Array:
+        if not isinstance(i, int):
+            return function(i)
+        if i not in kept:
+            kept[i] = function(i)
+        return kept[i]
+
+    return of
 
 
 def _minus_zeros(module: Any, a: Array, b: Array, c: Array, zero: Array) -> Array:

@@ -11,11 +11,12 @@ from typing import Any
 
 import numba
 import numpy as np
+from numba import prange
 
 from precision.accumulator import Accumulator
 from precision.backends.numba_ import chains, fused, ordered_kernels
 from precision.backends.numba_.chains import CHAINS, add_flushing
-from precision.backends.numba_.compilation import Kernel, composed
+from precision.backends.numba_.compilation import Kernel, composed, specialised
 from precision.formats import FP32
 
 # what ``composed`` puts in the place of these
@@ -23,6 +24,8 @@ _fast: Any = None
 _chain: Any = None
 _add: Any = None
 _again: Any = None
+_rows: Any = None
+_CHUNK = 64  # rows that one thread takes at a time
 _FUSED_WORDS = fused.INTERLEAVED + 1
 _jit = numba.njit(nogil=True, error_model="numpy")
 
@@ -80,16 +83,14 @@ def _odd_first(a, b, total, words):
         _again(a, b, total, redo, words)
 
 
-def _two_chains(a, b, total, words):
-    """Flushing chains of even and of odd k from +0 in each tile (words[2]), their sum added to the total."""
+def _rows_of_two_chains(a, b, total, words):
     start = total.copy()
-    x, y = _even(a, 2), _even(b, 1)
     even, odd = np.empty_like(total), np.empty_like(total)
-    for first in range(0, x.shape[2], words[2]):
-        last = min(first + words[2], x.shape[2])
+    for first in range(0, a.shape[2], words[2]):
+        last = min(first + words[2], a.shape[2])
         even[:], odd[:] = np.float32(0), np.float32(0)
-        _chain(x[:, :, first:last:2], y[:, first:last:2, :], even, words)
-        _chain(x[:, :, first + 1 : last : 2], y[:, first + 1 : last : 2, :], odd, words)
+        _chain(a[:, :, first:last:2], b[:, first:last:2, :], even, words)
+        _chain(a[:, :, first + 1 : last : 2], b[:, first + 1 : last : 2, :], odd, words)
         _add(even, odd, even)
         _add(total, even, total)
     redo, found = _marked(total, start)
@@ -97,13 +98,29 @@ def _two_chains(a, b, total, words):
         _again(a, b, total, redo, words)
 
 
+def _two_chains(a, b, total, words):
+    """Flushing chains of even and of odd k from +0 in each tile (words[2]), their sum added to the total.
+
+    Threads share rows, and each walks all tiles of its own: there is nothing to wait for in between.
+    """
+    x, y = _even(a, 2), _even(b, 1)
+    chunks = -(-total.shape[1] // _CHUNK)
+    for i in prange(total.shape[0] * chunks):
+        block, row = i // chunks, i % chunks * _CHUNK
+        some = total[block : block + 1, row : row + _CHUNK].copy()
+        _rows(x[block : block + 1, row : row + _CHUNK], y[block : block + 1], some, words)
+        total[block : block + 1, row : row + _CHUNK] = some
+
+
 truncated = composed(_truncated, "truncated", _fast=fused.fused, _again=ordered_kernels.redo)
 _FLUSHING: dict[str, Kernel] = {}
 if chains.flushing_offered():
     _parts = {"_chain": CHAINS["fp32_fma_flushing"], "_again": ordered_kernels.redo}
+    _one_thread = {name: part.compiled(parallel=False) for name, part in (_parts | {"_add": add_flushing}).items()}
+    _rows = _jit(specialised(_rows_of_two_chains, "rows_of_two_chains", **_one_thread))
     _FLUSHING = {
         "odd_first": composed(_odd_first, "odd_first", **_parts),
-        "two_chains": composed(_two_chains, "two_chains", _add=add_flushing, **_parts),
+        "two_chains": Kernel(_two_chains),
         "chain": CHAINS["fp32_fma_flushing"],
     }
 
