@@ -280,7 +280,7 @@ def test_threads_change_nothing(operation: Callable, parallel: Callable[[bool], 
 
 
 def stamp_of(root: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(compilation, "__file__", str(root / "backends" / "numba_" / "compilation.py"))
+    monkeypatch.setattr(compilation, "_ROOT", root)
     return compilation.source_stamp.__wrapped__()
 
 
