@@ -21,6 +21,7 @@ SIZES = (512, 1024, 2048)  # those with bars
 SGEMM = "sgemm (NumPy)"
 LONGEST_CALL, BUDGET = 4.0, 6.0  # seconds: of one call, else the product is cut; of a contender's calls at one size
 PAUSE = 0.05  # seconds: threads of BLAS that wait for more work spin for 30 ms
+SETTLING = 0.03  # seconds of calls before those that are timed
 LEAST_WORK = 1 << 25  # multiply-adds from which every kernel takes all threads
 CORNER = (slice(8), slice(16))  # of a product: compared with the NumPy reference
 DATA = "a and b n x n, standard normal (x 32 for INT8), rounded to the inputs' format, seed 0"
@@ -131,7 +132,9 @@ def rows(size: int, *, chosen: Sequence[Entry], repeats: int, threads: int) -> l
         products = [Product(None, *data["fp32"]), *(Product(entry, *data[entry.inputs]) for entry in chosen)]
         for product in products:
             product.shrink()
-        timings = measure([product.contender for product in products], repeats, pause=PAUSE, budget=BUDGET)
+        timings = measure(
+            [product.contender for product in products], repeats, pause=PAUSE, settling=SETTLING, budget=BUDGET
+        )
     measured = [_measured(product, timing) for product, timing in zip(products, timings, strict=True)]
     sgemm = measured[0]["gmacs_per_second"]
     return [

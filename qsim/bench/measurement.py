@@ -69,11 +69,18 @@ class Timing:
 
 
 def measure(
-    contenders: Sequence[Contender], repeats: int, *, pause: float = 0.0, budget: float = math.inf
+    contenders: Sequence[Contender],
+    repeats: int,
+    *,
+    pause: float = 0.0,
+    settling: float = 0.0,
+    budget: float = math.inf,
 ) -> list[Timing]:
     """Every contender in turn, the whole round ``repeats`` times; what a first call compiles is not counted.
 
     pause: seconds before each turn.
+    settling: seconds of calls at the beginning of each turn that are not counted: threads that slept wake up one by
+        one, on one core at first, and for milliseconds.
     budget: seconds of calls after which a contender leaves out the rounds that are left.
     """
     plans = [_plan(contender.call, repeats, budget) for contender in contenders]
@@ -82,6 +89,7 @@ def measure(
         for contender, (count, rounds), taken in zip(contenders, plans, samples, strict=True):
             if turn < rounds:
                 time.sleep(pause)
+                _settle(contender.call, settling)
                 taken.append(_settled_seconds(contender.call, count))
     return [Timing(tuple(taken)) for taken in samples]
 
@@ -91,6 +99,12 @@ def _plan(call: Callable[[], Any], repeats: int, budget: float) -> tuple[int, in
     call()
     lasted = seconds(call)
     return max(1, math.ceil(SAMPLE_SECONDS / lasted)), max(1, int(min(repeats, budget / lasted)))
+
+
+def _settle(call: Callable[[], Any], lasting: float) -> None:
+    end = time.perf_counter() + lasting
+    while time.perf_counter() < end:
+        call()
 
 
 def _settled_seconds(call: Callable[[], Any], count: int) -> float:

@@ -83,7 +83,8 @@ def matmul(
     del proofs  # nothing is speculative here
     if accumulator.summation == "native":
         return native_matmul(a, b, c)
-    total = np.zeros((*a.shape[:2], b.shape[2]), np.float32) if c is None else np.array(c, np.float32, order="C")
+    # written at once: pages of zeros that are first read and then written are mapped twice
+    total = np.full((*a.shape[:2], b.shape[2]), np.float32(0)) if c is None else np.array(c, np.float32, order="C")
     if accumulator.summation == "exact":
         return round_exact(*exact_matmul(a, b, total), FP32)
     kernel, words, cost = plan(accumulator, inputs)
@@ -105,7 +106,7 @@ def counted_matmul(
 def integer_matmul(a: Array, b: Array, c: Array | None = None) -> Array:
     """int8 (B, m, k) x (B, k, n) onto int32 c: int32, modulo 2^32."""
     shape = (a.shape[0], a.shape[1], b.shape[2])
-    total = np.zeros(shape, np.int32) if c is None else np.array(c, np.int32, order="C")
+    total = np.full(shape, np.int32(0)) if c is None else np.array(c, np.int32, order="C")
     integer_kernels.multiply_add(a, b, total, _NO_WORDS, work=total.size * a.shape[2] >> 6)
     return total
 
