@@ -32,7 +32,7 @@ _MINUS_ZERO = ordered_steps.MINUS_ZERO
 
 # what the words of a kernel begin with
 _ORDERS = ("ascending", "odd_first", "interleaved_pairs")
-_HEADER = 12
+_HEADER = 7
 _ROUNDED, _ALIGNED, _SECOND, _COMPENSATED, _LAST, _CONTIGUOUS = (1 << i for i in range(6))
 _PLAN = len(Plan._fields) - 2
 _CONSTANTS = len(Constants._fields)
@@ -55,7 +55,7 @@ def words_of(accumulator: Accumulator, inputs: tuple[Format, Format], counting: 
     )
     header: list[Any] = [
         kind, accumulator.block_for(inputs[0]) or 0, accumulator.tile or 0, accumulator.chains, accumulator.granule,
-        _ORDERS.index(accumulator.order), int(counting), 0, 0, 0, 0, 0,
+        _ORDERS.index(accumulator.order), int(counting),
     ]  # fmt: skip
     return np.array([*header, *plan[:_PLAN], *plan.sum, *plan.tile], np.int64)
 
