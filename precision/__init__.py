@@ -60,7 +60,12 @@ from precision.gemm import matmul
 from precision.gemm_counters import GemmCounters
 from precision.measure import round_with_statistics, statistics
 from precision.passes import Gemm
-from precision.quantizers import QArray, quantize, quantized_matmul
+from precision.quantization.array import QArray
+from precision.quantization.packing import pack_codes, unpack_codes
+from precision.quantization.products import quantized_matmul
+from precision.quantization.quantizers import fake_quantize, quantize
+from precision.quantization.scheme import Clipping, MatmulScheme, QScheme
+from precision.quantization.schemes import SCHEMES, parse_scheme
 from precision.random_bits import random_bits
 from precision.rounding import decode, encode, round_to
 from precision.rounding_modes import Rounding
@@ -90,15 +95,19 @@ __all__ = [
     "INT2",
     "INT4",
     "INT8",
+    "SCHEMES",
     "TF32",
     "Accumulator",
     "BlockArray",
     "BlockFormat",
+    "Clipping",
     "DotGeneral",
     "Format",
     "Gemm",
     "GemmCounters",
+    "MatmulScheme",
     "QArray",
+    "QScheme",
     "Rounding",
     "Statistics",
     "add",
@@ -111,6 +120,7 @@ __all__ = [
     "erf",
     "exp",
     "exp2",
+    "fake_quantize",
     "fma",
     "gelu",
     "gelu_gradient",
@@ -125,9 +135,11 @@ __all__ = [
     "minimum_number",
     "mul",
     "ordered_sum",
+    "pack_codes",
     "parse_accumulator",
     "parse_block_format",
     "parse_format",
+    "parse_scheme",
     "quantize",
     "quantize_blocks",
     "quantized_matmul",
@@ -144,4 +156,5 @@ __all__ = [
     "statistics",
     "sub",
     "tanh",
+    "unpack_codes",
 ]

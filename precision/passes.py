@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from precision.accumulator import Accumulator
 from precision.accumulators import parse_accumulator
@@ -12,7 +12,9 @@ from precision.backends import choose_backend
 from precision.format import Format
 from precision.formats import FP16, FP32, parse_format
 from precision.gemm import FormatLike, matmul
-from precision.quantizers import LARGEST_K, SCHEMES, quantized_product
+from precision.quantization.products import quantized_product
+from precision.quantization.scheme import MatmulScheme
+from precision.quantization.schemes import parse_scheme
 from precision.rounding import round_to
 from precision.rounding_modes import Overflow, Rounding
 
@@ -29,8 +31,8 @@ class Gemm:
         accumulator: a name of ``ACCUMULATORS`` or a record.
         output: what the sum is rounded to, once, to nearest even; None for the accumulator's own format, or for the
             format of the dtype asked for where that is narrower.
-        quantization: ``"int8_vectorwise"`` quantizes the rounded operands along k and sums in INT32, in place of the
-            accumulator.
+        quantization: an integer scheme of ``SCHEMES`` quantizes the rounded operands along k and sums in INT32, in
+            place of the accumulator.
     Called with (B, m, k) and (B, k, n) it returns (B, m, n) in float32; bit-identical on every back end.
     Errors: ValueError on creation for unknown names and for inputs that are integers or float64.
     """
@@ -39,16 +41,16 @@ class Gemm:
     overflow: Overflow = "ieee"
     accumulator: str | Accumulator = "fp32_sequential"
     output: FormatLike | None = None
-    quantization: Literal["int8_vectorwise"] | None = None
+    quantization: str | MatmulScheme | None = None
 
     def __post_init__(self) -> None:
         parse_accumulator(self.accumulator)
         Rounding(overflow=self.overflow)
         if self.output is not None:
             parse_format(self.output)
-        if self.quantization not in (None, *SCHEMES):
+        if self.quantization is not None and not parse_scheme(self.quantization).integer:
             raise ValueError(
-                f"unknown quantization scheme {self.quantization!r}; known schemes: {', '.join(SCHEMES)}, or None"
+                f"scheme {self.quantization!s} multiplies no integers; name one of both operands, or None"
             )
         for fmt in self.formats:
             if fmt.is_integer or fmt.bits > FP32.bits:
@@ -68,9 +70,8 @@ class Gemm:
         a, b = (round_to(x, fmt, overflow=self.overflow) for x, fmt in zip((a, b), self.formats, strict=True))
         if self.quantization is None:
             return matmul(a, b, inputs=self.formats, accumulator=self.accumulator, output=self.output)
-        if a.shape[2] > LARGEST_K:
-            raise ValueError(f"k = {a.shape[2]} could overflow INT32; at most {LARGEST_K} is exact, so split k")
-        return round_to(quantized_product(choose_backend(a, b), a, b), self.output or FP32)
+        scheme = parse_scheme(self.quantization)
+        return round_to(quantized_product(choose_backend(a, b), a, b, scheme), self.output or FP32)
 
 
 class Passes(NamedTuple):

@@ -16,7 +16,8 @@ import numpy as np
 from precision.accumulators import parse_accumulator
 from precision.backends import get_backend
 from precision.formats import FP32, Format, parse_format
-from precision.quantizers import quantized_product
+from precision.quantization.products import quantized_product
+from precision.quantization.schemes import parse_scheme
 from precision.tables import table
 from qsim.policy import Arithmetic, Pass, SitePolicy
 
@@ -218,7 +219,7 @@ class Site:
         if a.ndim == 2:
             return self.matmul(a[None], b[None])[0]
         if self.policy.quantization is not None:
-            return quantized_product(self._backend, a, b)
+            return quantized_product(self._backend, a, b, parse_scheme(self.policy.quantization))
         accumulator = parse_accumulator(self.policy.accumulator or "")
         return self._backend.matmul(a, b, None, accumulator, (self._inputs, self._inputs), self._calculator.proofs)
 

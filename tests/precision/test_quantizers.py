@@ -285,7 +285,10 @@ def test_nonfinite_values_are_named_by_position(name: str) -> None:
     for value in (np.nan, np.inf, -np.inf):
         x = ONES.copy()
         x[1, 2] = value
-        message = f"x[1, 2] is {value}, which INT8 cannot hold; mend it, or pass nonfinite='propagate'"
+        message = (
+            f"x[1, 2] is {value}, which INT8 cannot hold: x[1, :] has no scale in int8_vector; mend it, or pass "
+            "nonfinite='propagate'"
+        )
         with refuses(message):
             pr.quantize(x, axis=-1, backend=name)
         with refuses(message):

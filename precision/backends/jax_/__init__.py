@@ -47,7 +47,7 @@ from precision.backends.jax_.rounding import (
     to_bits,
     widen,
 )
-from precision.backends.jax_.structure import array_module, asarray, branch, jit, repeat, scan
+from precision.backends.jax_.structure import array_module, asarray, branch, fused_quantizer, jit, repeat, scan
 
 name = "jax"
 
@@ -73,6 +73,7 @@ __all__ = [
     "extreme",
     "flush",
     "from_bits",
+    "fused_quantizer",
     "integer_matmul",
     "jit",
     "join",

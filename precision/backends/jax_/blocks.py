@@ -10,11 +10,13 @@ import jax.numpy as jnp
 from precision import block_scaling
 from precision.backends.jax_.rounding import from_bits, to_bits
 from precision.block_quantizers import BlockArray
-from precision.quantizers import QArray
+from precision.quantization.array import QArray
 
 Array = Any
 
-jax.tree_util.register_dataclass(QArray, data_fields=["codes", "scale"], meta_fields=["axis"])
+jax.tree_util.register_dataclass(
+    QArray, data_fields=["codes", "scale", "zero_point"], meta_fields=["axis", "tiles", "scheme"]
+)
 jax.tree_util.register_dataclass(
     BlockArray, data_fields=["codes", "scale", "tensor_scale"], meta_fields=["format", "axis"]
 )

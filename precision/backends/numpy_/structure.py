@@ -85,3 +85,8 @@ def repeat(count: int, body: Callable, state: Any) -> Any:
 def branch(condition: Any, yes: Callable, no: Callable, *operands: Any) -> Any:
     """yes(*operands) where the condition holds, else no(*operands)."""
     return yes(*operands) if condition else no(*operands)
+
+
+def fused_quantizer(scheme: Any, tiles: Any) -> None:
+    """A function of x that gives codes and scales in one pass, where there is one: here the steps are composed."""
+    del scheme, tiles

@@ -1,0 +1,1 @@
+"""Quantization to integer codes: schemes, arrays of codes with their scales, products of them, what they cost."""
