@@ -60,12 +60,15 @@ from precision.gemm import matmul
 from precision.gemm_counters import GemmCounters
 from precision.measure import round_with_statistics, statistics
 from precision.passes import Gemm
-from precision.quantization.array import QArray
+from precision.quantization.array import QArray, concatenate
+from precision.quantization.calibration import calibrate
+from precision.quantization.files import load_qarray, save_qarray
 from precision.quantization.packing import pack_codes, unpack_codes
 from precision.quantization.products import quantized_matmul
 from precision.quantization.quantizers import fake_quantize, quantize
 from precision.quantization.scheme import Clipping, MatmulScheme, QScheme
 from precision.quantization.schemes import SCHEMES, parse_scheme
+from precision.quantization.smoothing import Smoothed, smooth, smoothing_scale
 from precision.random_bits import random_bits
 from precision.rounding import decode, encode, round_to
 from precision.rounding_modes import Rounding
@@ -109,8 +112,11 @@ __all__ = [
     "QArray",
     "QScheme",
     "Rounding",
+    "Smoothed",
     "Statistics",
     "add",
+    "calibrate",
+    "concatenate",
     "convert",
     "cos",
     "decode",
@@ -126,6 +132,7 @@ __all__ = [
     "gelu_gradient",
     "less",
     "less_equal",
+    "load_qarray",
     "log",
     "make_dot_general",
     "matmul",
@@ -149,9 +156,12 @@ __all__ = [
     "round_to_blocks",
     "round_with_statistics",
     "rsqrt",
+    "save_qarray",
     "sigmoid",
     "silu",
     "sin",
+    "smooth",
+    "smoothing_scale",
     "sqrt",
     "statistics",
     "sub",

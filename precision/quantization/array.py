@@ -19,8 +19,9 @@ from precision.quantization.scheme import VECTOR, QScheme, Tiles
 class QArray:
     """Integer codes with a scale for each tile: x is about ``(codes - zero_point) * scale``.
 
-    Shapes: codes any, int8 whatever their width (int16 where the scheme does not clamp); scale float32, a value of ``scheme.stored_scale``, one for each tile:
-    ceil(n / edge) along every axis, 1 where a tile spans it; zero_point int32 of the same shape, or None.
+    Shapes: codes any, int8 whatever their width (int16 where the scheme does not clamp); scale float32, a value of
+    ``scheme.stored_scale``, one for each tile: ceil(n / edge) along every axis, 1 where a tile spans it; zero_point
+    int32 of the same shape, or None.
     ``axis``, negative, is the contraction axis (-1 of X, -2 of W).  ``tiles``: edges of a tile along each axis, None
     for the whole of it; by default one vector along ``axis``.
     A pytree once the JAX back end is loaded.  Indexing takes slices and integers; a slice along an axis that several

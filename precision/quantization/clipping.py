@@ -1,4 +1,4 @@
-"""The range of symmetric codes: absmax of a tile, a percentile of its magnitudes, or what its squared error prefers."""
+"""The range of codes: absmax of a tile, a percentile of its magnitudes, or what its squared error prefers."""
 
 from __future__ import annotations
 
@@ -41,30 +41,30 @@ def _clipped_absmax(module: Any, rows: Any, own: np.ndarray, scheme: QScheme) ->
     absmax = module.absmax(rows, -1)
     if scheme.clipping.method == "absmax" or not rows.shape[1]:
         return absmax
-    chosen = (_percentile if scheme.clipping.method == "percentile" else _least_squares)(
-        module, rows, own, absmax, scheme
-    )
+    if scheme.clipping.method == "percentile":
+        chosen = _percentile(module, rows, own, scheme)
+    else:
+        chosen = _least_squares(module, rows, absmax, scheme)
     return module.array_module.where(absmax < np.float32(np.inf), chosen, absmax)
 
 
-def _percentile(module: Any, rows: Any, own: np.ndarray, absmax: Any, scheme: QScheme) -> Any:
+def _percentile(module: Any, rows: Any, own: np.ndarray, scheme: QScheme) -> Any:
     """The ceil(p n / 100)-th smallest of n magnitudes, by integer order.  Filling sorts first."""
-    del absmax
     share = Fraction(Decimal(str(scheme.clipping.percentile))) / 100
     filling = rows.shape[1] - own
-    place = np.array([[int(math.ceil(share * int(n)))] for n in own.reshape(-1)]).reshape(own.shape) + filling - 1
+    place = np.array([[math.ceil(share * int(n))] for n in own.reshape(-1)]).reshape(own.shape) + filling - 1
     magnitudes = module.to_bits(rows).reshape(rows.shape) & np.uint32(0x7FFFFFFF)
     ordered = module.array_module.sort(magnitudes, axis=-1)
     found = module.array_module.take_along_axis(ordered, module.array_module.asarray(np.maximum(place, 0)), axis=-1)
     return module.from_bits(found)
 
 
-def _least_squares(module: Any, rows: Any, own: np.ndarray, absmax: Any, scheme: QScheme) -> Any:
-    """a i / candidates for the i whose codes have the smallest squared error; a itself unless that is certainly worse.
+def _least_squares(module: Any, rows: Any, absmax: Any, scheme: QScheme) -> Any:
+    """a i / candidates for the i whose codes have the smallest squared error; a itself unless that is surely worse.
 
-    Errors are formed in float32 from x 2^-e, with 2^e near a.  With e_j the true errors of n values, computed ones lie
-    within d = 2^-22 a of them: q s is rounded once and its difference to x once, both below 2^-24 1.05 a.  Their sum of
-    squares is a tree with at most 32 roundings, 2^-19 of it.  Hence a narrower range is taken only where
+    Errors are formed in float32 from x 2^-e, with 2^e near a.  With e_j the true errors of n values, computed ones
+    lie within d = 2^-22 a of them: q s is rounded once and its difference to x once, both below 2^-24 1.05 a.  Their
+    sum of squares is a tree with at most 32 roundings, 2^-19 of it.  So a narrower range is taken only where
 
         ||e'|| + 2 sqrt(n) d <= (1 - 2^-16) ||e||
 

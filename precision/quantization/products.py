@@ -1,4 +1,4 @@
-"""Products of quantized matrices: integer sums under their scales, float products of what codes stand for, or both."""
+"""Products of quantized matrices: integer sums under their scales, products of what codes stand for, or both."""
 
 from __future__ import annotations
 
@@ -114,19 +114,20 @@ def quantized_product(module: Any, x: Any, w: Any, scheme: MatmulScheme, key: An
 
     ``key``: of stochastic rounding; x draws from its element 0 on, w from 2^32 on.
     """
-    parts = (
+    counters = {-1: 0, -2: 1 << 32}
+    qx, qw = (
         quantize(
             operand,
             scheme.operand(axis),
             axis=axis,
             nonfinite="propagate",
             key=key,
-            counter=counter,
+            counter=counters[axis],
             backend=module.name,
         )
-        for operand, axis, counter in ((x, -1, 0), (w, -2, 1 << 32))
+        for operand, axis in ((x, -1), (w, -2))
     )
-    return integer_product(module, *(Operand.of(module, q) for q in parts), scheme)
+    return integer_product(module, Operand.of(module, qx), Operand.of(module, qw), scheme)
 
 
 def integer_product(module: Any, x: Operand, w: Operand, scheme: MatmulScheme) -> Any:

@@ -37,9 +37,9 @@ def quantize(
     backend: str | None = None,
     **options: Any,
 ) -> Any:
-    """x as integer codes with a scale for each tile, or in a block format (``quantize_blocks``, with its ``options``).
+    """x as integer codes with a scale for each tile, or in a block format (``quantize_blocks``: ``options``).
 
-        a = max |x| of the tile      s = a RN32(1/127)      q = round_half_even(x RN32(127/a))      ("int8_vectorwise")
+        int8_vectorwise:  a = max |x| of the tile,  s = a RN32(1/127),  q = round_half_even(x RN32(127/a))
 
     A tile with a < 2^-112 is zero: q = 0, s = 0.  Other schemes: see ``QScheme``.
     ``axis``: the contraction axis, -1 for X, -2 for W; a scheme of products quantizes the operand that this makes it.
@@ -47,22 +47,23 @@ def quantize(
     of the scales, or a number, the absmax of all.
     ``key``, ``counter``: of stochastic rounding; element i of x takes the bits of index ``counter`` + i.
     Shapes: any; see ``QArray``.  Domain: float32 and narrower.
-    Exactness: codes and scales bit-identical on NumPy, Numba and JAX.  |x - q s| <= s (1/2 + 2^-15) within the limits.
+    Exactness: codes and scales bit-identical on NumPy, Numba and JAX; within limits |x - q s| <= s (1/2 + 2^-15).
     Errors: ValueError for an unknown scheme, an axis that x does not have, limits of another shape, "stochastic"
     without key, or (``nonfinite="raise"``, eager only) a NaN or infinity, named with its vector; ``"propagate"``
     makes that tile's scale NaN and its codes 0.
     """
     module = choose_backend(x, backend=backend)
     x = as_float32(module, x)
-    one = _of_operand(scheme, _axis(x, axis))
+    one = scheme_of(scheme, x, axis)
     if isinstance(one, BlockFormat):
         options |= {} if key is None else {"key": key, "counter": counter}
         return quantize_blocks(x, one, axis=axis, nonfinite=nonfinite, backend=backend, **options)
     if options:
         raise TypeError(f"{one.name} takes no {', '.join(options)}; those are options of block formats")
+    x = _rounded_first(module, x, one)
     tiles = one.tiles(x.ndim, _axis(x, axis))
     if nonfinite == "raise" and is_concrete(x):
-        _refuse_nonfinite(np.asarray(x), tiles, one)
+        refuse_nonfinite(np.asarray(x), tiles, one)
     parts = quantized_parts(module, x, one, tiles, limits, stream_of(one, key, counter))
     return QArray(axis=_axis(x, axis), tiles=tiles, scheme=one, **parts)
 
@@ -105,19 +106,25 @@ def fake_quantize(
     if gradient != "clipped":
         return y
     kept = module.straight_through(rounded, x, FP32, "zero")
-    return module.array_module.where(unclipped(module, x, _of_operand(scheme, _axis(x, axis)), axis, limits), y, kept)
+    return module.array_module.where(unclipped(module, x, scheme_of(scheme, x, axis), axis, limits), y, kept)
 
 
 def unclipped(module: Any, x: Any, scheme: QScheme | BlockFormat, axis: int, limits: Any = None) -> Any:
-    """Where x lies within what the codes span, NaN included.  ValueError for a block format, which saturates by block."""
+    """Where x lies within what the codes span, NaN included.  ValueError for a block format."""
     if isinstance(scheme, BlockFormat):
         raise ValueError(
             f"gradient 'clipped' is for integer schemes; {scheme.name} has 'straight_through' and 'zero'"
         )
+    x = _rounded_first(module, x, scheme)
     parts = _scaled_array(module, x, scheme, scheme.tiles(x.ndim, _axis(x, axis)), limits)
     values = parts.values if parts.zero_point is None else parts.values + parts.zero_point
     half = np.float32(0.5)
     return ~((values > np.float32(scheme.largest) + half) | (values < np.float32(scheme.least) - half))
+
+
+def _rounded_first(module: Any, x: Any, scheme: QScheme) -> Any:
+    """x in the format that the scheme takes."""
+    return x if scheme.takes == FP32 else module.round_to(x, scheme.takes)
 
 
 def quantized_parts(
@@ -183,13 +190,14 @@ def _axis(x: Any, axis: int) -> int:
     return axis % x.ndim - x.ndim
 
 
-def _of_operand(scheme: SchemeLike, axis: int) -> QScheme | BlockFormat:
+def scheme_of(scheme: SchemeLike, x: Any, axis: int) -> QScheme | BlockFormat:
+    """What the scheme is for x contracted along ``axis``: of a scheme of products, that of the operand it then is."""
     if isinstance(scheme, QScheme | BlockFormat):
         return scheme
-    return parse_scheme(scheme).operand(axis)
+    return parse_scheme(scheme).operand(_axis(x, axis))
 
 
-def _refuse_nonfinite(x: np.ndarray, tiles: Tiles, scheme: QScheme) -> None:
+def refuse_nonfinite(x: np.ndarray, tiles: Tiles, scheme: QScheme) -> None:
     """ValueError that names the first NaN or infinity, and the tile whose codes it would spoil."""
     wrong = np.argwhere(~np.isfinite(x))
     if len(wrong):

@@ -24,6 +24,7 @@ Tiny = Literal["zero", "one", "absmax_one", "least_absmax", "least_scale"]
 Method = Literal["absmax", "percentile", "mse"]
 Tiles = tuple[int | None, ...]  # edge of a tile along each axis; None: the whole axis
 SMALLEST_ABSMAX = 2.0**-112
+_FLOATS = ("fp32", "fp16", "bf16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +59,7 @@ class QScheme:
     Fields
         name: as ``parse_scheme`` reads it, or any other.
         bits: 2 to 8, of a code.
+        source: format that the array is rounded to first.
         symmetric: codes are -c ... c and z = 0; else they are all of two's complement and 0 is one of the values.
         granularity: which elements share a scale: the ``tensor``; a ``row`` (last axis), a ``column`` (last but one),
             a ``vector`` along the contraction axis; a ``group`` of that many elements of it; a ``block`` of that many
@@ -74,7 +76,7 @@ class QScheme:
         quotient: what is rounded: "bound"  x (bound / a);  "unit"  x ((1 / a) bound);  "approximate"  x times what
             a GPU's ``__fdividef(bound, a)`` gives;  "inverse"  x (1 / s);  "scale"  x / s.
         inverse_format: of 1 / s where that is wider than ``arithmetic``.
-        scale_format: of s: fp32, fp16, bf16, or e8m0, rounded up to a power of two.  Only "inverse" and "scale" see it.
+        scale_format: of s: fp32, fp16, bf16, or e8m0, rounded up to a power of two; "inverse" and "scale" see it.
         tiny: tiles below the threshold: "zero": s = 0 and q = 0 where a < threshold;  "one": s = 1 where
             s < threshold;  "absmax_one": a = 1 where a < threshold;  "least_absmax": a is at least the threshold;
             "least_scale": s is.
@@ -84,6 +86,7 @@ class QScheme:
 
     name: str
     bits: int = 8
+    source: str = "fp32"
     symmetric: bool = True
     granularity: Granularity = "vector"
     group: int | None = None
@@ -117,21 +120,23 @@ class QScheme:
 
     def _contradictions(self) -> list[tuple[bool, str]]:
         grouped = self.granularity in ("group", "block")
-        formats = [parse_format(name).name for name in (self.scale_format, self.arithmetic)]
+        formats = [parse_format(name).name for name in (self.scale_format, self.arithmetic, self.source)]
         return [
             (not 2 <= self.bits <= 8, f"codes of {self.bits} bits; 2 to 8 are offered"),
             (grouped and (self.group or 0) < 1, f"group {self.group}; at least 1 element shares a scale"),
-            (not grouped and self.group is not None, f"a group of {self.group} under {self.granularity}; leave it out"),
+            (not grouped and self.group is not None, f"{self.granularity} takes no group; leave out {self.group}"),
             (not -(1 << (self.bits - 1)) <= self.least < 0, f"lowest code {self.lowest} outside {self.bits} bits"),
             (not self.symmetric and (self.bound, self.lowest) != (None, None), "affine codes have no other bound"),
             (not self.symmetric and self.quotient != "bound", "affine codes are x (levels / range); leave quotient"),
             (not self.symmetric and self.tiny != "zero", "affine tiles below the threshold are zero; leave tiny"),
             (not self.symmetric and self.clipping.method != "absmax", "clipping is for symmetric codes"),
-            (self.clipping.method == "mse" and ((self.tiny, *formats) != ("zero", "fp32", "fp32")),
+            (self.clipping.method == "mse" and ((self.tiny, *formats[:2]) != ("zero", "fp32", "fp32")),
              "mse clipping is for float32 arithmetic and scales, and tiny 'zero'"),
-            (formats[0] not in ("fp32", "fp16", "bf16", "e8m0"), f"scales in {formats[0]}; choose fp32, fp16, bf16, e8m0"),
-            (formats[1] not in ("fp32", "fp16", "bf16"), f"arithmetic in {formats[1]}; choose fp32, fp16 or bf16"),
-            (formats[0] != "fp32" and self.quotient not in ("inverse", "scale"), "rounded scales go with quotient 'inverse' or 'scale'"),
+            (formats[0] not in (*_FLOATS, "e8m0"), f"scales in {formats[0]}; choose fp32, fp16, bf16 or e8m0"),
+            (formats[2] not in _FLOATS, f"a source in {formats[2]}; choose fp32, fp16 or bf16"),
+            (formats[1] not in _FLOATS, f"arithmetic in {formats[1]}; choose fp32, fp16 or bf16"),
+            (formats[0] != "fp32" and self.quotient not in ("inverse", "scale"),
+             "rounded scales go with quotient 'inverse' or 'scale'"),
             (self.quotient == "approximate" and self.span != 127, "approximate quotients are known of bound 127"),
             (not 0 < self.threshold < 1, f"threshold {self.threshold} outside 0 < threshold < 1"),
         ]  # fmt: skip
@@ -156,6 +161,10 @@ class QScheme:
     @property
     def code_dtype(self) -> np.dtype:
         return np.dtype(np.int8 if self.clamps else np.int16)
+
+    @property
+    def takes(self) -> Format:
+        return parse_format(self.source)
 
     @property
     def stored_scale(self) -> Format:
@@ -205,8 +214,8 @@ class MatmulScheme:
         absmax_of: with a threshold: "columns": a row's absmax is over the columns that stay;  "values": over its
             values below the threshold, whichever columns they stand in.
         outlier_weights: their rows of w: "original", or "dequantized" ones.
-        dequantization: of an integer sum, to float32 unless said:  "scales"  (sum s_x) s_w;  "bnb_cpu"  (sum (s_x s_w)) c
-            with scales that are absmax;  "bnb_cuda"  fma((sum s_x) s_w, c, bias).
+        dequantization: of an integer sum, in float32: "scales"  (sum s_x) s_w;  "bnb_cpu"  (sum (s_x s_w)) c, with
+            scales that are absmax;  "bnb_cuda"  fma((sum s_x) s_w, c, bias).
         converted, partial: formats of the sum, and of sum s_x, where these are rounded to narrower ones.
         description: one line, for tables.
         evidence: "definition"; "package": held bit for bit against the package; "recorded" from silicon; "source": as
@@ -236,7 +245,7 @@ class MatmulScheme:
         for wrong, because in (
             (self.x is None and self.w is None, "quantizes neither operand; use matmul"),
             (self.integer and not all(quantized), "an integer product takes a QScheme for x and for w"),
-            (self.threshold is not None and not self.threshold > 0, f"threshold {self.threshold}; outliers are above 0"),
+            (not (self.threshold is None or self.threshold > 0), f"threshold {self.threshold}; outliers are above 0"),
             (self.threshold is not None and not self.integer, "a threshold goes with an integer product"),
         ):  # fmt: skip
             if wrong:

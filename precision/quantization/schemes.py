@@ -15,10 +15,10 @@ _LLM_THRESHOLD = 6.0
 
 _OWN = (
     MatmulScheme(
-        name="int8_vectorwise", x=VECTOR, w=VECTOR, description="a scale for each row of x and each column of w; INT32 sums"
+        name="int8_vectorwise", x=VECTOR, w=VECTOR, description="a scale for a row of x, a column of w; INT32"
     ),
-    MatmulScheme(name="int8_tensorwise", x=TENSOR, w=TENSOR, description="one scale for x, one for w; INT32 sums"),
-    MatmulScheme(name="int8_rowwise", x=VECTOR, w=TENSOR, description="a scale for each row of x, one for w; INT32 sums"),
+    MatmulScheme(name="int8_tensorwise", x=TENSOR, w=TENSOR, description="one scale for x, one for w; INT32"),
+    MatmulScheme(name="int8_rowwise", x=VECTOR, w=TENSOR, description="a scale for a row of x, one for w; INT32"),
     MatmulScheme(
         name="int8_affine",
         x=QScheme(name="uint8_tensor", symmetric=False, granularity="tensor"),
@@ -33,7 +33,7 @@ _OWN = (
         description="int8_vectorwise, columns of x that hold a magnitude of 6 or more in fp16",
     ),
     MatmulScheme(
-        name="int8_weight_only", x=None, w=VECTOR, integer=False, description="a scale for each column of w; x in fp16"
+        name="int8_weight_only", x=None, w=VECTOR, integer=False, description="a scale for a column of w; x in fp16"
     ),
     MatmulScheme(
         name="int4_columnwise_weight_only",
@@ -72,7 +72,7 @@ _GROUPED = re.compile(r"int([248])_group([1-9]\d*)(_vectorwise)?")
 def parse_scheme(name: str | MatmulScheme) -> MatmulScheme:
     """The scheme of that name, in any case, or itself; ``int4_group<g>``, ``int8_group<g>`` for every g.
 
-    ``int<b>_group<g>`` is weight-only: b bits and a scale for every g elements of a column of w.  With ``_vectorwise``
+    ``int<b>_group<g>`` is weight-only: b bits, a scale for every g elements of a column of w.  With ``_vectorwise``
     x is quantized too, to INT8 by rows, and sums are INT32 within a group.
     Errors: ValueError, naming the known ones, for any other name.
     """

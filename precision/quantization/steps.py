@@ -80,10 +80,10 @@ def _symmetric(module: Any, rows: Any, limits: Limits, scheme: QScheme) -> Scale
 
 def _at_least(module: Any, largest: Any, scheme: QScheme) -> Any:
     """The absmax that the scale is made of."""
-    floor = {"absmax_one": 1.0, "least_absmax": scheme.threshold}.get(scheme.tiny)
-    if floor is None:
+    if scheme.tiny not in ("absmax_one", "least_absmax"):
         return largest
-    floor = module.round_to(module.asarray(np.float32([floor])), scheme.computes_in)[0]
+    floor = np.array([1 if scheme.tiny == "absmax_one" else scheme.threshold], np.float32)
+    floor = module.round_to(module.asarray(floor), scheme.computes_in)[0]
     return module.array_module.where(largest < np.float32(scheme.threshold), floor, largest)
 
 
@@ -95,7 +95,7 @@ def _scale(steps: Arithmetic, largest: Any, scheme: QScheme) -> Any:
     if scheme.scale_step == "division":
         scale = steps.divide(largest, np.float32(scheme.span))
     else:
-        scale = steps.multiply(largest, steps.rounded(np.asarray([1 / np.float32(scheme.span)], np.float32)))
+        scale = steps.multiply(largest, steps.rounded(np.asarray([1 / scheme.span], np.float32)))
     if fmt != FP32:
         scale = module.round_to(scale, fmt, _UPWARDS if fmt == E8M0 else _NEAREST)
     if scheme.tiny in ("least_scale", "one"):
@@ -116,7 +116,9 @@ def _quotient(steps: Arithmetic, rows: Any, largest: Any, scale: Any, scheme: QS
         return steps.multiply(rows, inner.multiply(inner.divide(np.float32(1), largest), span))
     if scheme.quotient == "approximate":
         return steps.multiply(rows, approximate_quotient(steps.module, largest))
-    return steps.multiply(rows, inner.divide(np.float32(1), scale))
+    inverse = inner.divide(np.float32(1), scale)
+    infinite = inverse == np.float32(np.inf)  # a subnormal scale in fp16: AQT takes 1 for its inverse
+    return steps.multiply(rows, steps.module.array_module.where(infinite, np.float32(1), inverse))
 
 
 def _affine(module: Any, rows: Any, limits: Limits, scheme: QScheme) -> Scaled:
@@ -129,7 +131,7 @@ def _affine(module: Any, rows: Any, limits: Limits, scheme: QScheme) -> Scaled:
     low, high = (steps.multiply(end, half) for end in limits)
     width = steps.rounded(module.subtract(high, low))
     finite, none = width < infinity, width < np.float32(scheme.threshold)
-    scale = steps.multiply(width, steps.rounded(np.asarray(2 / np.float32(scheme.span), np.float32)))
+    scale = steps.multiply(width, steps.rounded(np.asarray([2 / scheme.span], np.float32)))
     usable = finite & ~none
     inverse = steps.divide(np.float32(scheme.span / 2), where(usable, width, np.float32(1)))
     zero = steps.multiply(where(usable, -limits.low, np.float32(0)), inverse)
