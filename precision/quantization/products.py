@@ -56,25 +56,24 @@ def quantized_matmul(
     shape = (*x.shape[:-1], w.shape[-1])
     x, w = (_as_operand(module, operand) for operand in (x, w))
     bias = None if bias is None else as_float32(module, bias)
-    how = _How(module, chosen, nonfinite)
+    how = _How(module, chosen, nonfinite, bias)
     if chosen.threshold is not None:
         y = _decomposed(how, x, w)
     elif chosen.integer:
         y = _integer(how, _quantized(how, x, -1), _quantized(how, w, -2))
     else:
-        y = _dequantized(how, x, w)
-    y = y.reshape(shape)
-    if chosen.dequantization == "bnb_cuda":
-        y = fma(y, _BNB_CUDA, np.float32(0) if bias is None else bias, fmt=FP32, backend=module.name)
-    elif bias is not None:
-        y = module.add(y, bias)
-    return module.round_to(y, parse_format(output))
+        y = how.biased(_dequantized(how, x, w))
+    return module.round_to(y.reshape(shape), parse_format(output))
 
 
 class _How(NamedTuple):
     module: Any
     scheme: MatmulScheme
     nonfinite: Nonfinite
+    bias: Any = None
+
+    def biased(self, y: Any) -> Any:
+        return y if self.bias is None else self.module.add(y, self.bias)
 
 
 def _as_operand(module: Any, x: Any) -> Any:
@@ -102,11 +101,14 @@ def _quantized(how: _How, x: Any, axis: int) -> Any:
 
 
 def _integer(how: _How, x: Any, w: Any) -> Any:
-    """(1, M, n) float32."""
+    """(M, n) float32, the bias added."""
     for name, operand in (("x", x), ("w", w)):
         if not isinstance(operand, QArray):
             raise ValueError(f"{name} is in {operand.format}; pass its scheme, scheme={operand.format.name!r}")
-    return integer_product(how.module, left(how.module, x), right(how.module, w), how.scheme)
+    y = integer_product(how.module, left(how.module, x), right(how.module, w), how.scheme)[0]
+    if how.scheme.dequantization != "bnb_cuda":
+        return how.biased(y)
+    return fma(y, _BNB_CUDA, np.float32(0) if how.bias is None else how.bias, fmt=FP32, backend=how.module.name)
 
 
 def quantized_product(module: Any, x: Any, w: Any, scheme: MatmulScheme, key: Any = None) -> Any:
@@ -177,11 +179,17 @@ def _dequantized(how: _How, x: Any, w: Any) -> Any:
     return _float_product(how, *floats)
 
 
-def _float_product(how: _How, x: Any, w: Any) -> Any:
-    """x (..., k) times w (k, n), values of the working format, in float32.  (M, n)"""
+def _float_product(how: _How, x: Any, w: Any, start: Any = None) -> Any:
+    """start + x (..., k) times w (k, n), values of the working format, in float32.  (M, n)"""
     rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     return matmul(
-        rows, w, inputs=how.scheme.working, accumulator=how.scheme.accumulator, output=FP32, backend=how.module.name
+        rows,
+        w,
+        c=start,
+        inputs=how.scheme.working,
+        accumulator=how.scheme.accumulator,
+        output=FP32,
+        backend=how.module.name,
     )
 
 
@@ -196,20 +204,19 @@ def _decomposed(how: _How, x: Any, w: Any) -> Any:
     module, scheme = how.module, how.scheme
     if isinstance(x, Quantized):
         raise ValueError(f"{scheme.name} looks for outliers in x itself; pass the array, not its codes")
-    where, zero = module.array_module.where, np.float32(0)
+    where, zero, working = module.array_module.where, np.float32(0), parse_format(scheme.working)
+    package = scheme.absmax_of == "values"
     large = _magnitude_at_least(module, x, scheme.threshold or 0)
     columns = large.any(axis=tuple(range(x.ndim - 1)))
-    qx = _quantized(how, where(large if scheme.absmax_of == "values" else columns, zero, x), -1)
-    qw = _quantized(how, w, -2)
-    codes = where(columns, np.int8(0), qx.codes)
-    part = _integer(how, replace(qx, codes=codes), qw)
-    part = part.reshape(-1, part.shape[-1])
-    working = parse_format(scheme.working)
-    floats = where(columns[:, None], module.round_to(_outlier_weights(how, w, qw), working), zero)
-    outliers = _float_product(how, module.round_to(where(columns, x, zero), working), floats)
-    if scheme.absmax_of == "values":  # as bitsandbytes: the integer part leaves its kernel in fp16
-        part = module.round_to(part, working)
-    return where(columns.any(), module.add(part, outliers), part)
+    qw, qx = _quantized(how, w, -2), _quantized(how, where(large if package else columns, zero, x), -1)
+    kept = replace(qx, codes=where(columns, np.int8(0), qx.codes))
+    left_out = module.round_to(where(columns, x, zero), working)
+    weights = where(columns[:, None], module.round_to(_outlier_weights(how, w, qw), working), zero)
+    if package:  # the integer part leaves its kernel in the working format, and the other is summed onto it
+        part = module.round_to(_integer(how, kept, qw), working)
+        return where(columns.any(), _float_product(how, left_out, weights, part), part)
+    part = _integer(how._replace(bias=None), kept, qw)
+    return how.biased(where(columns.any(), module.add(part, _float_product(how, left_out, weights)), part))
 
 
 def _magnitude_at_least(module: Any, x: Any, threshold: float) -> Any:
