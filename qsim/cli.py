@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from qsim.commands import accumulators, bench, formats, runs, tables
+from qsim.commands import accumulators, bench, formats, quantizers, runs, tables
 from qsim.commands.command import Arguments, Run
 from qsim.commands.options import dotted
 from qsim.config import ConfigError
@@ -72,6 +72,6 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added
 
-    for module in (runs, tables, formats, accumulators, bench):
+    for module in (runs, tables, formats, accumulators, quantizers, bench):
         module.add(command)
     return parser

@@ -33,10 +33,10 @@ def calibrate(
         all             the scheme's own range (absmax, percentile or least squares) of the batches joined along axis 0
         moving_average  r_1 = range of the first batch,  r_(i+1) = momentum r_i + (1 - momentum) range of the next
 
-    Shapes: batches of one rank, equal but for axis 0, along which a tile must span all (or be 1 where the batches are
-    alike).  -> (low, high), each of the shape of the scales.
-    Exactness: absmax and percentile exact, each step of the average two products and a sum in float32; bit-identical on
-    every back end.  With one batch "all" is what ``quantize`` would have used itself: the codes are the same.
+    Shapes: batches of one rank, equal but for axis 0, along which a tile must span all (or be 1 where the batches
+    are alike).  -> (low, high), each of the shape of the scales.
+    Exactness: absmax and percentile exact, each step of the average two products and a sum in float32; bit-identical
+    on every back end.  With one batch "all" is what ``quantize`` would have used itself: the codes are the same.
     Errors: ValueError for no batch, for shapes whose scales differ, 0 <= momentum < 1 not held, NaN or infinity, an
     unknown method; TypeError for a block format, whose scales are always of the array itself.
     """
@@ -68,8 +68,8 @@ def _joined(module: Any, arrays: list[Any], scheme: QScheme, axis: int) -> Any:
         )
     if scheme.tiles(arrays[0].ndim, axis % arrays[0].ndim - arrays[0].ndim)[0] is not None:
         raise ValueError(
-            f"scheme {scheme.name} has a scale for each part of axis 0, which batches share; calibrate one batch, a scheme "
-            "whose tiles span axis 0, or by moving_average"
+            f"scheme {scheme.name} has a scale for each part of axis 0, which batches share; calibrate one batch, a "
+            "scheme whose tiles span axis 0, or by moving_average"
         )
     return module.array_module.concatenate(arrays, axis=0)
 

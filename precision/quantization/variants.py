@@ -37,7 +37,7 @@ def _torchao(dtype: str) -> MatmulScheme:
         x=scheme,
         w=scheme,
         partial=dtype,
-        description=f"torchao Int8DynamicActivationInt8Weight in {dtype}: bound 127.5, codes to -128",
+        description=f"torchao, dynamic INT8 in {dtype}: bound 127.5, codes to -128",
         evidence="package",
     )
 
@@ -61,7 +61,7 @@ def _qwix(dtype: str) -> MatmulScheme:
         tiny="one",
         threshold=2.0**-7 if dtype == "fp16" else 2.0**-63,
     )
-    return _in_dtype(name, scheme, dtype, f"qwix in {dtype}: bound 127.5, codes to -128, scale 1 for tiny vectors")
+    return _in_dtype(name, scheme, dtype, f"qwix in {dtype}: bound 127.5, codes to -128, scale 1 if tiny")
 
 
 def _aqt(dtype: str) -> MatmulScheme:
