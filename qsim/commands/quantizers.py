@@ -135,7 +135,7 @@ def read_matrix(path: str) -> np.ndarray:
 
 
 def compare(x: np.ndarray, w: np.ndarray, schemes: list[MatmulScheme]) -> list[dict[str, Any]]:
-    """For each scheme: how many codes of x and of w are not the canon's, and the SQNR of what codes stand for and of y.
+    """For each scheme: how many codes are not the canon's, and the SQNR of what codes stand for and of y.
 
     Codes are compared where both are INT8 by vectors; an output that is not finite has no SQNR and is counted.
     """
