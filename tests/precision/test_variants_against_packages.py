@@ -128,6 +128,16 @@ def test_products_of_xla(name: str, dtype: str, jit: bool) -> None:
     assert differing(product(name, theirs, dtype, False, jit=jit), product(name, ours, dtype, False)) == 0
 
 
+@each_float
+@pytest.mark.parametrize("name", ["torchao", "bnb_cpu", "qwix", "aqt"])
+def test_sums_beyond_24_bits(name: str, dtype: str) -> None:
+    """INT32 to bfloat16 goes through float32."""
+    magnitudes = generator(14).integers(100, 128, (14, 2100))
+    x, w = magnitudes[:8].astype(FLOATS[dtype]), magnitudes[8:].astype(FLOATS[dtype])
+    call = f"{name}_product"
+    assert differing(getattr(theirs, call)(x, w), getattr(ours, call)(x, w)) == 0
+
+
 @pytest.mark.parametrize("bias", [False, True])
 def test_one_column_of_outliers(bias: bool) -> None:
     x, w, b = factors("float16", 12)
