@@ -55,7 +55,10 @@ def test_two_input_formats_need_gradients_of_their_own() -> None:
         ({"inputs": "fp99"}, "unknown number format 'fp99'"),
         ({"output": "fp99"}, "unknown number format 'fp99'"),
         ({"accumulator": "fp99"}, "unknown accumulator 'fp99'"),
-        ({"quantization": "int3"}, "unknown quantization scheme 'int3'; known schemes: int8_vectorwise, or None"),
+        (
+            {"quantization": "int3"},
+            "unknown quantization scheme 'int3'; known schemes: int8_vectorwise, int8_tensorwise",
+        ),
         ({"inputs": ("bf16", "int8")}, "a Gemm takes floats of at most 32 bits as inputs, not int8"),
         ({"inputs": ("fp64", "bf16")}, "a Gemm takes floats of at most 32 bits as inputs, not fp64"),
         ({"overflow": "wrap"}, "overflow 'wrap' is not offered"),
