@@ -27,6 +27,7 @@ from precision.backends.numba_.fused_vectors import (
     wide_tile,
 )
 from precision.format import Format
+from precision.formats import FP32
 
 # words, in order
 BLOCK, ALIGNMENT, FLOOR, LEAST_A, LEAST_B, PRECISION, NEAREST, LEAST_SUM, LARGEST_SUM, TILE, INTERLEAVED = range(11)
@@ -55,7 +56,7 @@ def takes(accumulator: Accumulator, inputs: tuple[Format, Format]) -> bool:
         and (facts.start, facts.tile) in [("first", None), ("last", 32)]
         and (facts.order, facts.chains) in [("ascending", 1), ("interleaved_pairs", 1)]
         and (facts.order == "ascending" or facts.granule == facts.tile)
-        and facts.tile_rounding in (None, "nearest_even")
+        and (facts.start == "first" or (facts.sum, facts.tile_how.mode) == (FP32, "nearest_even"))
         and (facts.rounding, facts.overflow) in [("toward_zero", "inf"), ("nearest_even", "inf")]
         and facts.zero == "positive"
         and facts.sum.precision <= 24
