@@ -26,10 +26,12 @@ class Ftz32(NamedTuple):
     divide: Callable[[Any, Any], Any]
 
 
-def make_ftz32(product: Callable, flush: Callable, zero_of: Callable, select: Callable) -> Ftz32:
+def make_ftz32(
+    product: Callable, quotient: Callable, flush: Callable, zero_of: Callable, select: Callable
+) -> Ftz32:
     """The four operations, from an executor's primitives.
 
-    product: float32 product rounded once, never contracted into a later addition.
+    product: float32 product rounded once, never contracted into a later addition.  quotient: rounded once.
     flush: subnormals to the zero of their sign.  zero_of: the zero of a number's sign.
     select: ``select(condition, x, y)``.
     """
@@ -54,8 +56,8 @@ def make_ftz32(product: Callable, flush: Callable, zero_of: Callable, select: Ca
     def divide(x: Any, y: Any) -> Any:
         x = flush(x)
         y = flush(y)
-        rounded = x / y
-        unbounded = product(x, _UP) / y
+        rounded = quotient(x, y)
+        unbounded = quotient(product(x, _UP), y)
         lost = (abs(rounded) <= SMALLEST_NORMAL) & (abs(unbounded) < _SCALED_SMALLEST)
         return select(lost, zero_of(rounded), rounded)
 

@@ -11,7 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from precision import bits, elementary
+from precision import bits, elementary, soft_division, soft_float
 from precision.backends.jax_.rounding import encode, from_bits, on_cpu, round_to, to_bits
 from precision.formats import FP32, Format
 from precision.ftz import Ftz32, make_ftz32
@@ -74,8 +74,14 @@ def _zero_of(x: Array) -> Array:
     return from_bits((to_bits(x) >> 31) << 31)
 
 
+def _long_division(x: Array, y: Array) -> Array:
+    """RN32(x / y) in integers: a GPU's compiler may divide by a reciprocal, or approximately."""
+    x, y = jnp.broadcast_arrays(x, y)
+    return from_bits(soft_float.nearest(*soft_division.exact_divide(to_bits(x), to_bits(y))))
+
+
 _in_hardware = Ftz32(total, difference, product, quotient)
-_spelled_out = make_ftz32(product, flush, _zero_of, jnp.where)
+_spelled_out = make_ftz32(product, _long_division, flush, _zero_of, jnp.where)
 
 
 def _ftz32() -> Ftz32:
@@ -100,7 +106,9 @@ def divide(x: Array, y: Array) -> Array:
 
 
 def square_root(x: Array) -> Array:
-    return guard(jnp.sqrt(flush(x)))
+    if on_cpu():
+        return guard(jnp.sqrt(flush(x)))
+    return from_bits(soft_float.nearest(*soft_division.exact_square_root(to_bits(flush(x)))))
 
 
 _primitives = elementary.Primitives(

@@ -69,6 +69,11 @@ def product(x, y):  # type: ignore[no-untyped-def]
 
 
 @_jit
+def quotient(x, y):  # type: ignore[no-untyped-def]
+    return np.float32(x / y)
+
+
+@_jit
 def select(condition, x, y):  # type: ignore[no-untyped-def]
     return x if condition else y
 
@@ -88,7 +93,7 @@ def zero_of(x):  # type: ignore[no-untyped-def]
     return from_bits(np.uint32(to_bits(x) & np.uint32(0x80000000)))
 
 
-_ftz32 = make_ftz32(product, flush, zero_of, select)
+_ftz32 = make_ftz32(product, quotient, flush, zero_of, select)
 add = _jit(_ftz32.add)
 subtract = _jit(_ftz32.subtract)
 multiply = _jit(_ftz32.multiply)

@@ -23,7 +23,7 @@ def _zero_of(x: Array) -> Array:
     return np.copysign(np.float32(0), x)
 
 
-_ftz32 = make_ftz32(np.multiply, flush, _zero_of, np.where)
+_ftz32 = make_ftz32(np.multiply, np.divide, flush, _zero_of, np.where)
 _primitives = elementary.Primitives(
     multiply=np.multiply,
     select=np.where,
