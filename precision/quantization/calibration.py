@@ -30,7 +30,7 @@ def calibrate(
 ) -> Limits:
     """The range of each tile over batches, for ``quantize(x, scheme, axis=axis, limits=...)``.
 
-        all             the scheme's own range (absmax, percentile or least squares) of the batches joined along axis 0
+        all             the scheme's own range (absmax, percentile, least squares) of the batches joined along axis 0
         moving_average  r_1 = range of the first batch,  r_(i+1) = momentum r_i + (1 - momentum) range of the next
 
     Shapes: batches of one rank, equal but for axis 0, along which a tile must span all (or be 1 where the batches
