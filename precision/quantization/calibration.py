@@ -52,6 +52,7 @@ def calibrate(
     one = scheme_of(scheme, arrays[0], axis)
     if not isinstance(one, QScheme):
         raise TypeError(f"{one.name} takes its scales from each array; there is nothing to calibrate")
+    arrays = [module.round_to(x, one.takes) for x in arrays]
     if method == "all":
         return _limits(module, _joined(module, arrays, one, axis), one, axis)
     ranges = [_limits(module, x, one, axis) for x in arrays]
