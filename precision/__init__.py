@@ -60,7 +60,7 @@ from precision.gemm import matmul
 from precision.gemm_counters import GemmCounters
 from precision.measure import round_with_statistics, statistics
 from precision.passes import Gemm
-from precision.quantization.array import QArray, concatenate
+from precision.quantization.array import QArray
 from precision.quantization.calibration import calibrate
 from precision.quantization.files import load_qarray, save_qarray
 from precision.quantization.packing import pack_codes, unpack_codes
@@ -116,7 +116,6 @@ __all__ = [
     "Statistics",
     "add",
     "calibrate",
-    "concatenate",
     "convert",
     "cos",
     "decode",

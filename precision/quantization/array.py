@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
+import operator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
-from precision.backends import choose_backend
+from precision.backends import choose_backend, is_concrete, is_jax
 from precision.formats import FP32
 from precision.quantization import tiles as tiling
+from precision.quantization.packing import packed_length
 from precision.quantization.scheme import VECTOR, QScheme, Tiles
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class QArray:
     """Integer codes with a scale for each tile: x is about ``(codes - zero_point) * scale``.
 
@@ -23,9 +25,11 @@ class QArray:
     ``scheme.stored_scale``, one for each tile: ceil(n / edge) along every axis, 1 where a tile spans it; zero_point
     int32 of the same shape, or None.
     ``axis``, negative, is the contraction axis (-1 of X, -2 of W).  ``tiles``: edges of a tile along each axis, None
-    for the whole of it; by default one vector along ``axis``.
-    A pytree once the JAX back end is loaded.  Indexing takes slices and integers; a slice along an axis that several
-    tiles share begins at a tile's first element.
+    for the whole of it; by default those of the scheme.
+    A pytree once the JAX back end is loaded; a mapping may take leading axes away, or add some, each place of which
+    has tiles of its own.  Indexing takes slices and integers, traced ones too, and gives the same values as indexing
+    what ``dequantize`` returns; a slice cuts an axis only between tiles, or within one that spans the axis.
+    Equality and hash are those of the object: compare ``codes`` and ``scale``, or what they stand for.
     """
 
     codes: Any
@@ -57,15 +61,23 @@ class QArray:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the codes packed to their width, of the scales in their format and of zero points as codes."""
-        width = self.scheme.bits if self.scheme.bits in (2, 4) else 8
+        """Bytes of codes of 2 and 4 bits packed along the last axis, of others as they are, of scales in their format
+        and of zero points at a byte each."""
+        *lead, last = self.shape
+        codes = math.prod(lead) * packed_length(last, self.scheme.bits) * self.dtype.itemsize
         scales = math.prod(self.scale.shape)
         zeros = 0 if self.zero_point is None else scales
-        return -(-self.size * width // 8) + scales * self.scheme.stored_scale.bits // 8 + zeros
+        return codes + scales * self.scheme.stored_scale.bits // 8 + zeros
 
-    @cached_property
-    def _module(self) -> Any:
-        return choose_backend(self.codes)
+    def __repr__(self) -> str:
+        if not all(hasattr(part, "shape") for part in (self.codes, self.scale)):  # a tree of something else
+            return f"QArray({self.scheme}, codes={self.codes!r}, scale={self.scale!r})"
+        zeros = "" if self.zero_point is None else ", zero points"
+        return f"QArray({self.scheme}, {self.shape}, axis={self.axis}, scales {tuple(self.scale.shape)}{zeros})"
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> NoReturn:
+        """TypeError: codes and the values they stand for are different arrays."""
+        raise TypeError(f"{self!r} is no array of numbers; take its .dequantize() or its .codes")
 
     def dequantize(self, *, backend: str | None = None) -> Any:
         """(codes - zero_point) * scale, one rounding a value to the scheme's ``arithmetic``; subnormals flushed.
@@ -91,12 +103,15 @@ class QArray:
 
     # Axes
 
-    def transpose(self, *axes: int) -> QArray:
-        """Axes in another order, reversed by default; no value changes."""
-        order = [a % self.ndim for a in axes] if axes else list(range(self.ndim))[::-1]
+    def transpose(self, *axes: Any) -> QArray:
+        """Axes in another order, reversed by default; no value changes.  ValueError unless each is named once."""
+        given = axes[0] if len(axes) == 1 and isinstance(axes[0], tuple | list) else axes
+        order = [self._place(a) for a in given] if given else list(range(self.ndim))[::-1]
+        if sorted(order) != list(range(self.ndim)):
+            raise ValueError(f"axes {tuple(given)} are not every axis of {self.ndim} once; name each one")
         own = self.own_tiles
         moved = self._each(lambda x, _: x.transpose(order))
-        axis = order.index(self.axis % self.ndim) - self.ndim
+        axis = order.index(self._place(self.axis)) - self.ndim
         return replace(self, axis=axis, tiles=tuple(own[i] for i in order), **moved)
 
     @property
@@ -105,81 +120,94 @@ class QArray:
 
     def swapaxes(self, first: int, second: int) -> QArray:
         order = list(range(self.ndim))
-        order[first], order[second] = order[second], order[first]
+        i, j = self._place(first), self._place(second)
+        order[i], order[j] = order[j], order[i]
         return self.transpose(*order)
 
     @property
     def own_tiles(self) -> Tiles:
-        """``tiles`` without those of axes that a mapping took away."""
-        return self.tiles[len(self.tiles) - self.ndim :]
+        """``tiles`` of the axes that are there after mappings."""
+        return tiling.own(self.ndim, self.tiles)
+
+    def _place(self, axis: int) -> int:
+        """An axis counted from the front."""
+        if not -self.ndim <= axis < self.ndim:
+            raise ValueError(f"axis {axis} does not exist in a quantized array of shape {self.shape}")
+        return axis % self.ndim
 
     # Parts
 
     def __len__(self) -> int:
         return self.shape[0]
 
+    def __iter__(self) -> Iterator[QArray]:
+        return (self[i] for i in range(len(self)))
+
     def __getitem__(self, index: Any) -> QArray:
         """The part of codes and scales.  IndexError or ValueError, in a sentence, for what would cut a tile."""
         places = _full_index(index, self.ndim)
         kept = [i for i, place in enumerate(places) if isinstance(place, slice)]
-        if self.axis % self.ndim not in kept:
+        axis = self._place(self.axis)
+        if axis not in kept:
             raise IndexError(f"axis {self.axis} is the contraction axis; take a slice of it, not one element")
-        counts = tiling.counts(self.shape, self.tiles)
-        of_scales = tuple(
-            _tile_index(place, n, edge, count)
-            for place, n, edge, count in zip(places, self.shape, self.own_tiles, counts, strict=True)
-        )
+        own = self.own_tiles
+        of_scales = tuple(_tile_index(place, n, edge) for place, n, edge in zip(places, self.shape, own, strict=True))
         parts = self._each(lambda x, per_tile: x[of_scales if per_tile else tuple(places)])
-        axis = kept.index(self.axis % self.ndim) - len(kept)
-        return replace(self, axis=axis, tiles=tuple(self.own_tiles[i] for i in kept), **parts)
+        return replace(self, axis=kept.index(axis) - len(kept), tiles=tuple(own[i] for i in kept), **parts)
+
+    @staticmethod
+    def concatenate(arrays: Iterable[QArray], axis: int = 0) -> QArray:
+        """Arrays of one scheme joined along an axis that no tile spans, as the keys and values of a cache are.
+
+        Tokens that are appended have the bits that they would have had if all had been quantized at once.
+        Shapes: alike but for ``axis``, along which all but the last hold whole tiles.
+        Errors: ValueError for an empty list, for arrays of different schemes or tiles, and where a tile would be cut.
+        """
+        arrays = list(arrays)
+        if not arrays:
+            raise ValueError("nothing to concatenate; pass at least one quantized array")
+        first = arrays[0]
+        edge = first.own_tiles[first._place(axis)]
+        if any((q.scheme, q.axis, q.own_tiles) != (first.scheme, first.axis, first.own_tiles) for q in arrays):
+            raise ValueError("quantized arrays of different schemes or axes do not join; quantize them alike")
+        if edge is None or any(q.shape[axis] % edge for q in arrays[:-1]):
+            raise ValueError(f"along axis {axis} tiles would be cut; join along an axis that no tile spans")
+        xp = choose_backend(*(q.codes for q in arrays)).array_module
+        names = ("codes", "scale", *(() if first.zero_point is None else ("zero_point",)))
+        return replace(first, **{name: xp.concatenate([getattr(q, name) for q in arrays], axis) for name in names})
 
 
 def _full_index(index: Any, ndim: int) -> list[Any]:
     """One slice or integer for each axis."""
     places = list(index) if isinstance(index, tuple) else [index]
-    if Ellipsis in places:
-        at = places.index(Ellipsis)
-        places[at : at + 1] = [slice(None)] * (ndim - len(places) + 1)
+    at = [i for i, place in enumerate(places) if place is Ellipsis]
+    if at:
+        places[at[0] : at[0] + 1] = [slice(None)] * (ndim - len(places) + 1)
     places += [slice(None)] * (ndim - len(places))
-    wrong = [place for place in places if not isinstance(place, slice | int | np.integer)]
-    if wrong or len(places) > ndim:
+    if len(places) > ndim or not all(isinstance(place, slice) or _is_integer(place) for place in places):
         raise IndexError(f"a quantized array of {ndim} axes takes slices and integers, not {index!r}")
     return places
 
 
-def _tile_index(place: Any, n: int, edge: int | None, count: int) -> Any:
+def _is_integer(place: Any) -> bool:
+    if is_jax(place):
+        return place.ndim == 0 and np.issubdtype(place.dtype, np.integer)
+    return isinstance(place, int | np.integer) and not isinstance(place, bool)
+
+
+def _tile_index(place: Any, n: int, edge: int | None) -> Any:
     """The index of the scales that belongs to an index of the elements of one axis."""
-    if isinstance(place, int | np.integer):
-        if not -n <= place < n:
+    if not isinstance(place, slice):
+        if is_concrete(place) and not -n <= operator.index(place) < n:
             raise IndexError(f"index {place} is out of bounds for an axis of {n}")
-        return 0 if edge is None else int(place) % n // edge
+        return 0 if edge is None else place % n // edge
     if edge == 1:
         return place
     if edge is None:
         return slice(None)
     start, stop, step = place.indices(n)
+    if not range(start, stop, step):
+        return slice(0, 0)
     if step != 1 or start % edge or (stop % edge and stop != n):
         raise ValueError(f"slice {start}:{stop}:{step} cuts tiles of {edge}; cut where a tile begins, in steps of 1")
-    return slice(start // edge, min(-(-stop // edge), count))
-
-
-def concatenate(arrays: Any, axis: int) -> QArray:
-    """Quantized arrays of one scheme joined along an axis that no tile spans, as keys and values of a cache are.
-
-    Errors: ValueError for an empty list, for arrays of different schemes or tiles, and where a tile would be cut.
-    """
-    arrays = list(arrays)
-    if not arrays:
-        raise ValueError("nothing to concatenate; pass at least one quantized array")
-    first = arrays[0]
-    edge = first.own_tiles[axis]
-    if any((q.scheme, q.axis, q.own_tiles) != (first.scheme, first.axis, first.own_tiles) for q in arrays):
-        raise ValueError("quantized arrays of different schemes or axes do not join; quantize them alike")
-    if edge is None or any(q.shape[axis] % edge for q in arrays[:-1]):
-        raise ValueError(f"along axis {axis} tiles would be cut; join along an axis that no tile spans")
-    xp = first._module.array_module
-    joined = {
-        name: xp.concatenate([getattr(q, name) for q in arrays], axis=axis)
-        for name in ("codes", "scale", *(() if first.zero_point is None else ("zero_point",)))
-    }
-    return replace(first, **joined)
+    return slice(start // edge, -(-stop // edge))

@@ -30,8 +30,8 @@ def calibrate(
 ) -> Limits:
     """The range of each tile over batches, for ``quantize(x, scheme, axis=axis, limits=...)``.
 
-        all             the scheme's own range (absmax, percentile or least squares) of the batches joined on axis 0
-        moving_average  r_1 = range of batch 1,  r_(i+1) = momentum r_i + (1 - momentum) range of batch i+1
+        all             the scheme's own range (absmax, percentile, least squares) of the batches joined along axis 0
+        moving_average  r_1 = range of the first batch,  r_(i+1) = momentum r_i + (1 - momentum) range of the next
 
     Shapes: batches of one rank, equal but for axis 0, along which a tile must span all (or be 1 where the batches
     are alike).  -> (low, high), each of the shape of the scales.
@@ -52,6 +52,7 @@ def calibrate(
     one = scheme_of(scheme, arrays[0], axis)
     if not isinstance(one, QScheme):
         raise TypeError(f"{one.name} takes its scales from each array; there is nothing to calibrate")
+    arrays = [module.round_to(x, one.takes) for x in arrays]
     if method == "all":
         return _limits(module, _joined(module, arrays, one, axis), one, axis)
     ranges = [_limits(module, x, one, axis) for x in arrays]

@@ -18,15 +18,20 @@ from precision.quantization.scheme import Tiles
 Shape = tuple[int, ...]
 
 
+def own(ndim: int, tiles: Tiles) -> Tiles:
+    """Edges along the axes of an array that had those of ``tiles`` before mappings took leading ones away, or stacked
+    arrays along new ones."""
+    return (1,) * (ndim - len(tiles)) + tiles[max(len(tiles) - ndim, 0) :]
+
+
 def edges(shape: Shape, tiles: Tiles) -> Shape:
-    """Edge of a tile along each axis, as numbers.  ``tiles`` may name further leading axes, since mapped away."""
-    return tuple(n if t is None else t for n, t in zip(shape, tiles[len(tiles) - len(shape) :], strict=True))
+    """Edge of a tile along each axis, as numbers."""
+    return tuple(n if t is None else t for n, t in zip(shape, own(len(shape), tiles), strict=True))
 
 
 def counts(shape: Shape, tiles: Tiles) -> Shape:
     """Tiles along each axis: the shape of the scales.  An axis that is one tile has one, also where it is empty."""
-    tiles = tiles[len(tiles) - len(shape) :]
-    return tuple(1 if t is None else -(-n // t) for n, t in zip(shape, tiles, strict=True))
+    return tuple(1 if t is None else -(-n // t) for n, t in zip(shape, own(len(shape), tiles), strict=True))
 
 
 def to_rows(module: Any, x: Any, tiles: Tiles) -> Any:
