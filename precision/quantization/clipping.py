@@ -52,7 +52,7 @@ def _percentile(module: Any, rows: Any, own: np.ndarray, scheme: QScheme) -> Any
     """The ceil(p n / 100)-th smallest of n magnitudes, by integer order.  Filling sorts first."""
     share = Fraction(Decimal(str(scheme.clipping.percentile))) / 100
     filling = rows.shape[1] - own
-    place = np.array([[math.ceil(share * int(n))] for n in own.reshape(-1)]).reshape(own.shape) + filling - 1
+    place = np.array([math.ceil(share * int(n)) for n in own.flat], np.int64).reshape(own.shape) + filling - 1
     magnitudes = module.to_bits(rows).reshape(rows.shape) & np.uint32(0x7FFFFFFF)
     ordered = module.array_module.sort(magnitudes, axis=-1)
     found = module.array_module.take_along_axis(ordered, module.array_module.asarray(np.maximum(place, 0)), axis=-1)

@@ -124,7 +124,7 @@ def _quotient(steps: Arithmetic, rows: Any, largest: Any, scale: Any, scheme: QS
 def _affine(module: Any, rows: Any, limits: Limits, scheme: QScheme) -> Scaled:
     """s = (high - low) RN(1 / levels),  z = least + round(-low (levels / (high - low))).
 
-    From halves of low and high, whose difference does not overflow.
+    From halves of low and high, whose difference does not overflow.  Tiles without a scale have z = 0.
     """
     where = module.array_module.where
     steps, half, infinity = Arithmetic(module, scheme.computes_in), np.float32(0.5), np.float32(np.inf)
@@ -135,7 +135,7 @@ def _affine(module: Any, rows: Any, limits: Limits, scheme: QScheme) -> Scaled:
     usable = finite & ~none
     inverse = steps.divide(np.float32(scheme.span / 2), where(usable, width, np.float32(1)))
     zero = steps.multiply(where(usable, -limits.low, np.float32(0)), inverse)
-    zero = module.round_to(zero, _WHOLE, _NEAREST) + np.float32(scheme.least)
+    zero = where(usable, module.round_to(zero, _WHOLE, _NEAREST) + np.float32(scheme.least), np.float32(0))
     values = steps.multiply(where(usable, rows, np.float32(0)), inverse)
     return Scaled(values, where(none, np.float32(0), where(finite, scale, np.float32(np.nan))), zero)
 
