@@ -19,6 +19,7 @@ from precision.backends.numba_.gemm import (
     matmul,
 )
 from precision.backends.numba_.operations import compare, extreme, operate, ordered_sum
+from precision.backends.numba_.quantizers import fused_quantizer
 from precision.backends.numba_.rounding import (
     decode,
     encode,
@@ -36,7 +37,6 @@ from precision.backends.numpy_ import (
     count,
     differentiable,
     from_bits,
-    fused_quantizer,
     jit,
     join,
     repeat,
