@@ -30,6 +30,7 @@ from precision.backends.numba_.rounding import (
     statistics,
     tally,
 )
+from precision.backends.numba_.scaling import fused_dequantizer, fused_scaler
 from precision.backends.numpy_ import (
     array_module,
     asarray,
@@ -67,7 +68,9 @@ __all__ = [
     "exact_start",
     "extreme",
     "from_bits",
+    "fused_dequantizer",
     "fused_quantizer",
+    "fused_scaler",
     "integer_matmul",
     "jit",
     "join",

@@ -1,8 +1,8 @@
 """Absmax, scale and codes of a tile in one go; tiles are runs of the last axis, or runs of columns.
 
 Codes are clamp(rint(x inverse)) with one float32 multiplication that does not flush.  The composed steps flush, and
-give the same code: a scale is at least 2^-112 / 128, so the inverse is at most 2^119; an x below 2^-126 then comes to
-less than 2^-7, and a product below 2^-126 to nothing either, which both round to 0.  The zero's sign is lost in a code.
+give the same code: the inverse is at most 128 / 2^-112 = 2^119, so an x below 2^-126 comes to less than 2^-7, and a
+product below 2^-126 to less still; both round to 0, whose sign no code keeps.
 """
 
 # mypy: disable-error-code="no-untyped-def"

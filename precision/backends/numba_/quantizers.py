@@ -47,7 +47,11 @@ def words_of(scheme: QScheme) -> kernels.Words | None:
         and 1 <= scheme.span <= 128
     )
     of_scale = scheme.tiny in ("least_scale", "one")
-    if not plain or scheme.quotient not in ("bound", "unit", "inverse") or (of_scale and scheme.quotient != "inverse"):
+    if (
+        not plain
+        or scheme.quotient not in ("bound", "unit", "inverse")
+        or (of_scale and scheme.quotient != "inverse")
+    ):
         return None
     zero, span, threshold = np.float32(0), np.float32(scheme.span), np.float32(scheme.threshold)
     flags = (scheme.scale_step == "division", scheme.scale_step == "absmax", scheme.quotient == "inverse")
