@@ -47,11 +47,7 @@ def words_of(scheme: QScheme) -> kernels.Words | None:
         and 1 <= scheme.span <= 128
     )
     of_scale = scheme.tiny in ("least_scale", "one")
-    if (
-        not plain
-        or scheme.quotient not in ("bound", "unit", "inverse")
-        or (of_scale and scheme.quotient != "inverse")
-    ):
+    if not plain or scheme.quotient not in (("inverse",) if of_scale else ("bound", "unit", "inverse")):
         return None
     zero, span, threshold = np.float32(0), np.float32(scheme.span), np.float32(scheme.threshold)
     flags = (scheme.scale_step == "division", scheme.scale_step == "absmax", scheme.quotient == "inverse")
@@ -71,35 +67,41 @@ def words_of(scheme: QScheme) -> kernels.Words | None:
 
 def _quantize(words: kernels.Words, tiles: Tiles, axis: int | None, x: Array) -> tuple[Array, Array]:
     """``axis``: the one that tiles span; None: all of them."""
-    shape, count = x.shape, tiling.counts(x.shape, tiles)
-    place = len(shape) if axis is None else axis % len(shape)
-    before, after = math.prod(shape[:place]), math.prod(shape[place + 1 :])
-    depth, edge = (1, 1) if axis is None else (shape[place], tiling.edges(shape, tiles)[place])
-    if axis is None:
-        before, depth, edge = 1, before, before
-    elif edge and depth % edge == 0:
-        before, depth = before * (depth // edge), edge
-    u = np.ascontiguousarray(x, np.float32).reshape(-1).view(np.uint32)
-    codes, scale = np.empty(u.size, np.int8), np.empty(math.prod(count), np.float32)
-    if after == 1:
-        _runs(u.reshape(before, depth), codes, scale, edge, words)
+    count = tiling.counts(x.shape, tiles)
+    *matrices, edge = _layout(x.shape, tiles, axis)
+    u = np.ascontiguousarray(x, np.float32).reshape(matrices).view(np.uint32)
+    codes, scale = np.empty(matrices, np.int8), np.empty(math.prod(count), np.float32)
+    if u.shape[2] == 1:
+        _runs(u[:, :, 0], codes[:, :, 0], scale, edge, words)
     else:
-        _columns(u.reshape(before, depth, after), codes, scale, edge, words)
-    return codes.reshape(shape), scale.reshape(count)
+        _columns(u, codes, scale, edge, words)
+    return codes.reshape(x.shape), scale.reshape(count)
+
+
+def _layout(shape: tuple[int, ...], tiles: Tiles, axis: int | None) -> tuple[int, int, int, int]:
+    """(before, along, after) the axis that tiles span, and the edge of a tile along it."""
+    if axis is None:
+        size = math.prod(shape)
+        return 1, size, 1, size
+    place = axis % len(shape)
+    before, along, after = math.prod(shape[:place]), shape[place], math.prod(shape[place + 1 :])
+    edge = tiling.edges(shape, tiles)[place]
+    if edge and along % edge == 0:  # whole tiles: no row holds several
+        before, along = before * (along // edge), edge
+    return before, along, after, edge
 
 
 def _runs(u: Array, codes: Array, scale: Array, edge: int, words: kernels.Words) -> None:
     rows, n = u.shape
     if edge == n >= LONG_RUN:
-        kernels.quantize_long_runs(u, codes.reshape(u.shape), scale, PART, words)
+        kernels.quantize_long_runs(u, codes, scale, PART, words)
     else:
         tiles = scale.size // rows if rows else 1
-        kernels.quantize_runs(u, codes.reshape(u.shape), scale.reshape(rows, tiles), edge, words)
+        kernels.quantize_runs(u, codes, scale.reshape(rows, tiles), edge, words)
 
 
 def _columns(u: Array, codes: Array, scale: Array, edge: int, words: kernels.Words) -> None:
     batches, depth, n = u.shape
-    codes = codes.reshape(u.shape)
     if edge == depth and edge * min(n, NARROW) > CACHED:
         part = max(LEAST_ROWS, PART // n)
         kernels.quantize_long_columns(u, codes, scale.reshape(batches, n), part, words)
