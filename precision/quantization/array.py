@@ -85,13 +85,19 @@ class QArray:
         Where the scale is the absmax itself, times RN32(1 / bound) in a second step.
         """
         module, fmt = choose_backend(self.codes, backend=backend), self.scheme.computes_in
-        whole = module.asarray(self.codes)
-        if self.zero_point is not None:
-            whole = whole - module.asarray(self._spread(module, self.zero_point))
-        values = module.multiply(whole, module.asarray(self._spread(module, self.scale)))
+        fused = module.fused_dequantizer(self.own_tiles) if self.zero_point is None else None
+        if fused is not None:
+            values = fused(self.codes, self.scale)
+        else:
+            values = module.multiply(self._whole(module), module.asarray(self._spread(module, self.scale)))
         if self.scheme.scale_step == "absmax":
             values = module.multiply(values, np.float32(1) / np.float32(self.scheme.span))
         return values if fmt == FP32 else module.round_to(values, fmt)
+
+    def _whole(self, module: Any) -> Any:
+        """codes - zero_point as float32."""
+        whole = module.asarray(self.codes)
+        return whole if self.zero_point is None else whole - module.asarray(self._spread(module, self.zero_point))
 
     def _spread(self, module: Any, scale: Any) -> Any:
         return tiling.spread(module, module.array_module.asarray(scale), self.shape, self.tiles)

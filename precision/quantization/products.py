@@ -154,10 +154,15 @@ def _group_product(module: Any, x: Operand, w: Operand, scheme: MatmulScheme) ->
         sums = sums - x.codes.sum(axis=2, keepdims=True, dtype=np.int32) * w.zero_point
         if x.zero_point is not None:
             sums = sums + np.int32(k) * x.zero_point * w.zero_point
-    return _scaled(module, module.asarray(sums), x.scale, w.scale, scheme)
+    return _scaled(module, sums, x.scale, w.scale, scheme)
 
 
 def _scaled(module: Any, sums: Any, x_scale: Any, w_scale: Any, scheme: MatmulScheme) -> Any:
+    """float32 of int32 ``sums``, which are overwritten where a back end can."""
+    fused = module.fused_scaler()
+    if fused is not None and (scheme.dequantization, scheme.converted, scheme.partial) == ("scales", "fp32", "fp32"):
+        return fused(sums, x_scale, w_scale)
+    sums = module.asarray(sums)
     if scheme.dequantization == "bnb_cpu":
         return module.multiply(module.multiply(sums, module.multiply(x_scale, w_scale)), _BNB_CPU)
     converted = _narrowed(module, sums, scheme.converted)

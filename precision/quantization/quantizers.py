@@ -62,9 +62,9 @@ def quantize(
         raise TypeError(f"{one.name} takes no {', '.join(options)}; those are options of block formats")
     x = _rounded_first(module, x, one)
     tiles = one.tiles(x.ndim, _axis(x, axis))
-    if nonfinite == "raise" and is_concrete(x):
-        refuse_nonfinite(np.asarray(x), tiles, one)
     parts = quantized_parts(module, x, one, tiles, limits, stream_of(one, key, counter))
+    if nonfinite == "raise" and is_concrete(x) and (limits is not None or _suspicious(parts["scale"])):
+        refuse_nonfinite(np.asarray(x), tiles, one)
     return QArray(axis=_axis(x, axis), tiles=tiles, scheme=one, **parts)
 
 
@@ -195,6 +195,11 @@ def scheme_of(scheme: SchemeLike, x: Any, axis: int) -> QScheme | BlockFormat:
     if isinstance(scheme, QScheme | BlockFormat):
         return scheme
     return parse_scheme(scheme).operand(_axis(x, axis))
+
+
+def _suspicious(scale: Any) -> bool:
+    """Whether scales that tiles made themselves may stand for NaN or infinity: those become NaN."""
+    return not is_concrete(scale) or not np.isfinite(np.asarray(scale)).all()
 
 
 def refuse_nonfinite(x: np.ndarray, tiles: Tiles, scheme: QScheme) -> None:

@@ -52,7 +52,7 @@ def from_rows(module: Any, rows: Any, shape: Shape, tiles: Tiles) -> Any:
         rows, (rows.shape[0], math.prod(edge))
     )  # fmt: skip
     order = [place for i in range(len(shape)) for place in (i, len(shape) + i)]
-    joined = whole.reshape(*count, *edge).transpose(order)
+    joined = whole.reshape((*count, *edge)).transpose(order)
     padded = joined.reshape([c * t for c, t in zip(count, edge, strict=True)])
     return padded[tuple(slice(n) for n in shape)]
 

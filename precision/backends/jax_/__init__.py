@@ -47,7 +47,17 @@ from precision.backends.jax_.rounding import (
     to_bits,
     widen,
 )
-from precision.backends.jax_.structure import array_module, asarray, branch, fused_quantizer, jit, repeat, scan
+from precision.backends.jax_.structure import (
+    array_module,
+    asarray,
+    branch,
+    fused_dequantizer,
+    fused_quantizer,
+    fused_scaler,
+    jit,
+    repeat,
+    scan,
+)
 
 name = "jax"
 
@@ -73,7 +83,9 @@ __all__ = [
     "extreme",
     "flush",
     "from_bits",
+    "fused_dequantizer",
     "fused_quantizer",
+    "fused_scaler",
     "integer_matmul",
     "jit",
     "join",

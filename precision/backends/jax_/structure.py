@@ -50,3 +50,12 @@ def branch(condition: Any, yes: Callable, no: Callable, *operands: Any) -> Any:
 def fused_quantizer(scheme: Any, tiles: Any) -> None:
     """None: XLA fuses the composed steps."""
     del scheme, tiles
+
+
+def fused_dequantizer(tiles: Any) -> None:
+    """None, as above."""
+    del tiles
+
+
+def fused_scaler() -> None:
+    """None, as above."""

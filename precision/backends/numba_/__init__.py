@@ -19,6 +19,7 @@ from precision.backends.numba_.gemm import (
     matmul,
 )
 from precision.backends.numba_.operations import compare, extreme, operate, ordered_sum
+from precision.backends.numba_.quantizers import fused_quantizer
 from precision.backends.numba_.rounding import (
     decode,
     encode,
@@ -29,6 +30,7 @@ from precision.backends.numba_.rounding import (
     statistics,
     tally,
 )
+from precision.backends.numba_.scaling import fused_dequantizer, fused_scaler
 from precision.backends.numpy_ import (
     array_module,
     asarray,
@@ -36,7 +38,6 @@ from precision.backends.numpy_ import (
     count,
     differentiable,
     from_bits,
-    fused_quantizer,
     jit,
     join,
     repeat,
@@ -67,7 +68,9 @@ __all__ = [
     "exact_start",
     "extreme",
     "from_bits",
+    "fused_dequantizer",
     "fused_quantizer",
+    "fused_scaler",
     "integer_matmul",
     "jit",
     "join",

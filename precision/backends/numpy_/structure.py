@@ -90,3 +90,12 @@ def branch(condition: Any, yes: Callable, no: Callable, *operands: Any) -> Any:
 def fused_quantizer(scheme: Any, tiles: Any) -> None:
     """A function of x that gives codes and scales in one pass, where there is one: here the steps are composed."""
     del scheme, tiles
+
+
+def fused_dequantizer(tiles: Any) -> None:
+    """A function of codes and scales that multiplies them in one pass, where there is one."""
+    del tiles
+
+
+def fused_scaler() -> None:
+    """A function of sums and both scales that multiplies them in one pass, in place, where there is one."""
