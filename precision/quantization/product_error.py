@@ -47,8 +47,8 @@ class ProductError:
     """E = y - x w of a quantized product y, and its parts.
 
     Fields: scheme, output: of y.  rows: which rows of x, its leading axes flattened, were analysed; m of them.
-    product, total: x w and E, (m, n).  parts: six arrays (m, n) by the names in ``PARTS``; with x^ = x + dx, w^ = w + dw
-    what is multiplied, dx = dx_r + dx_c and dw = dw_r + dw_c,
+    product, total: x w and E, (m, n).  parts: six arrays (m, n) by the names in ``PARTS``; with x^ = x + dx and
+    w^ = w + dw what is multiplied, dx = dx_r + dx_c, dw = dw_r + dw_c, rounding and clipping of each,
 
         x_rounding   dx_r w      x_clipping   dx_c w      cross   dx dw
         w_rounding   x dw_r      w_clipping   x dw_c      output_rounding   y - x^ w^
@@ -96,14 +96,15 @@ class ProductError:
     def shares(self) -> dict[str, float]:
         """<part, E> / ||E||^2, which sum to 1; negative where a part cancels others."""
         noise = _energy(self.total)
-        return {name: _ratio(_inner(part, self.total), noise) for name, part in self.parts.items()}
+        return {name: float(_ratio(_inner(part, self.total), noise)) for name, part in self.parts.items()}
 
     def table(self) -> str:
         """Norms of the parts relative to ||x w||, and their shares, a line each."""
         rows = [(name, self.relative_parts[name], share) for name, share in self.shares.items()]
         lines = [f"{'part':<16}{'relative':>12}{'share':>10}"]
-        lines += [f"{name:<16}{norm:>12.4e}{share:>10.4f}" for name, norm, share in rows]
-        return "\n".join([*lines, f"{'total':<16}{self.relative:>12.4e}{_ratio(1, 1):>10.4f}"])
+        rows.append(("total", self.relative, sum(self.shares.values())))
+        lines += [f"{name:<16}{norm:>12.4e}{share:>z10.4f}" for name, norm, share in rows]
+        return "\n".join(lines)
 
     @property
     def worst_row(self) -> tuple[int, float]:
@@ -157,7 +158,7 @@ class ProductError:
         columns = np.flatnonzero(large)
         masks = [np.arange(len(large)) == j for j in columns]
         savings = np.array([self._saving(mask) for mask in masks])
-        return OutlierColumns(columns, self.column_shares[columns], savings, self._saving(large))
+        return OutlierColumns(columns, self.column_shares[columns], savings, float(self._saving(large)))
 
     def _saving(self, apart: np.ndarray) -> float:
         source = self.source
