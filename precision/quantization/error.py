@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any
@@ -57,8 +58,7 @@ def quantization_error(
     x, w = (_operand(module, operand, name) for name, operand in (("x", x), ("w", w)))
     one, other = (given if q is None else q for given, q in ((x, quantized_x), (w, quantized_w)))
     _refuse_blocks(chosen, one, other)
-    y = np.asarray(quantized_matmul(one, other, scheme=chosen, output=fmt, backend=module.name))
-    y = y.reshape(-1, w.shape[1])
+    y = _flat(np.asarray(quantized_matmul(one, other, scheme=chosen, output=fmt, backend=module.name)))
     chosen_rows = _sample(rows, y.shape[0])
     y = y[chosen_rows]
     if not np.isfinite(y).all():
@@ -112,9 +112,9 @@ def _operand_errors(
     columns: Any = True if of.columns is None else np.asarray(of.columns)
     through = of.columns is None or scheme.outlier_weights == "dequantized"
     left = operand_error(
-        x.reshape(-1, x.shape[-1])[rows],
+        _flat(x)[rows],
         codes=None if qx is None else Codes(qx, rows),
-        cast=None if floats[0] is None else floats[0].reshape(-1, x.shape[-1])[rows],
+        cast=None if floats[0] is None else _flat(floats[0])[rows],
         of_cast=columns,
         through_codes=of.columns is None,
     )
@@ -126,6 +126,11 @@ def _operand_errors(
         through_codes=through,
     )
     return left, right
+
+
+def _flat(x: np.ndarray) -> np.ndarray:
+    """(..., m, k) -> (M, k)."""
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 def _split(left: OperandError, right: OperandError, source: Source, **facts: Any) -> ProductError:

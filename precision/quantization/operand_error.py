@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +52,7 @@ class Codes:
         self._zero, self._scale = zero, self._spread(q.scale)
 
     def _flat(self, x: np.ndarray) -> np.ndarray:
-        return x.reshape(-1, self._shape[-1])[self._rows]
+        return x.reshape(math.prod(self._shape[:-1]), self._shape[-1])[self._rows]
 
     def _spread(self, scale: Any) -> np.ndarray:
         spread = tiling.spread(get_backend("numpy"), np.asarray(scale), self._shape, self._tiles)

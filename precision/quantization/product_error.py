@@ -165,7 +165,8 @@ class ProductError:
         y = quantized_matmul(
             source.x, source.w, scheme=self.scheme, output=self.output, apart=apart, backend=source.backend
         )
-        other = np.asarray(y).reshape(-1, self.total.shape[1])[self.rows].astype(np.float64)
+        every_row = np.asarray(y).reshape(math.prod(y.shape[:-1]), y.shape[-1])
+        other = every_row[self.rows].astype(np.float64)
         noise = _energy(self.total)
         return _ratio(noise - _energy(other - source.y + self.total), noise)
 

@@ -175,10 +175,10 @@ def quantized_product(module: Any, x: Any, w: Any, scheme: MatmulScheme, key: An
 
 def integer_product(module: Any, x: Operand, w: Operand, scheme: MatmulScheme) -> Any:
     """Sums of groups along k, each exact in INT32, scaled in float32 and added, ascending."""
-    groups = max(x.scale.shape[2], w.scale.shape[1])
+    groups, length = max((x.scale.shape[2], x.length), (w.scale.shape[1], w.length))
     total = None
     for i in range(groups):
-        part = _group_product(module, x.group(-1, i, groups), w.group(-2, i, groups), scheme)
+        part = _group_product(module, x.group(-1, i, length), w.group(-2, i, length), scheme)
         total = part if total is None else module.add(total, part)
     return total
 
