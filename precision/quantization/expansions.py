@@ -19,7 +19,7 @@ from precision.gemm import matmul
 
 Terms = tuple[np.ndarray, ...]
 Pieces = list[np.ndarray]
-_OUTPUTS = 1 << 20  # at once: each takes a wide accumulator
+_OUTPUTS = 1 << 21  # at once: each takes a wide accumulator
 _MULTIPLE = 32  # of k: fewer shapes for a compiler
 _LARGEST = np.float64(np.finfo(np.float32).max)
 
