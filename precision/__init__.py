@@ -62,8 +62,10 @@ from precision.measure import round_with_statistics, statistics
 from precision.passes import Gemm
 from precision.quantization.array import QArray
 from precision.quantization.calibration import calibrate
+from precision.quantization.error import quantization_error
 from precision.quantization.files import load_qarray, save_qarray
 from precision.quantization.packing import pack_codes, unpack_codes
+from precision.quantization.product_error import OutlierColumns, ProductError
 from precision.quantization.products import quantized_matmul
 from precision.quantization.quantizers import fake_quantize, quantize
 from precision.quantization.scheme import Clipping, MatmulScheme, QScheme
@@ -109,6 +111,8 @@ __all__ = [
     "Gemm",
     "GemmCounters",
     "MatmulScheme",
+    "OutlierColumns",
+    "ProductError",
     "QArray",
     "QScheme",
     "Rounding",
@@ -146,6 +150,7 @@ __all__ = [
     "parse_block_format",
     "parse_format",
     "parse_scheme",
+    "quantization_error",
     "quantize",
     "quantize_blocks",
     "quantized_matmul",

@@ -12,18 +12,20 @@ from precision.quantization.array import QArray
 class Operand(NamedTuple):
     """Codes (B, p, q) with scales, and zero points or None, that broadcast against them but for groups along k.
 
-    ``largest``: magnitude of a code, its zero point taken off.
+    ``largest``: magnitude of a code, its zero point taken off.  ``length``: of a group along k, the last one shorter.
     """
 
     codes: Any
     scale: Any
     zero_point: Any
     largest: int
+    length: int
 
     @classmethod
     def of(cls, module: Any, q: QArray) -> Operand:
         """Of a quantized array (B, p, q), its scales spread over all but the contraction axis."""
         edges = list(q.own_tiles)
+        length = tiling.edges(q.shape, q.own_tiles)[q.axis]
         count = tiling.counts(q.shape, q.own_tiles)
         shape = list(q.shape)
         edges[q.axis], shape[q.axis] = 1, count[q.axis]
@@ -33,20 +35,21 @@ class Operand(NamedTuple):
         zero = None if q.zero_point is None else tiling.spread(module, xp.asarray(q.zero_point), *over)
         scheme = q.scheme
         largest = max(scheme.largest, -scheme.least) if zero is None else scheme.largest - scheme.least
-        return cls(xp.asarray(q.codes), scale, zero, largest)
+        return cls(xp.asarray(q.codes), scale, zero, largest, length)
 
-    def group(self, axis: int, i: int, groups: int) -> Operand:
-        """The i-th of so many groups along k.  ValueError where this operand's own groups are others."""
-        if groups == 1:
-            return self
+    def group(self, axis: int, i: int, length: int) -> Operand:
+        """The i-th group of that length along k.  ValueError where this operand's own groups are others."""
         own, k = self.scale.shape[axis], self.codes.shape[axis]
-        size = -(-k // groups)
-        if own not in (1, groups):
-            raise ValueError(f"x and w have {groups} and {own} groups along k; quantize both in groups of one length")
+        if length >= k:
+            return self
+        if own != 1 and self.length != length:
+            raise ValueError(
+                f"x and w have groups of {length} and {self.length} along k; quantize both in groups of one length"
+            )
         elements = [slice(None)] * 3
-        elements[axis] = slice(i * size, (i + 1) * size)
+        elements[axis] = slice(i * length, (i + 1) * length)
         of_scales = [slice(None)] * 3
-        of_scales[axis] = slice(i, i + 1) if own == groups else slice(None)
+        of_scales[axis] = slice(None) if own == 1 else slice(i, i + 1)
         zero = None if self.zero_point is None else self.zero_point[tuple(of_scales)]
         return self._replace(codes=self.codes[tuple(elements)], scale=self.scale[tuple(of_scales)], zero_point=zero)
 

@@ -13,6 +13,7 @@ from precision.backends import choose_backend, get_backend
 from precision.block_quantizers import BlockArray, Nonfinite
 from precision.formats import FP16, FP32, Format, parse_format
 from precision.gemm import matmul
+from precision.quantization import tiles as tiling
 from precision.quantization.array import QArray
 from precision.quantization.operands import Operand, left, right
 from precision.quantization.quantizers import quantize
@@ -33,6 +34,7 @@ def quantized_matmul(
     scheme: str | MatmulScheme = "int8_vectorwise",
     output: str | Format = FP16,
     bias: Any = None,
+    apart: Any = None,
     nonfinite: Nonfinite = "raise",
     backend: str | None = None,
 ) -> Any:
@@ -45,6 +47,7 @@ def quantized_matmul(
     bias (n,).  -> (..., m, n).
     Integer sums are exact; groups along k are each scaled and then added in float32, ascending.  With a threshold,
     columns of x that hold an outlier are multiplied in ``scheme.working`` instead, and that product is added.
+    ``apart``: booleans (k,), columns of x that are multiplied so whatever they hold, in any integer scheme.
     Exactness: the conversion of a sum to float32 (a rounding above 2^24), each scaling, the sum of parts and the bias
     are one float32 rounding each; one rounding to ``output``.  Bit-identical on every back end.
     Errors: ValueError for inner axes that differ, k with which INT32 could overflow, NaN or infinity (as
@@ -57,12 +60,7 @@ def quantized_matmul(
     x, w = (_as_operand(module, operand) for operand in (x, w))
     bias = None if bias is None else as_float32(module, bias)
     how = _How(module, chosen, nonfinite, bias)
-    if chosen.threshold is not None:
-        y = _decomposed(how, x, w)
-    elif chosen.integer:
-        y = _integer(how, _quantized(how, x, -1), _quantized(how, w, -2))
-    else:
-        y = how.biased(_dequantized(how, x, w))
+    y = _product(how, factors(module, chosen, x, w, apart=apart, nonfinite=nonfinite))
     return module.round_to(y.reshape(shape), parse_format(output))
 
 
@@ -74,6 +72,49 @@ class _How(NamedTuple):
 
     def biased(self, y: Any) -> Any:
         return y if self.bias is None else self.module.add(y, self.bias)
+
+
+class Factors(NamedTuple):
+    """What a quantized product multiplies: codes, floats of the working format, or both.
+
+    codes: of x and of w, None for an operand that has none.  floats: (x, w); None where integers are all.
+    columns: booleans (k,), None unless both are multiplied: floats where they hold, with codes of x for zero there.
+    """
+
+    codes: tuple[Any, Any]
+    floats: tuple[Any, Any] | None = None
+    columns: Any = None
+
+
+def factors(
+    module: Any, scheme: MatmulScheme, x: Any, w: Any, *, apart: Any = None, nonfinite: Nonfinite = "raise"
+) -> Factors:
+    """Of float32 or quantized operands under a scheme; ``apart`` as in ``quantized_matmul``."""
+    how = _How(module, scheme, nonfinite)
+    if apart is not None and not scheme.integer:
+        raise ValueError(f"{scheme.name} has no integer product to leave columns out of; pass no apart")
+    if scheme.threshold is not None or apart is not None:
+        return _decomposed(how, x, w, apart)
+    if scheme.integer:
+        return Factors((_quantized(how, x, -1), _quantized(how, w, -2)))
+    return _dequantized(how, x, w)
+
+
+def _product(how: _How, of: Factors) -> Any:
+    """(M, n) float32, the bias added.
+
+    Where no column is apart the sum is the integer part as it is, whatever the sign of its zeros.
+    """
+    if of.floats is None:
+        return _integer(how, *of.codes)
+    if of.columns is None:
+        return how.biased(_float_product(how, *of.floats))
+    where = how.module.array_module.where
+    if how.scheme.absmax_of == "values":  # as bitsandbytes: the integer part leaves its kernel in the working format,
+        part = how.module.round_to(_integer(how, *of.codes), parse_format(how.scheme.working))
+        return where(of.columns.any(), _float_product(how, *of.floats, part), part)  # the other is summed onto it
+    part = _integer(how._replace(bias=None), *of.codes)
+    return how.biased(where(of.columns.any(), how.module.add(part, _float_product(how, *of.floats)), part))
 
 
 def _as_operand(module: Any, x: Any) -> Any:
@@ -134,10 +175,10 @@ def quantized_product(module: Any, x: Any, w: Any, scheme: MatmulScheme, key: An
 
 def integer_product(module: Any, x: Operand, w: Operand, scheme: MatmulScheme) -> Any:
     """Sums of groups along k, each exact in INT32, scaled in float32 and added, ascending."""
-    groups = max(x.scale.shape[2], w.scale.shape[1])
+    groups, length = max((x.scale.shape[2], x.length), (w.scale.shape[1], w.length))
     total = None
     for i in range(groups):
-        part = _group_product(module, x.group(-1, i, groups), w.group(-2, i, groups), scheme)
+        part = _group_product(module, x.group(-1, i, length), w.group(-2, i, length), scheme)
         total = part if total is None else module.add(total, part)
     return total
 
@@ -174,14 +215,17 @@ def _narrowed(module: Any, x: Any, name: str) -> Any:
     return x if fmt == FP32 else module.round_to(x, fmt)
 
 
-def _dequantized(how: _How, x: Any, w: Any) -> Any:
-    """Operands as floats of the working format, summed by the scheme's accumulator.  (M, n) float32."""
-    floats = []
+def _dequantized(how: _How, x: Any, w: Any) -> Factors:
+    """Operands as floats of the working format."""
+    codes, floats = [], []
     for operand, axis, part in ((x, -1, how.scheme.x), (w, -2, how.scheme.w)):
+        quantized = None
         if part is not None or isinstance(operand, Quantized):
-            operand = _quantized(how, operand, axis).dequantize(backend=how.module.name)
+            quantized = _quantized(how, operand, axis)
+            operand = quantized.dequantize(backend=how.module.name)
+        codes.append(quantized)
         floats.append(how.module.round_to(operand, parse_format(how.scheme.working)))
-    return _float_product(how, *floats)
+    return Factors((codes[0], codes[1]), (floats[0], floats[1]))
 
 
 def _float_product(how: _How, x: Any, w: Any, start: Any = None) -> Any:
@@ -201,33 +245,38 @@ def _float_product(how: _How, x: Any, w: Any, start: Any = None) -> Any:
 # Mixed decomposition
 
 
-def _decomposed(how: _How, x: Any, w: Any) -> Any:
-    """Columns of x without outliers in integers, the others in the working format.  (M, n)
-
-    Where no column is an outlier the sum is the integer part as it is, whatever the sign of its zeros.
-    """
+def _decomposed(how: _How, x: Any, w: Any, apart: Any) -> Factors:
+    """Columns of x without outliers in integers, the others in the working format."""
     module, scheme = how.module, how.scheme
     if isinstance(x, Quantized):
         raise ValueError(f"{scheme.name} looks for outliers in x itself; pass the array, not its codes")
     where, zero, working = module.array_module.where, np.float32(0), parse_format(scheme.working)
-    package = scheme.absmax_of == "values"
-    large = _magnitude_at_least(module, x, scheme.threshold or 0)
+    large = _large(module, x, scheme.threshold, apart)
     columns = large.any(axis=tuple(range(x.ndim - 1)))
-    qw, qx = _quantized(how, w, -2), _quantized(how, where(large if package else columns, zero, x), -1)
-    kept = replace(qx, codes=where(columns, np.int8(0), qx.codes))
-    left_out = module.round_to(where(columns, x, zero), working)
+    qw = _quantized(how, w, -2)
+    qx = _quantized(how, where(large if scheme.absmax_of == "values" else columns, zero, x), -1)
+    codes = where(columns, _zero_codes(module, qx), qx.codes)
     weights = where(columns[:, None], module.round_to(_outlier_weights(how, w, qw), working), zero)
-    if package:  # the integer part leaves its kernel in the working format, and the other is summed onto it
-        part = module.round_to(_integer(how, kept, qw), working)
-        return where(columns.any(), _float_product(how, left_out, weights, part), part)
-    part = _integer(how._replace(bias=None), kept, qw)
-    return how.biased(where(columns.any(), module.add(part, _float_product(how, left_out, weights)), part))
+    return Factors(
+        (replace(qx, codes=codes), qw), (module.round_to(where(columns, x, zero), working), weights), columns
+    )
 
 
-def _magnitude_at_least(module: Any, x: Any, threshold: float) -> Any:
-    """By integer order, in which subnormals count; NaN is no outlier."""
-    magnitude = module.to_bits(x).reshape(x.shape) & np.uint32(0x7FFFFFFF)
-    return (magnitude >= np.float32(threshold).view(np.uint32)) & (magnitude <= _INFINITY)
+def _large(module: Any, x: Any, threshold: float | None, apart: Any) -> Any:
+    """Values of at least the threshold, by integer order, in which subnormals count and NaN does not; with them
+    whatever stands in columns ``apart``."""
+    large = module.array_module.zeros(x.shape, bool)
+    if threshold is not None:
+        magnitude = module.to_bits(x).reshape(x.shape) & np.uint32(0x7FFFFFFF)
+        large = (magnitude >= np.float32(threshold).view(np.uint32)) & (magnitude <= _INFINITY)
+    return large if apart is None else large | module.array_module.asarray(apart)
+
+
+def _zero_codes(module: Any, q: QArray) -> Any:
+    """The codes that stand for 0."""
+    if q.zero_point is None:
+        return np.int8(0)
+    return tiling.spread(module, module.array_module.asarray(q.zero_point), q.shape, q.tiles).astype(q.codes.dtype)
 
 
 def _outlier_weights(how: _How, w: Any, qw: QArray) -> Any:
