@@ -16,14 +16,16 @@ from precision.gemm import matmul
 from precision.quantization.array import QArray
 from precision.quantization.operands import Operand, left, right
 from precision.quantization.quantizers import quantize
-from precision.quantization.scheme import MatmulScheme
+from precision.quantization.scheme import MatmulScheme, QScheme
 from precision.quantization.schemes import parse_scheme
-from precision.rounding import as_float32
+from precision.random_bits import fold_in
+from precision.rounding import as_float32, key_words
 
 Quantized = QArray | BlockArray
 _NO_DERIVATIVE = "quantized_matmul has no derivative; make_dot_general takes the quantization of all three products"
 _BNB_CPU, _BNB_CUDA = np.float32(6.200124e-05), np.float32(6.200012e-05)  # near 1 / 127^2
 _INFINITY = np.uint32(0x7F800000)
+_FOLDS = {-1: 0, -2: 1}  # of the key, by contraction axis: x and w share no bits, whatever their sizes
 
 
 def quantized_matmul(
@@ -34,6 +36,7 @@ def quantized_matmul(
     output: str | Format = FP16,
     bias: Any = None,
     nonfinite: Nonfinite = "raise",
+    key: Any = None,
     backend: str | None = None,
 ) -> Any:
     """x w with operands quantized along k.
@@ -45,6 +48,7 @@ def quantized_matmul(
     bias (n,).  -> (..., m, n).
     Integer sums are exact; groups along k are each scaled and then added in float32, ascending.  With a threshold,
     columns of x that hold an outlier are multiplied in ``scheme.working`` instead, and that product is added.
+    ``key``: of schemes that round stochastically; x takes the bits of ``fold_in(key, 0)``, w of ``fold_in(key, 1)``.
     Exactness: the conversion of a sum to float32 (a rounding above 2^24), each scaling, the sum of parts and the bias
     are one float32 rounding each; one rounding to ``output``.  Bit-identical on every back end.
     Errors: ValueError for inner axes that differ, k with which INT32 could overflow, NaN or infinity (as
@@ -56,7 +60,7 @@ def quantized_matmul(
     shape = (*x.shape[:-1], w.shape[-1])
     x, w = (_as_operand(module, operand) for operand in (x, w))
     bias = None if bias is None else as_float32(module, bias)
-    how = _How(module, chosen, nonfinite, bias)
+    how = _How(module, chosen, nonfinite, bias, key)
     if chosen.threshold is not None:
         y = _decomposed(how, x, w)
     elif chosen.integer:
@@ -71,6 +75,7 @@ class _How(NamedTuple):
     scheme: MatmulScheme
     nonfinite: Nonfinite
     bias: Any = None
+    key: Any = None
 
     def biased(self, y: Any) -> Any:
         return y if self.bias is None else self.module.add(y, self.bias)
@@ -97,7 +102,10 @@ def _quantized(how: _How, x: Any, axis: int) -> Any:
     """The operand under its part of the scheme."""
     if isinstance(x, Quantized):
         return x
-    return quantize(x, how.scheme.operand(axis), axis=axis, nonfinite=how.nonfinite, backend=how.module.name)
+    part, key = how.scheme.operand(axis), None
+    if how.key is not None and isinstance(part, QScheme) and part.rounding == "stochastic":
+        key = fold_in(key_words(how.key), _FOLDS[axis])
+    return quantize(x, part, axis=axis, nonfinite=how.nonfinite, key=key, backend=how.module.name)
 
 
 def _integer(how: _How, x: Any, w: Any) -> Any:
@@ -105,31 +113,29 @@ def _integer(how: _How, x: Any, w: Any) -> Any:
     for name, operand in (("x", x), ("w", w)):
         if not isinstance(operand, QArray):
             raise ValueError(f"{name} is in {operand.format}; pass its scheme, scheme={operand.format.name!r}")
-    y = integer_product(how.module, left(how.module, x), right(how.module, w), how.scheme)[0]
+    return _finished(how, integer_product(how.module, left(how.module, x), right(how.module, w), how.scheme)[0])
+
+
+def _finished(how: _How, y: Any) -> Any:
+    """The bias added to an integer product, under ``bnb_cuda`` in one rounding with its constant."""
     if how.scheme.dequantization != "bnb_cuda":
         return how.biased(y)
     return fma(y, _BNB_CUDA, np.float32(0) if how.bias is None else how.bias, fmt=FP32, backend=how.module.name)
 
 
 def quantized_product(module: Any, x: Any, w: Any, scheme: MatmulScheme, key: Any = None) -> Any:
-    """(B, m, k) x (B, k, n), both quantized along k, float32 and not yet rounded to an output.
+    """(B, m, k) x (B, k, n) of an integer scheme, float32 and not yet rounded to an output.
 
-    ``key``: of stochastic rounding; x draws from its element 0 on, w from 2^32 on.
+    ``key``: as in ``quantized_matmul``; an element takes the bits of its row-major index among those of all blocks.
+    A scale of a whole tensor is that of all blocks; columns with outliers are those of each block.
     """
-    counters = {-1: 0, -2: 1 << 32}
-    qx, qw = (
-        quantize(
-            operand,
-            scheme.operand(axis),
-            axis=axis,
-            nonfinite="propagate",
-            key=key,
-            counter=counters[axis],
-            backend=module.name,
-        )
-        for operand, axis in ((x, -1), (w, -2))
-    )
-    return integer_product(module, Operand.of(module, qx), Operand.of(module, qw), scheme)
+    how = _How(module, scheme, "propagate", key=key)
+    if scheme.threshold is None or not len(x):
+        a, b = (Operand.of(module, _quantized(how, operand, axis)) for operand, axis in ((x, -1), (w, -2)))
+        return _finished(how, integer_product(module, a, b, scheme))
+    zero = np.float32(0)
+    _, y = module.scan(lambda _, block: (zero, _decomposed(how, block["x"], block["w"])), zero, {"x": x, "w": w})
+    return y
 
 
 def integer_product(module: Any, x: Operand, w: Operand, scheme: MatmulScheme) -> Any:

@@ -131,7 +131,7 @@ def quantized_parts(
     module: Any, x: Any, scheme: QScheme, tiles: Tiles, limits: Any = None, random: Stream | None = None
 ) -> dict[str, Any]:
     """codes, scale and zero_point of float32 x under a scheme."""
-    fused = module.fused_quantizer(scheme, tiles) if limits is None else None
+    fused = module.fused_quantizer(scheme, tiles) if limits is None and random is None else None
     if fused is not None:
         return dict(zip(("codes", "scale"), fused(x), strict=True))
     values, scale, zero = _scaled_array(module, x, scheme, tiles, limits)
