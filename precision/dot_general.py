@@ -69,9 +69,9 @@ class DotGeneral:
     forms itself are not stated: the gradient of an operand that is shared over a ``vmap`` axis or replicated over a
     mesh axis.  Give the batch as an axis of the operand to have it summed by ``wgrad``.
     Gradients: reverse mode, any order.
-    ``key``: where a product rounds an operand stochastically; a new one each call, folded for each product and operand,
-    so that none share bits.  Elements draw by their place in the operand as it is given: under ``vmap`` in each mapped
-    one, under ``shard_map`` in each shard, so give these keys of their own.
+    ``key``: where a product rounds an operand stochastically, a new one each call; products and operands each take a
+    child of it, so that none share bits.  Elements draw by their row-major index in the operand as the product sees
+    it: under ``vmap`` in each mapped one, under ``shard_map`` in each shard, so give these keys of their own.
     Errors: ValueError for axes that do not match, a dtype that does not hold the output, a ``precision`` other than
     the default, an ``out_sharding``, a stochastic product without key; TypeError for integers and float64.
     """

@@ -97,10 +97,13 @@ class Gemm:
 
     def swapped(self) -> Gemm:
         """The same for b^T a^T, the transposed product."""
-        scheme = self.quantization
-        if self.scheme is not None:
-            scheme = dataclasses.replace(self.scheme, x=_transposed(self.scheme.w), w=_transposed(self.scheme.x))
-        return dataclasses.replace(self, inputs=self.formats[::-1], quantization=scheme)
+        return dataclasses.replace(self, inputs=self.formats[::-1], quantization=self._swapped_scheme())
+
+    def _swapped_scheme(self) -> str | MatmulScheme | None:
+        if self.scheme is None:
+            return None
+        other = dataclasses.replace(self.scheme, x=_transposed(self.scheme.w), w=_transposed(self.scheme.x))
+        return self.quantization if other == self.scheme else other
 
     def __call__(self, a: Any, b: Any, key: Any = None) -> Any:
         a, b = (round_to(x, fmt, overflow=self.overflow) for x, fmt in zip((a, b), self.formats, strict=True))
@@ -131,7 +134,8 @@ class Passes(NamedTuple):
     def stochastic(self) -> bool:
         return any(gemm.stochastic for gemm in self)
 
-    def key_of(self, direction: Literal["fprop", "dgrad", "wgrad"], key: Key) -> Key:
+    @staticmethod
+    def key_of(direction: Literal["fprop", "dgrad", "wgrad"], key: Key) -> Key:
         """The key itself, or its third or fourth child: the first two are those of the operands of ``fprop``.
 
         So no two operands of the products share bits, those of derivatives of any order included.
