@@ -54,6 +54,23 @@ def _tangent(rule: str, fmt: Format, primals: tuple[Array, Array], tangents: tup
     return _with_tangent(rule, fmt, x, y), dx
 
 
+def straight_through_where(function: Any, x: Array) -> Array:
+    """y of function(x) = (y, kept), with dy = dx where kept, else 0: ``straight_through`` under a rule of its own."""
+    return _with_tangent_where(*varying_together(x, *function(lax.stop_gradient(x))))
+
+
+@jax.custom_jvp
+def _with_tangent_where(x: Array, y: Array, kept: Array) -> Array:
+    del x, kept
+    return y
+
+
+@_with_tangent_where.defjvp
+def _tangent_where(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
+    x, y, kept = primals
+    return _with_tangent_where(x, y, kept), jnp.where(kept, tangents[0].astype(y.dtype), 0)
+
+
 def _inside(x: Array, fmt: Format) -> Array:
     """Whether minimum <= x <= maximum of the format, or x is NaN."""
     low, high = (_ordered(jnp.asarray(bound, x.dtype)) for bound in (fmt.minimum or -0.0, fmt.maximum))
