@@ -15,8 +15,9 @@ from precision.backends import choose_backend
 from precision.format import Format
 from precision.formats import FP16, FP32, parse_format
 from precision.gemm import FormatLike
-from precision.passes import Gemm, Passes
-from precision.rounding import as_float32
+from precision.passes import KEYS, Gemm, Passes
+from precision.quantization.scheme import MatmulScheme
+from precision.rounding import as_float32, key_words
 from precision.rounding_modes import Overflow
 
 Axes = Sequence[int]
@@ -29,6 +30,7 @@ def make_dot_general(
     overflow: Overflow = "ieee",
     accumulator: str | Accumulator = "fp32_sequential",
     output: FormatLike | None = None,
+    quantization: str | MatmulScheme | None = None,
     dgrad: Gemm | None = None,
     wgrad: Gemm | None = None,
 ) -> DotGeneral:
@@ -42,7 +44,7 @@ def make_dot_general(
     nothing then says what dy is rounded to.
     Example: ``flax.linen.Dense(256, dot_general=pr.make_dot_general(inputs="bf16", output="bf16"))``.
     """
-    fprop = Gemm(inputs=inputs, overflow=overflow, accumulator=accumulator, output=output)
+    fprop = Gemm(inputs=inputs, overflow=overflow, accumulator=accumulator, output=output, quantization=quantization)
     if len(set(fprop.formats)) > 1 and (dgrad is None or wgrad is None):
         a, b = fprop.formats
         raise ValueError(
@@ -67,8 +69,11 @@ class DotGeneral:
     forms itself are not stated: the gradient of an operand that is shared over a ``vmap`` axis or replicated over a
     mesh axis.  Give the batch as an axis of the operand to have it summed by ``wgrad``.
     Gradients: reverse mode, any order.
+    ``key``: where a product rounds an operand stochastically, a new one each call; products and operands each take a
+    child of it, so that none share bits.  Elements draw by their row-major index in the operand as the product sees
+    it: under ``vmap`` in each mapped one, under ``shard_map`` in each shard, so give these keys of their own.
     Errors: ValueError for axes that do not match, a dtype that does not hold the output, a ``precision`` other than
-    the default, an ``out_sharding``; TypeError for integers and float64.
+    the default, an ``out_sharding``, a stochastic product without key; TypeError for integers and float64.
     """
 
     fprop: Gemm
@@ -84,6 +89,7 @@ class DotGeneral:
         preferred_element_type: Any = None,
         *,
         out_sharding: Any = None,
+        key: Any = None,
     ) -> Any:
         _refuse_options(precision, out_sharding)
         dtype = _result_dtype(lhs, rhs, preferred_element_type)
@@ -91,10 +97,11 @@ class DotGeneral:
         passes = Passes(
             _with_output(self.fprop, dtype), _with_output(self.dgrad, lhs.dtype), _with_output(self.wgrad, rhs.dtype)
         )
+        key = _key_of(passes, key)
         module = choose_backend(lhs, rhs)
         a = _as_matrices(as_float32(module, lhs), (ours.batch, ours.free, ours.contracting))
         b = _as_matrices(as_float32(module, rhs), (theirs.batch, theirs.contracting, theirs.free))
-        y = module.product(passes, a, b) if module.name == "jax" else passes.fprop(a, b)
+        y = module.product(passes, a, b, key) if module.name == "jax" else passes.fprop(a, b, key)
         shape = [lhs.shape[i] for i in (*ours.batch, *ours.free)] + [rhs.shape[i] for i in theirs.free]
         return y.reshape(shape).astype(dtype)
 
@@ -135,6 +142,16 @@ def _as_matrices(x: Any, parts: tuple[Axes, Axes, Axes]) -> Any:
     """Axes in the order of the parts, each part one axis."""
     shape = [math.prod(x.shape[axis] for axis in part) for part in parts]
     return x.transpose([axis for part in parts for axis in part]).reshape(shape)
+
+
+def _key_of(passes: Passes, key: Any) -> Any:
+    """Both words of the key where a product draws, else None."""
+    if not passes.stochastic:
+        return None
+    if key is None:
+        drawing = [name for name, gemm in zip(passes._fields, passes, strict=True) if gemm.stochastic]
+        raise ValueError(f"{' and '.join(drawing)} of this dot_general round stochastically; pass key, {KEYS}")
+    return key_words(key)
 
 
 def _result_dtype(lhs: Any, rhs: Any, preferred: Any) -> np.dtype:

@@ -26,9 +26,7 @@ class Ftz32(NamedTuple):
     divide: Callable[[Any, Any], Any]
 
 
-def make_ftz32(
-    product: Callable, quotient: Callable, flush: Callable, zero_of: Callable, select: Callable
-) -> Ftz32:
+def make_ftz32(product: Callable, quotient: Callable, flush: Callable, zero_of: Callable, select: Callable) -> Ftz32:
     """The four operations, from an executor's primitives.
 
     product: float32 product rounded once, never contracted into a later addition.  quotient: rounded once.

@@ -31,11 +31,17 @@ def as_key(seed: int) -> Key:
 
 
 def fold_in(key: Key, data: int) -> Key:
-    """A new key from a key and a 64-bit integer: both Threefry words of that counter."""
+    """A new key from a key and a 64-bit integer: both Threefry words of that counter.
+
+    The words of a key are integers of Python or NumPy, and those of the new one are Python's; or they are uint32 of
+    JAX, traced or not, and stay there.
+    """
     if not 0 <= data < 1 << 64:
         raise ValueError(f"data {data} to fold into a key is outside 0 <= data < 2^64")
-    word = 0xFFFFFFFF
-    return bits.threefry2x32(key[0], key[1], data >> 32, data & word, word)
+    high, low, word = data >> 32, data & 0xFFFFFFFF, 0xFFFFFFFF
+    if all(isinstance(k, int | np.integer | np.ndarray) for k in key):
+        return bits.threefry2x32(int(key[0]), int(key[1]), high, low, word)
+    return bits.threefry2x32(*key, *map(np.uint32, (high, low, word)))
 
 
 def fold_name(key: Key, name: str) -> Key:

@@ -199,7 +199,7 @@ def key_words(key: Any) -> tuple[Any, Any]:
     """Two words of a key: an int, a pair of words or a JAX key.  ValueError for anything else."""
     if isinstance(key, int | np.integer) and not isinstance(key, bool):
         return as_key(int(key))
-    if is_jax(key):
+    if is_jax(key) or (isinstance(key, tuple) and any(map(is_jax, key))):
         return get_backend("jax").key_words(key)
     words = np.asarray(key)
     if words.shape != (2,) or words.dtype.kind not in "iu" or (words < 0).any() or (words > 0xFFFFFFFF).any():

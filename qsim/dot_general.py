@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from precision.dot_general import DotGeneral
 from precision.passes import Gemm
-from qsim.policy import GEMM_SITES, PASSES, Arithmetic, SitePolicy, parse_policy
+from qsim.policy import GEMM_SITES, PASSES, Arithmetic, Pass, SitePolicy, parse_policy
 
 
 def for_policy(policy: str | Arithmetic, site: str | None = None) -> DotGeneral:
@@ -13,7 +13,7 @@ def for_policy(policy: str | Arithmetic, site: str | None = None) -> DotGeneral:
     Without a ``site``, the one that all GEMM sites of the policy share.  Gradients of weights are one sum over all
     rows, as with one reduction chunk; parameters and moments, loss scaling and everything between products are the
     model's own.
-    Exactness: the bits of the site, forward and backward.
+    Exactness: the bits of the site, forward and backward.  A site that rounds gradients stochastically takes ``key``.
     Errors: ValueError for an unknown policy, a site that has no matrix product, or none named where they differ.
     Example: ``flax.linen.Dense(256, dot_general=for_policy("bf16", "mlp_up"))``.
     """
@@ -33,10 +33,13 @@ def for_policy(policy: str | Arithmetic, site: str | None = None) -> DotGeneral:
 def _of_site(policy: Arithmetic, site: str) -> DotGeneral:
     if site not in GEMM_SITES:
         raise ValueError(f"site {site!r} has no matrix product; choose one of {', '.join(GEMM_SITES)}")
-    return DotGeneral(**{direction: _gemm(policy.site(site, direction)) for direction in PASSES})
+    return DotGeneral(**{direction: _gemm(policy.site(site, direction), direction) for direction in PASSES})
 
 
-def _gemm(row: SitePolicy) -> Gemm:
+def _gemm(row: SitePolicy, direction: Pass) -> Gemm:
     return Gemm(
-        inputs=row.inputs, accumulator=row.accumulator or "", output=row.output, quantization=row.quantization
+        inputs=row.inputs,
+        accumulator=row.accumulator or "",
+        output=row.output,
+        quantization=row.scheme(direction),
     )

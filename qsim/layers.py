@@ -42,13 +42,22 @@ def linear_forward(ar: Calculator, site: str, x: Array, weight: Array, bias: Arr
 
 
 def linear_backward(
-    ar: Calculator, site: str, x: Array, weight: Array, dy: Array, chunks: int
+    ar: Calculator,
+    site: str,
+    x: Array,
+    weight: Array,
+    dy: Array,
+    chunks: int,
+    keys: tuple[Array | None, Array | None] = (None, None),
 ) -> tuple[Array, Array]:
-    """(dx, dW) of ``linear_forward``; the gradient of its bias is ``bias_gradient``."""
+    """(dx, dW) of ``linear_forward``; the gradient of its bias is ``bias_gradient``.
+
+    ``keys``: of dgrad and wgrad, where these round dy stochastically: both by its elements' place in (N, o).
+    """
     xp, dgrad, wgrad = ar.xp, ar.at(site, "dgrad"), ar.at(site, "wgrad")
-    dx = dgrad.output(dgrad.matmul(dy, xp.swapaxes(weight, 0, 1)))
+    dx = dgrad.output(dgrad.matmul(dy, xp.swapaxes(weight, 0, 1), keys[0]))
     rows = xp.swapaxes(in_chunks(x, chunks), 1, 2)  # (C, i, N / C)
-    dw = reduce_chunks(ar, wgrad.output(wgrad.matmul(rows, in_chunks(dy, chunks))))
+    dw = reduce_chunks(ar, wgrad.output(wgrad.matmul(rows, in_chunks(dy, chunks), keys[1])))
     return dx, dw
 
 

@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtri
 
+from precision.passes import Passes
 from precision.random_bits import Key, as_key, fold_in, fold_name, random_bits
 from qsim import layers
 from qsim.config import ModelConfig
+from qsim.policy import Arithmetic
 from qsim.sites import Calculator
 
 Array = Any
@@ -79,6 +81,25 @@ def dropout_keys(config: ModelConfig, seed: int, step: int) -> dict[str, np.ndar
         base = fold_in(fold_name(as_key(seed), f"dropout.{site}"), step)
         keys[site] = np.array([fold_in(base, layer) for layer in range(config.layers)], np.uint32)
     return keys
+
+
+def rounding_keys(config: ModelConfig, policy: Arithmetic, seed: int, step: int) -> dict[str, np.ndarray]:
+    """Keys of the products that round a gradient stochastically, (L, 2) uint32 by ``site.pass``.
+
+    A site's key in a layer is what its ``qsim.dot_general.for_policy`` takes; those of its passes are children of it.
+    """
+    keys = {}
+    for site, direction, row in policy.sites:
+        if row.gradient_rounding == "stochastic":
+            base = fold_in(fold_name(as_key(seed), f"quantization.{site}"), step)
+            of_layers = [Passes.key_of(direction, fold_in(base, layer)) for layer in range(config.layers)]
+            keys[f"{site}.{direction}"] = np.array(of_layers, np.uint32)
+    return keys
+
+
+def step_keys(config: ModelConfig, policy: Arithmetic, seed: int, step: int) -> dict[str, np.ndarray] | None:
+    """Keys of all that a step draws, dropout and roundings; None where it draws nothing."""
+    return (dropout_keys(config, seed, step) or {}) | rounding_keys(config, policy, seed, step) or None
 
 
 def _split(parameters: Parameters) -> tuple[Parameters, Parameters]:
@@ -162,7 +183,7 @@ def loss_and_gradients(
     targets = targets.reshape(-1)
     loss, cache = layers.cross_entropy_forward(ar, logits, targets, chunks)
     dlogits = layers.cross_entropy_backward(ar, cache, targets, loss_scale)
-    return loss, backward(ar, config, parameters, tokens, caches, dlogits, chunks)
+    return loss, backward(ar, config, parameters, tokens, caches, dlogits, chunks, keys)
 
 
 def backward(
@@ -173,6 +194,7 @@ def backward(
     caches: dict[str, Any],
     dlogits: Array,
     chunks: int,
+    keys: dict[str, Array] | None = None,
 ) -> Parameters:
     """Gradients of every parameter from the gradient of the logits."""
     blocks, rest = _split(parameters)
@@ -187,7 +209,8 @@ def backward(
     def body(dx: Array, layer: dict[str, Any]) -> tuple[Array, Parameters]:
         return block_backward(ar, config, layer["parameters"], layer["cache"], dx, tokens.shape[0], chunks)
 
-    dx, stacked = ar.scan(body, dx, {"parameters": blocks, "cache": caches["blocks"]}, reverse=True)
+    layers_in = {"parameters": _with_keys(blocks, keys), "cache": caches["blocks"]}
+    dx, stacked = ar.scan(body, dx, layers_in, reverse=True)
     gradients |= {f"blocks.{name}": gradient for name, gradient in stacked.items()}
     gradients["embedding.tokens"], gradients["embedding.positions"] = layers.embedding_backward(
         ar, tokens, dx, config.vocabulary, config.length, chunks
@@ -204,7 +227,8 @@ def block_backward(
     def through_linear(site: str, dy: Array) -> Array:
         x, name = cache[site], f"{site}.weight"
         gradients[f"{site}.bias"] = layers.bias_gradient(ar, site, dy, chunks)
-        dy, gradients[name] = layers.linear_backward(ar, site, x, p[name], dy, chunks)
+        keys = p.get(f"{site}.dgrad.key"), p.get(f"{site}.wgrad.key")
+        dy, gradients[name] = layers.linear_backward(ar, site, x, p[name], dy, chunks, keys)
         return dy
 
     def through_norm(site: str, dy: Array) -> Array:

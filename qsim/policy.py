@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from precision.accumulators import parse_accumulator
 from precision.formats import Format, parse_format
+from precision.quantization.scheme import MatmulScheme
+from precision.quantization.schemes import parse_scheme
 
 Pass = Literal["fprop", "dgrad", "wgrad"]
 PASSES: tuple[Pass, ...] = ("fprop", "dgrad", "wgrad")
@@ -32,6 +35,7 @@ SITES = (
 )
 GEMM_SITES = ("qkv", "scores", "values", "attention_out", "mlp_up", "mlp_down", "logits")
 QUANTIZED_SITES = ("qkv", "attention_out", "mlp_up", "mlp_down")
+GradientRounding = Literal["nearest_even", "stochastic"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,14 +48,39 @@ class SitePolicy:
         inner: arithmetic between input and output.  ``fp32`` is float32 that flushes subnormals; a narrower
             format rounds after every operation.
         output: what the result is rounded to, once, to nearest even.
-        quantization: INT8 scheme of the operands of a linear layer, None for none.
+        quantization: scheme of both operands of a matrix product, an integer one of ``precision.SCHEMES`` by name;
+            its INT32 sums take the place of the accumulator's.  None for none.
+        gradient_rounding: of the codes of the operand that is a gradient, dy; the other one's are as the scheme says.
+            ``stochastic``: by the bits of ``qsim.model.rounding_keys``, dgrad and wgrad of the blocks' linear layers.
+    Errors: ValueError on creation for an unknown scheme, or one that multiplies no integers.
     """
 
     inputs: str
     output: str
     inner: str = "fp32"
     accumulator: str | None = None
-    quantization: Literal["int8_vectorwise"] | None = None
+    quantization: str | None = None
+    gradient_rounding: GradientRounding = "nearest_even"
+
+    def __post_init__(self) -> None:
+        if self.gradient_rounding not in get_args(GradientRounding):
+            known = " and ".join(get_args(GradientRounding))
+            raise ValueError(f"gradient_rounding {self.gradient_rounding!r} is not offered; {known} are")
+        if self.quantization is not None and not parse_scheme(self.quantization).integer:
+            raise ValueError(
+                f"scheme {self.quantization!r} multiplies no integers; name one of both operands, or None"
+            )
+
+    def scheme(self, direction: Pass) -> MatmulScheme | None:
+        """How the product of a pass is quantized: the gradient is its first operand in dgrad, its second in wgrad."""
+        if self.quantization is None:
+            return None
+        scheme = parse_scheme(self.quantization)
+        if self.gradient_rounding == "nearest_even" or direction == "fprop":
+            return scheme
+        operand = "x" if direction == "dgrad" else "w"
+        drawn = dataclasses.replace(getattr(scheme, operand), rounding="stochastic")
+        return dataclasses.replace(scheme, **{operand: drawn})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +111,14 @@ class Arithmetic:
     parameters: str = "fp32"
     loss_scaling: LossScaling = LossScaling()
 
+    def __post_init__(self) -> None:
+        for site, direction, row in self.sites:
+            if row.gradient_rounding == "stochastic" and not _draws(site, direction, row):
+                raise ValueError(
+                    f"{site}.{direction} of policy {self.name} has no quantized gradient to round stochastically; "
+                    f"dgrad and wgrad of {', '.join(QUANTIZED_SITES)} have under a scheme without outliers"
+                )
+
     def site(self, name: str, direction: Pass) -> SitePolicy:
         for site, known, policy in self.sites:
             if (site, known) == (name, direction):
@@ -99,18 +136,43 @@ class Arithmetic:
 
     @property
     def sha256(self) -> str:
-        """Hash of the resolved table, the policy's identity in checkpoints."""
-        return hashlib.sha256(json.dumps(self.as_json(), sort_keys=True).encode()).hexdigest()
+        """Hash of the resolved table, the policy's identity in checkpoints.
 
-    def quantized(self) -> Arithmetic:
-        """This policy with the forward linear layers of every block in vector-wise INT8."""
-        rows = tuple(
-            (site, p, dataclasses.replace(policy, quantization="int8_vectorwise"))
-            if p == "fprop" and site in QUANTIZED_SITES
-            else (site, p, policy)
-            for site, p, policy in self.sites
-        )
-        return dataclasses.replace(self, name=f"{self.name}-int8", sites=rows)
+        The rounding of gradients, which tables did not always have, counts where it is not to nearest.
+        """
+        table = self.as_json()
+        table["sites"] = [
+            {key: value for key, value in row.items() if (key, value) != ("gradient_rounding", "nearest_even")}
+            for row in table["sites"]
+        ]
+        return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
+
+    def quantized(
+        self,
+        scheme: str = "int8_vectorwise",
+        *,
+        passes: Sequence[Pass] = ("fprop",),
+        gradient_rounding: GradientRounding = "nearest_even",
+        name: str | None = None,
+    ) -> Arithmetic:
+        """This policy with these passes of the linear layers of every block quantized, the forward one by default."""
+
+        def changed(site: str, direction: Pass, row: SitePolicy) -> SitePolicy:
+            if direction not in passes or site not in QUANTIZED_SITES:
+                return row
+            rounding: GradientRounding = "nearest_even" if direction == "fprop" else gradient_rounding
+            return dataclasses.replace(row, quantization=scheme, gradient_rounding=rounding)
+
+        rows = tuple((site, p, changed(site, p, row)) for site, p, row in self.sites)
+        suffix = "int8" if scheme == "int8_vectorwise" else scheme
+        return dataclasses.replace(self, name=name or f"{self.name}-{suffix}", sites=rows)
+
+
+def _draws(site: str, direction: Pass, row: SitePolicy) -> bool:
+    """Whether the gradient of that site and pass may be rounded stochastically."""
+    scheme = row.scheme("fprop")
+    backward = direction in ("dgrad", "wgrad") and site in QUANTIZED_SITES
+    return backward and scheme is not None and scheme.threshold is None
 
 
 def from_json(values: dict[str, Any]) -> Arithmetic:
@@ -148,13 +210,17 @@ def _uniform(name: str, storage: Format, accumulator: str, loss_scaling: LossSca
 
 _DYNAMIC = LossScaling(mode="dynamic", initial=2.0**16)
 _FP16 = parse_format("fp16")
+_BF16 = _uniform("bf16", parse_format("bf16"), "fp32_sequential")
 POLICIES: dict[str, Arithmetic] = {
     policy.name: policy
     for policy in (
         _uniform("fp32", parse_format("fp32"), "fp32_mul_add"),
-        _uniform("bf16", parse_format("bf16"), "fp32_sequential"),
+        _BF16,
         _uniform("fp16", _FP16, "fp32_sequential", _DYNAMIC),
         _uniform("fp16-noscale", _FP16, "fp32_sequential"),
+        _BF16.quantized(name="int8-fprop"),
+        _BF16.quantized(passes=PASSES, name="int8-train"),
+        _BF16.quantized(passes=PASSES, gradient_rounding="stochastic", name="int8-train-sr"),
     )
 }
 

@@ -17,7 +17,6 @@ from precision.accumulators import parse_accumulator
 from precision.backends import get_backend
 from precision.formats import FP32, Format, parse_format
 from precision.quantization.products import quantized_product
-from precision.quantization.schemes import parse_scheme
 from precision.tables import table
 from qsim.policy import Arithmetic, Pass, SitePolicy
 
@@ -107,13 +106,13 @@ class Calculator:
     def at(self, site: str, direction: Pass) -> Site:
         key = (site, direction)
         if key not in self._sites:
-            self._sites[key] = Site(self, f"{site}.{direction}", self.policy.site(site, direction))
+            self._sites[key] = Site(self, site, direction, self.policy.site(site, direction))
         return self._sites[key]
 
     @cached_property
     def float32(self) -> Site:
         """Float32 that flushes subnormals: reductions over chunks, clipping, the optimizer."""
-        return Site(self, "float32", SitePolicy(inputs="fp32", output="fp32"))
+        return Site(self, "float32", "fprop", SitePolicy(inputs="fp32", output="fp32"))
 
     def scan(self, body: Callable, carry: Any, xs: Any, *, reverse: bool = False) -> tuple[Any, Any]:
         """``lax.scan`` over layers, with what is recorded in each layer kept under its number."""
@@ -166,12 +165,13 @@ class Site:
     rounded to it.
     """
 
-    def __init__(self, calculator: Calculator, key: str, policy: SitePolicy) -> None:
-        self._calculator, self._key, self.policy = calculator, key, policy
+    def __init__(self, calculator: Calculator, site: str, direction: Pass, policy: SitePolicy) -> None:
+        self._calculator, self._key, self.policy = calculator, f"{site}.{direction}", policy
         self._backend = calculator.backend
         self.output_format = parse_format(policy.output)
         self._inputs = parse_format(policy.inputs)
         self._inner = parse_format(policy.inner)
+        self._scheme = policy.scheme(direction)
 
     def _round_inner(self, x: Array) -> Array:
         return x if self._inner is FP32 else self._backend.round_to(x, self._inner)
@@ -214,12 +214,16 @@ class Site:
     def scatter_add_rows(self, indices: Array, rows: Array, size: int) -> Array:
         return self._round_inner(self._backend.scatter_add_rows(indices, rows, size))
 
-    def matmul(self, a: Array, b: Array) -> Array:
-        """(B, m, k) x (B, k, n) or (m, k) x (k, n), summed by the site's accumulator, in its own format."""
+    def matmul(self, a: Array, b: Array, key: Array | None = None) -> Array:
+        """(B, m, k) x (B, k, n) or (m, k) x (k, n), summed by the site's accumulator, in its own format.
+
+        ``key``: two words, where the site rounds a gradient stochastically; element i of it, row-major over the whole
+        operand, takes the bits of index i.
+        """
         if a.ndim == 2:
-            return self.matmul(a[None], b[None])[0]
-        if self.policy.quantization is not None:
-            return quantized_product(self._backend, a, b, parse_scheme(self.policy.quantization))
+            return self.matmul(a[None], b[None], key)[0]
+        if self._scheme is not None:
+            return quantized_product(self._backend, a, b, self._scheme, key)
         accumulator = parse_accumulator(self.policy.accumulator or "")
         return self._backend.matmul(a, b, None, accumulator, (self._inputs, self._inputs), self._calculator.proofs)
 

@@ -17,7 +17,7 @@ from qsim.config import RunConfig
 from qsim.data import Corpus, batch, build_corpus, check_corpus, save_data, validation_batches
 from qsim.hashing import scalar_hash, tree_hash, unstack
 from qsim.layers import cross_entropy_forward
-from qsim.model import dropout_keys, forward, initial_parameters
+from qsim.model import forward, initial_parameters, step_keys
 from qsim.optimizer import ScaleState, learning_rate, step_scalars
 from qsim.policy import Arithmetic, parse_policy
 from qsim.progress import Progress, silent
@@ -124,7 +124,7 @@ class _Loop:
         step = self.counting if counts else self.plain
         scale = position.scale.scale
         scalars = step_scalars(config.optimizer, number, config.steps, position.updates, scale)
-        keys = dropout_keys(config.model, config.seed, number)
+        keys = step_keys(config.model, self.policy, config.seed, number)
         position.state, results = step(position.state, self.batch(number), scalars, keys)
         loss, finite = float(results["loss"]), bool(results["finite"])
         position.scale = position.scale.after(self.policy.loss_scaling, finite)

@@ -17,14 +17,16 @@ from precision.quantization import tiles as tiling
 from precision.quantization.array import QArray
 from precision.quantization.operands import Operand, left, right
 from precision.quantization.quantizers import quantize
-from precision.quantization.scheme import MatmulScheme
+from precision.quantization.scheme import MatmulScheme, QScheme
 from precision.quantization.schemes import parse_scheme
-from precision.rounding import as_float32
+from precision.random_bits import fold_in
+from precision.rounding import as_float32, key_words
 
 Quantized = QArray | BlockArray
 _NO_DERIVATIVE = "quantized_matmul has no derivative; make_dot_general takes the quantization of all three products"
 _BNB_CPU, _BNB_CUDA = np.float32(6.200124e-05), np.float32(6.200012e-05)  # near 1 / 127^2
 _INFINITY = np.uint32(0x7F800000)
+_FOLDS = {-1: 0, -2: 1}  # of the key, by contraction axis: x and w share no bits, whatever their sizes
 
 
 def quantized_matmul(
@@ -36,6 +38,7 @@ def quantized_matmul(
     bias: Any = None,
     apart: Any = None,
     nonfinite: Nonfinite = "raise",
+    key: Any = None,
     backend: str | None = None,
 ) -> Any:
     """x w with operands quantized along k.
@@ -48,6 +51,7 @@ def quantized_matmul(
     Integer sums are exact; groups along k are each scaled and then added in float32, ascending.  With a threshold,
     columns of x that hold an outlier are multiplied in ``scheme.working`` instead, and that product is added.
     ``apart``: booleans (k,), columns of x that are multiplied so whatever they hold, in any integer scheme.
+    ``key``: of schemes that round stochastically; x takes the bits of ``fold_in(key, 0)``, w of ``fold_in(key, 1)``.
     Exactness: the conversion of a sum to float32 (a rounding above 2^24), each scaling, the sum of parts and the bias
     are one float32 rounding each; one rounding to ``output``.  Bit-identical on every back end.
     Errors: ValueError for inner axes that differ, k with which INT32 could overflow, NaN or infinity (as
@@ -59,8 +63,8 @@ def quantized_matmul(
     shape = (*x.shape[:-1], w.shape[-1])
     x, w = (_as_operand(module, operand) for operand in (x, w))
     bias = None if bias is None else as_float32(module, bias)
-    how = _How(module, chosen, nonfinite, bias)
-    y = _product(how, factors(module, chosen, x, w, apart=apart, nonfinite=nonfinite))
+    how = _How(module, chosen, nonfinite, bias, key)
+    y = _product(how, factors(module, chosen, x, w, apart=apart, nonfinite=nonfinite, key=key))
     return module.round_to(y.reshape(shape), parse_format(output))
 
 
@@ -69,6 +73,7 @@ class _How(NamedTuple):
     scheme: MatmulScheme
     nonfinite: Nonfinite
     bias: Any = None
+    key: Any = None
 
     def biased(self, y: Any) -> Any:
         return y if self.bias is None else self.module.add(y, self.bias)
@@ -87,10 +92,17 @@ class Factors(NamedTuple):
 
 
 def factors(
-    module: Any, scheme: MatmulScheme, x: Any, w: Any, *, apart: Any = None, nonfinite: Nonfinite = "raise"
+    module: Any,
+    scheme: MatmulScheme,
+    x: Any,
+    w: Any,
+    *,
+    apart: Any = None,
+    nonfinite: Nonfinite = "raise",
+    key: Any = None,
 ) -> Factors:
-    """Of float32 or quantized operands under a scheme; ``apart`` as in ``quantized_matmul``."""
-    how = _How(module, scheme, nonfinite)
+    """Of float32 or quantized operands under a scheme; ``apart`` and ``key`` as in ``quantized_matmul``."""
+    how = _How(module, scheme, nonfinite, key=key)
     if apart is not None and not scheme.integer:
         raise ValueError(f"{scheme.name} has no integer product to leave columns out of; pass no apart")
     if scheme.threshold is not None or apart is not None:
@@ -138,7 +150,10 @@ def _quantized(how: _How, x: Any, axis: int) -> Any:
     """The operand under its part of the scheme."""
     if isinstance(x, Quantized):
         return x
-    return quantize(x, how.scheme.operand(axis), axis=axis, nonfinite=how.nonfinite, backend=how.module.name)
+    part, key = how.scheme.operand(axis), None
+    if how.key is not None and isinstance(part, QScheme) and part.rounding == "stochastic":
+        key = fold_in(key_words(how.key), _FOLDS[axis])
+    return quantize(x, part, axis=axis, nonfinite=how.nonfinite, key=key, backend=how.module.name)
 
 
 def _integer(how: _How, x: Any, w: Any) -> Any:
@@ -146,31 +161,32 @@ def _integer(how: _How, x: Any, w: Any) -> Any:
     for name, operand in (("x", x), ("w", w)):
         if not isinstance(operand, QArray):
             raise ValueError(f"{name} is in {operand.format}; pass its scheme, scheme={operand.format.name!r}")
-    y = integer_product(how.module, left(how.module, x), right(how.module, w), how.scheme)[0]
+    return _finished(how, integer_product(how.module, left(how.module, x), right(how.module, w), how.scheme)[0])
+
+
+def _finished(how: _How, y: Any) -> Any:
+    """The bias added to an integer product, under ``bnb_cuda`` in one rounding with its constant."""
     if how.scheme.dequantization != "bnb_cuda":
         return how.biased(y)
     return fma(y, _BNB_CUDA, np.float32(0) if how.bias is None else how.bias, fmt=FP32, backend=how.module.name)
 
 
 def quantized_product(module: Any, x: Any, w: Any, scheme: MatmulScheme, key: Any = None) -> Any:
-    """(B, m, k) x (B, k, n), both quantized along k, float32 and not yet rounded to an output.
+    """(B, m, k) x (B, k, n) of an integer scheme, float32 and not yet rounded to an output.
 
-    ``key``: of stochastic rounding; x draws from its element 0 on, w from 2^32 on.
+    ``key``: as in ``quantized_matmul``; an element takes the bits of its row-major index among those of all blocks.
+    A scale of a whole tensor is that of all blocks; columns with outliers are those of each block.
     """
-    counters = {-1: 0, -2: 1 << 32}
-    qx, qw = (
-        quantize(
-            operand,
-            scheme.operand(axis),
-            axis=axis,
-            nonfinite="propagate",
-            key=key,
-            counter=counters[axis],
-            backend=module.name,
-        )
-        for operand, axis in ((x, -1), (w, -2))
-    )
-    return integer_product(module, Operand.of(module, qx), Operand.of(module, qw), scheme)
+    how = _How(module, scheme, "propagate", key=key)
+    if scheme.threshold is None or not len(x):
+        a, b = (Operand.of(module, _quantized(how, operand, axis)) for operand, axis in ((x, -1), (w, -2)))
+        return _finished(how, integer_product(module, a, b, scheme))
+    zero = np.float32(0)
+
+    def block_product(_: Any, block: dict[str, Any]) -> tuple[Any, Any]:
+        return zero, _product(how, _decomposed(how, block["x"], block["w"], None))
+
+    return module.scan(block_product, zero, {"x": x, "w": w})[1]
 
 
 def integer_product(module: Any, x: Operand, w: Operand, scheme: MatmulScheme) -> Any:

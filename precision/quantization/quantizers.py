@@ -16,13 +16,14 @@ from precision.quantization.array import QArray
 from precision.quantization.clipping import limits_of
 from precision.quantization.scheme import MatmulScheme, QScheme, Tiles
 from precision.quantization.schemes import parse_scheme
-from precision.quantization.steps import Limits, Scaled, codes, scaled
+from precision.quantization.steps import Limits, Scaled, clamped, codes, scaled
 from precision.random_bits import Stream
 from precision.rounding import as_float32, stream
 from precision.rounding_modes import Rounding
 
 SchemeLike = str | QScheme | MatmulScheme | BlockFormat
 Gradient = Literal["straight_through", "clipped", "zero"]
+_NO_DERIVATIVE = "quantize has no derivative; fake_quantize has one, and jax.lax.stop_gradient(x) none"
 
 
 def quantize(
@@ -48,14 +49,16 @@ def quantize(
     ``key``, ``counter``: of stochastic rounding; element i of x takes the bits of index ``counter`` + i.
     Shapes: any; see ``QArray``.  Domain: float32 and narrower.
     Exactness: codes and scales bit-identical on NumPy, Numba and JAX; within limits |x - q s| <= s (1/2 + 2^-15).
-    Errors: ValueError for an unknown scheme, an axis that x does not have, limits of another shape, "stochastic"
-    without key, or (``nonfinite="raise"``, eager only) a NaN or infinity, named with its vector; ``"propagate"``
-    makes that tile's scale NaN and its codes 0.
+    Errors: ValueError for an unknown scheme, an axis that x does not have, limits of another shape or of a block
+    format, "stochastic" without key, or (``nonfinite="raise"``, eager only) a NaN or infinity, named with its vector;
+    ``"propagate"`` makes that tile's scale NaN and its codes 0.  TypeError for a JAX derivative.
     """
     module = choose_backend(x, backend=backend)
-    x = as_float32(module, x)
+    x = module.without_derivative(as_float32(module, x), _NO_DERIVATIVE)
     one = scheme_of(scheme, x, axis)
     if isinstance(one, BlockFormat):
+        if limits is not None:
+            raise ValueError(f"{one.name} takes no limits: the scale of a block is its own; leave them out")
         options |= {} if key is None else {"key": key, "counter": counter}
         return quantize_blocks(x, one, axis=axis, nonfinite=nonfinite, backend=backend, **options)
     if options:
@@ -82,9 +85,10 @@ def fake_quantize(
     """The values that ``quantize(x, ...)`` stands for, in a float32 carrier: ``quantize(...).dequantize()``.
 
     Shapes: any, kept.  Domain, exactness: as there; NaN and infinity propagate to their tile.
-    Gradients (JAX): ``"straight_through"`` dy = dx;  ``"clipped"`` the same where the codes do not clip x, else 0;
-    ``"zero"``.  The choice of scales has none.
-    Errors: as ``quantize``; ValueError for another gradient than the default on NumPy arrays.
+    Gradients (JAX, forward and reverse mode): ``"straight_through"`` dy = dx;  ``"clipped"`` the same where the whole
+    number nearest to x / s + z is a code, or x is NaN, else 0;  ``"zero"``.  Scales and limits have none.
+    Errors: as ``quantize``; ValueError for another gradient than the default on NumPy arrays, and for "clipped" of a
+    block format.
     """
     if gradient not in get_args(Gradient):
         raise ValueError(f"unknown gradient {gradient!r}; choose one of {', '.join(get_args(Gradient))}")
@@ -101,25 +105,22 @@ def fake_quantize(
 
     if module.name != "jax":
         return rounded(x)
-    rule = "zero" if gradient == "zero" else "straight_through"
-    y = module.straight_through(rounded, x, FP32, rule)
     if gradient != "clipped":
-        return y
-    kept = module.straight_through(rounded, x, FP32, "zero")
-    return module.array_module.where(unclipped(module, x, scheme_of(scheme, x, axis), axis, limits), y, kept)
+        return module.straight_through(rounded, x, FP32, gradient)
+    one = scheme_of(scheme, x, axis)
+    return module.straight_through_where(lambda x: (rounded(x), unclipped(module, x, one, axis, limits)), x)
 
 
 def unclipped(module: Any, x: Any, scheme: QScheme | BlockFormat, axis: int, limits: Any = None) -> Any:
-    """Where x lies within what the codes span, NaN included.  ValueError for a block format."""
+    """Where the nearest code to x is one of the scheme's, NaN included.  ValueError for a block format."""
     if isinstance(scheme, BlockFormat):
         raise ValueError(
             f"gradient 'clipped' is for integer schemes; {scheme.name} has 'straight_through' and 'zero'"
         )
     x = _rounded_first(module, x, scheme)
-    parts = _scaled_array(module, x, scheme, scheme.tiles(x.ndim, _axis(x, axis)), limits)
-    values = parts.values if parts.zero_point is None else parts.values + parts.zero_point
-    half = np.float32(0.5)
-    return ~((values > np.float32(scheme.largest) + half) | (values < np.float32(scheme.least) - half))
+    tiles = scheme.tiles(x.ndim, _axis(x, axis))
+    values, _, zero = _scaled_array(module, x, scheme, tiles, limits)
+    return ~clamped(module, values, None if zero is None else tiling.spread(module, zero, x.shape, tiles), scheme)
 
 
 def _rounded_first(module: Any, x: Any, scheme: QScheme) -> Any:
@@ -131,7 +132,7 @@ def quantized_parts(
     module: Any, x: Any, scheme: QScheme, tiles: Tiles, limits: Any = None, random: Stream | None = None
 ) -> dict[str, Any]:
     """codes, scale and zero_point of float32 x under a scheme."""
-    fused = module.fused_quantizer(scheme, tiles) if limits is None else None
+    fused = module.fused_quantizer(scheme, tiles) if limits is None and random is None else None
     if fused is not None:
         return dict(zip(("codes", "scale"), fused(x), strict=True))
     values, scale, zero = _scaled_array(module, x, scheme, tiles, limits)

@@ -152,6 +152,14 @@ def codes(module: Any, values: Any, zero_point: Any, scheme: QScheme, random: St
     return module.encode(_clamped(module, whole, scheme), INT8)
 
 
+def clamped(module: Any, values: Any, zero_point: Any, scheme: QScheme) -> Any:
+    """Where the nearest whole number, zero point added, is no code of the scheme and is clamped; not at NaN."""
+    whole = module.round_to(values, _WHOLE, _NEAREST)
+    if zero_point is not None:
+        whole = whole + zero_point
+    return ((whole < np.float32(scheme.least)) | (whole > np.float32(scheme.largest))) & scheme.clamps
+
+
 def _clamped(module: Any, values: Any, scheme: QScheme) -> Any:
     """Within the codes; NaN stays."""
     where = module.array_module.where

@@ -181,6 +181,15 @@ def test_fold_in_is_threefry_of_the_data(key: tuple[int, int], data: int) -> Non
     assert fold_in(key, data) == by_definition(key, (data >> 32, data % 2**32))
 
 
+def test_fold_in_of_any_words() -> None:
+    """NumPy's give Python's, JAX's stay JAX's, traced or not."""
+    expected = fold_in(KEY, 1 << 63 | 5)
+    assert fold_in(tuple(np.array(KEY, np.uint32)), 1 << 63 | 5) == expected  # type: ignore[arg-type]
+    words = jnp.array(KEY, jnp.uint32)
+    for fold in (fold_in, jax.jit(fold_in, static_argnums=1)):
+        assert [int(word) for word in fold((words[0], words[1]), 1 << 63 | 5)] == list(expected)
+
+
 def test_folded_names_are_apart() -> None:
     names = ["", "\0", "\0\0", "a", "b", "aa", "layers", "layer", "abcdefgh", "abcdefg", "abcdefgha", "abcdefgh\0"]
     assert len({fold_name(KEY, name) for name in names}) == len(names)

@@ -15,7 +15,7 @@ from qsim.config import ModelConfig, OptimizerConfig, RunConfig
 from qsim.data import batch, build_corpus
 from qsim.hashing import scalar_hash, tree_hash
 from qsim.layers import linear_forward
-from qsim.model import dropout_keys, initial_parameters
+from qsim.model import dropout_keys, initial_parameters, step_keys
 from qsim.optimizer import ScaleState, step_scalars
 from qsim.policy import POLICIES
 from qsim.sites import Calculator, Recorder
@@ -23,6 +23,7 @@ from qsim.step import Step
 from qsim.training import as_statistics, held_out_loss
 
 STEPS = 20
+FEW = 4  # steps of policies that differ from others in a few products
 CONFIG = RunConfig(
     steps=STEPS,
     model=ModelConfig(layers=2, hidden=32, heads=2, length=32, vocabulary=256, dropout=0.1),
@@ -36,17 +37,19 @@ def corpus():
 
 
 @cache
-def trajectory(policy: str, executor: str, initial_scale: float | None = None) -> tuple[dict, ...]:
-    """Hashes, scale and skips of every step."""
+def trajectory(
+    policy: str, executor: str, initial_scale: float | None = None, steps: int = STEPS
+) -> tuple[dict, ...]:
+    """Hashes, scale and skips of the first steps."""
     arithmetic = POLICIES[policy]
     if initial_scale is not None:
         scaling = dataclasses.replace(arithmetic.loss_scaling, initial=initial_scale)
         arithmetic = dataclasses.replace(arithmetic, loss_scaling=scaling)
     step = Step(CONFIG, arithmetic, executor)
     state, scale, updates, rows = start(), ScaleState.start(arithmetic.loss_scaling), 0, []
-    for number in range(1, STEPS + 1):
+    for number in range(1, steps + 1):
         scalars = step_scalars(CONFIG.optimizer, number, STEPS, updates, scale.scale)
-        state, results = step(state, inputs(number), scalars, dropout_keys(CONFIG.model, 0, number))
+        state, results = step(state, inputs(number), scalars, step_keys(CONFIG.model, arithmetic, 0, number))
         rows.append(row(results, state) | {"scale": scale.scale, "finite": bool(results["finite"])})
         scale, updates = scale.after(arithmetic.loss_scaling, bool(results["finite"])), updates + rows[-1]["finite"]
     return tuple(rows)
@@ -74,6 +77,22 @@ def test_twenty_steps_have_equal_hashes_on_every_executor(policy, executor):
     assert len(reference) == len(other) == STEPS
     for number, (expected, found) in enumerate(zip(reference, other, strict=True), start=1):
         assert found == expected, f"{policy} on {executor} parts from the reference at step {number}"
+
+
+@pytest.mark.parametrize("executor", [name for name in BACKENDS if name != "numpy"])
+@pytest.mark.parametrize("policy", ["int8-fprop", "int8-train", "int8-train-sr"])
+def test_quantized_steps_have_equal_hashes_on_every_executor(policy, executor):
+    reference, other = (trajectory(policy, name, steps=FEW) for name in ("numpy", executor))
+    assert len(reference) == FEW
+    assert other == reference
+
+
+def test_quantized_policies_differ_where_they_should():
+    """In the first step: the forward pass from bf16's, gradients from each other."""
+    rows = {name: trajectory(name, "numba", steps=FEW)[0] for name in ("int8-fprop", "int8-train", "int8-train-sr")}
+    assert {row["loss"] for row in rows.values()} == {rows["int8-train"]["loss"]}
+    assert rows["int8-train"]["loss"] != trajectory("bf16", "numba")[0]["loss"]
+    assert len({row["gradients"] for row in rows.values()}) == 3
 
 
 def test_policies_differ_from_each_other():

@@ -11,6 +11,7 @@ from small_runs import assert_sentence
 
 from precision.accumulators import parse_accumulator
 from precision.formats import parse_format
+from precision.quantization.schemes import SCHEMES
 from qsim.policy import (
     GEMM_SITES,
     PASSES,
@@ -25,13 +26,15 @@ from qsim.policy import (
 )
 
 STORAGE = {"fp32": "fp32", "bf16": "bf16", "fp16": "fp16", "fp16-noscale": "fp16"}
+QUANTIZED = {"int8-fprop": ("fprop",), "int8-train": PASSES, "int8-train-sr": PASSES}  # all else as in bf16
 OTHER: dict[type, dict[str, Any]] = {  # another value for every field of a record
     SitePolicy: {
         "inputs": "e5m2",
         "output": "e5m2",
         "inner": "tf32",
         "accumulator": "fp16_mul_add",
-        "quantization": "int8_vectorwise",
+        "quantization": "llm_int8",
+        "gradient_rounding": "stochastic",
     },
     LossScaling: {
         "mode": "static",
@@ -60,13 +63,16 @@ def test_every_site_and_pass_is_resolved(policy: Arithmetic) -> None:
             assert (row.accumulator is not None) == (site in GEMM_SITES)
             if row.accumulator:
                 parse_accumulator(row.accumulator)
-            assert row.quantization is None
+            quantized = p in QUANTIZED.get(policy.name, ()) and site in QUANTIZED_SITES
+            assert row.quantization == ("int8_vectorwise" if quantized else None)
+            draws = quantized and p != "fprop" and policy.name == "int8-train-sr"
+            assert row.gradient_rounding == ("stochastic" if draws else "nearest_even")
 
 
 @every_policy
 def test_presets_are_as_published(policy: Arithmetic) -> None:
     """Operands and results in the policy's format, float32 between them, the loss float32."""
-    storage = STORAGE[policy.name]
+    storage = "bf16" if policy.name in QUANTIZED else STORAGE[policy.name]
     accumulator = "fp32_mul_add" if storage == "fp32" else "fp32_sequential"
     assert policy.parameters == storage
     for site, p, row in policy.sites:
@@ -122,7 +128,7 @@ def test_hashes_of_policies_differ() -> None:
 def test_every_field_is_in_the_hash() -> None:
     assert {record: set(values) for record, values in OTHER.items()} == {record: names_of(record) for record in OTHER}
     assert names_of(Arithmetic) == {"name", "sites", "parameters", "loss_scaling"}
-    policy = POLICIES["fp16"]
+    policy = POLICIES["fp16"].quantized(passes=PASSES)
     changed = [
         dataclasses.replace(policy, name="other"),
         dataclasses.replace(policy, parameters="fp32"),
@@ -135,6 +141,8 @@ def test_every_field_is_in_the_hash() -> None:
     for i, (site, p, row) in enumerate(policy.sites):
         for name, value in OTHER[SitePolicy].items():
             assert value != getattr(row, name)
+            if name == "gradient_rounding" and not (site in QUANTIZED_SITES and p != "fprop"):
+                continue  # nothing there draws
             rows = list(policy.sites)
             rows[i] = (site, p, dataclasses.replace(row, **{name: value}))
             changed.append(dataclasses.replace(policy, sites=tuple(rows)))
@@ -169,6 +177,72 @@ def test_the_hash_is_that_of_the_resolved_table() -> None:
     }
     table = {"loss_scaling": scaling, "name": "bf16", "parameters": "bf16", "sites": rows}
     assert policy.sha256 == hashlib.sha256(json.dumps(table).encode()).hexdigest()
+
+
+def test_tables_older_than_the_rounding_of_gradients_are_the_same_policies() -> None:
+    for name in ("bf16", "int8-train"):
+        table = POLICIES[name].as_json()
+        for row in table["sites"]:
+            assert row.pop("gradient_rounding") == "nearest_even"
+        assert from_json(table) == POLICIES[name]
+        assert from_json(table).sha256 == POLICIES[name].sha256
+
+
+# Quantized products
+
+
+def test_which_operand_is_rounded_how() -> None:
+    """dy is the first operand of dgrad and the second of wgrad."""
+    row = POLICIES["int8-train-sr"].site("qkv", "dgrad")
+    roundings = [(row.scheme(p).x.rounding, row.scheme(p).w.rounding) for p in PASSES]  # type: ignore[union-attr]
+    nearest, drawn = "nearest_even", "stochastic"
+    assert roundings == [(nearest, nearest), (drawn, nearest), (nearest, drawn)]
+    assert SitePolicy(inputs="bf16", output="bf16").scheme("dgrad") is None
+    assert POLICIES["int8-train"].site("qkv", "dgrad").scheme("dgrad") == SCHEMES["int8_vectorwise"]
+
+
+@pytest.mark.parametrize("name", [name for name, scheme in SCHEMES.items() if scheme.integer])
+def test_any_integer_scheme_will_do(name: str) -> None:
+    policy = POLICIES["bf16"].quantized(name, passes=PASSES)
+    assert policy.site("mlp_up", "wgrad").scheme("wgrad") == SCHEMES[name]
+    assert policy.name == ("bf16-int8" if name == "int8_vectorwise" else f"bf16-{name}")
+    assert from_json(policy.as_json()) == policy
+
+
+@pytest.mark.parametrize(
+    ("values", "parts"),
+    [
+        ({"quantization": "int3"}, ("unknown quantization scheme 'int3'", "int8_vectorwise")),
+        ({"quantization": "mxfp4"}, ("scheme 'mxfp4' multiplies no integers", "or None")),
+        ({"gradient_rounding": "up"}, ("gradient_rounding 'up'", "nearest_even and stochastic")),
+    ],
+)
+def test_a_site_is_checked_when_it_is_made(values: dict[str, str], parts: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=r"int3|mxfp4|up") as error:
+        SitePolicy(inputs="bf16", output="bf16", **values)  # type: ignore[arg-type]
+    assert_sentence(error.value, *parts)
+
+
+@pytest.mark.parametrize(
+    ("site", "direction", "quantization"),
+    [
+        ("qkv", "fprop", "int8_vectorwise"),
+        ("qkv", "dgrad", None),
+        ("qkv", "dgrad", "llm_int8"),
+        ("scores", "dgrad", "int8_vectorwise"),
+        ("logits", "wgrad", "int8_vectorwise"),
+    ],
+)
+def test_gradients_that_nothing_draws_for_are_refused(site: str, direction: str, quantization: str | None) -> None:
+    policy = POLICIES["bf16"]
+    changed = {"quantization": quantization, "gradient_rounding": "stochastic"}
+    rows = [
+        (s, p, dataclasses.replace(row, **changed) if (s, p) == (site, direction) else row)  # type: ignore[arg-type]
+        for s, p, row in policy.sites
+    ]
+    with pytest.raises(ValueError, match="stochastically") as error:
+        dataclasses.replace(policy, sites=tuple(rows))
+    assert_sentence(error.value, f"{site}.{direction} of policy bf16", *QUANTIZED_SITES)
 
 
 @every_policy

@@ -299,7 +299,7 @@ def interrupted_run(folder: Path, after: int, policy: str = "fp32", **changes: A
     return stopped
 
 
-@pytest.mark.parametrize("policy", ["fp32", "fp16"])
+@pytest.mark.parametrize("policy", ["fp32", "fp16", "int8-train-sr"])
 @pytest.mark.parametrize("dropout", [False, True], ids=["plain", "dropout"])
 @pytest.mark.parametrize("after", [1, 3, 4, 6])
 def test_resumed_run_is_the_uninterrupted_one(

@@ -21,7 +21,7 @@ from precision.backends.jax_.arithmetic import (
 from precision.backends.jax_.blocks import shared_scales, times_power
 from precision.backends.jax_.derivatives import differentiable
 from precision.backends.jax_.gemm import counted_matmul, matmul
-from precision.backends.jax_.gradients import product, straight_through, without_derivative
+from precision.backends.jax_.gradients import product, straight_through, straight_through_where, without_derivative
 from precision.backends.jax_.operations import compare, extreme, operate, ordered_sum
 from precision.backends.jax_.products import (
     exact_add,
@@ -112,6 +112,7 @@ __all__ = [
     "square_root",
     "statistics",
     "straight_through",
+    "straight_through_where",
     "subtract",
     "tally",
     "tanh",

@@ -54,6 +54,23 @@ def _tangent(rule: str, fmt: Format, primals: tuple[Array, Array], tangents: tup
     return _with_tangent(rule, fmt, x, y), dx
 
 
+def straight_through_where(function: Any, x: Array) -> Array:
+    """y of function(x) = (y, kept), with dy = dx where kept, else 0: ``straight_through`` under a rule of its own."""
+    return _with_tangent_where(*varying_together(x, *function(lax.stop_gradient(x))))
+
+
+@jax.custom_jvp
+def _with_tangent_where(x: Array, y: Array, kept: Array) -> Array:
+    del x, kept
+    return y
+
+
+@_with_tangent_where.defjvp
+def _tangent_where(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
+    x, y, kept = primals
+    return _with_tangent_where(x, y, kept), jnp.where(kept, tangents[0].astype(y.dtype), 0)
+
+
 def _inside(x: Array, fmt: Format) -> Array:
     """Whether minimum <= x <= maximum of the format, or x is NaN."""
     low, high = (_ordered(jnp.asarray(bound, x.dtype)) for bound in (fmt.minimum or -0.0, fmt.maximum))
@@ -78,59 +95,77 @@ def _refused(sentence: str, primals: tuple[Array], tangents: tuple[Array]) -> tu
     raise TypeError(sentence)
 
 
-def product(passes: Any, a: Array, b: Array) -> Array:
+def product(passes: Any, a: Array, b: Array, key: Any = None) -> Array:
     """``passes.fprop(a, b)`` with gradients by ``passes.dgrad`` and ``passes.wgrad``.  float32 (B, m, k) x (B, k, n).
 
         da = dgrad(dy, b^T),   db = wgrad(a^T, dy)
 
     Both are products of the same kind, so derivatives of any order in reverse mode use these three passes.
+    key: two words where a pass rounds stochastically; each product takes its own child of it.
     Residuals: a and b as they came.  A ``custom_vjp``: a JVP could not say that the transposes are other products
     than the tangent's (``linear_call`` could, but has no batching rule); forward mode is refused by JAX.
     """
-    return _product(passes, *varying_together(a, b))
+    words = None if key is None else jnp.stack([jnp.asarray(word, jnp.uint32) for word in key])
+    return _product(passes, *varying_together(a, b), words)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _product(passes: Any, a: Array, b: Array) -> Array:
-    return _matmul(passes.fprop, a, b)
+def _product(passes: Any, a: Array, b: Array, key: Array | None) -> Array:
+    return _matmul(passes.fprop, a, b, key if passes.fprop.stochastic else None)
 
 
-def _forward(passes: Any, a: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _product(passes, a, b), (a, b)
+def _forward(passes: Any, a: Array, b: Array, key: Array | None) -> tuple[Array, tuple[Array, ...]]:
+    return _product(passes, a, b, key), (a, b, key)
 
 
-def _backward(passes: Any, operands: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
-    a, b = operands
-    da = product(passes.of_dgrad(), dy, jnp.swapaxes(b, 1, 2))
-    db = product(passes.of_wgrad(), jnp.swapaxes(a, 1, 2), dy)
-    return da, db
+def _backward(passes: Any, residuals: tuple[Array, ...], dy: Array) -> tuple[Array, Array, None]:
+    a, b, key = residuals
+    first, second = (None if key is None else passes.key_of(p, (key[0], key[1])) for p in ("dgrad", "wgrad"))
+    da = product(passes.of_dgrad(), dy, jnp.swapaxes(b, 1, 2), first)
+    db = product(passes.of_wgrad(), jnp.swapaxes(a, 1, 2), dy, second)
+    return da, db, None
 
 
 _product.defvjp(_forward, _backward)
 
 
 @partial(jax.jit, static_argnums=0)
-def _matmul(gemm: Any, a: Array, b: Array) -> Array:
-    """gemm(a, b), compiled once a gemm and shape; mapped operands become more rows, columns or blocks of one product.
+def _matmul(gemm: Any, a: Array, b: Array, key: Array | None) -> Array:
+    """gemm(a, b, key), compiled once a gemm and shape; mapped operands become more rows, columns or blocks of one
+    product.
 
-    Each element of a product depends on its row and column alone, so the bits stay; and a product that picks its path
-    by its operands keeps one ``cond`` instead of computing both paths.
+    Each element of such a product depends on its row and column alone, so the bits stay; and a product that picks its
+    path by its operands keeps one ``cond`` instead of computing both paths.  Other products are made one by one.
     """
-    run = custom_vmap(lambda a, b: gemm(a, b))
-    run.def_vmap(lambda _, mapped, a, b: (_folded(gemm, mapped, a, b), True))
-    return run(a, b)
+    run = custom_vmap(lambda a, b, key: gemm(a, b, key))
+    run.def_vmap(lambda _, mapped, a, b, key: (_mapped(gemm, mapped, a, b, key), True))
+    return run(a, b, key)
+
+
+def _mapped(gemm: Any, mapped: list[Any], a: Array, b: Array, key: Array | None) -> Array:
+    """The products of a leading axis V of some operands.  -> (V, B, m, n)"""
+    if gemm.separable:
+        return _folded(gemm, mapped[:2], a, b)
+    operands = (a, b, key)
+    own = [x for x, is_mapped in zip(operands, mapped, strict=True) if is_mapped]
+
+    def one(parts: list[Array]) -> Array:
+        rest = iter(parts)
+        return _matmul(gemm, *(next(rest) if m else x for x, m in zip(operands, mapped, strict=True)))
+
+    return lax.map(one, own)
 
 
 def _folded(gemm: Any, mapped: list[bool], a: Array, b: Array) -> Array:
-    """The products of a leading axis V of a, of b, or of both.  -> (V, B, m, n)"""
+    """The products of a leading axis V of a, of b, or of both, as one.  -> (V, B, m, n)"""
     if all(mapped):
         every = a.shape[0] * a.shape[1]
-        flat = _matmul(gemm, a.reshape(every, *a.shape[2:]), b.reshape(every, *b.shape[2:]))
+        flat = _matmul(gemm, a.reshape(every, *a.shape[2:]), b.reshape(every, *b.shape[2:]), None)
         return flat.reshape(*a.shape[:2], *flat.shape[1:])
     if mapped[0]:
         size, blocks, m, k = a.shape
         rows = jnp.moveaxis(a, 0, 1).reshape(blocks, size * m, k)
-        return jnp.moveaxis(_matmul(gemm, rows, b).reshape(blocks, size, m, b.shape[2]), 1, 0)
+        return jnp.moveaxis(_matmul(gemm, rows, b, None).reshape(blocks, size, m, b.shape[2]), 1, 0)
     size, blocks, k, n = b.shape
     columns = jnp.moveaxis(b, 0, 2).reshape(blocks, k, size * n)
-    return jnp.moveaxis(_matmul(gemm, a, columns).reshape(blocks, a.shape[1], size, n), 2, 0)
+    return jnp.moveaxis(_matmul(gemm, a, columns, None).reshape(blocks, a.shape[1], size, n), 2, 0)

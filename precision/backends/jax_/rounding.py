@@ -126,8 +126,9 @@ def decode(codes: Array, fmt: Format) -> Array:
     return from_bits(bits.decode(unsigned.astype(jnp.uint32), fmt.constants))
 
 
-def key_words(key: Array) -> tuple[Array, Array]:
-    """Both words of a JAX key, typed or raw.  ValueError for a key that is not Threefry's."""
+def key_words(key: Array | tuple[Array, ...]) -> tuple[Array, Array]:
+    """Both words of a JAX key, typed or raw, or given as they are.  ValueError for a key that is not Threefry's."""
+    key = jnp.stack([jnp.asarray(word) for word in key]) if isinstance(key, tuple) else key
     raw = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
     if raw.shape != (2,) or raw.dtype != jnp.uint32:
         raise ValueError(f"a JAX key of {raw.dtype} words and shape {raw.shape} is no Threefry key")
