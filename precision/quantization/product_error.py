@@ -54,7 +54,8 @@ class ProductError:
         w_rounding   x dw_r      w_clipping   x dw_c      output_rounding   y - x^ w^
 
     which sum to E identically.  Each value of product, total and parts is the exact one rounded once to float32; a
-    zero is +0.  So |sum of parts - total| <= 2^-24 (|total| + sum of |part|), and 2^-150 for each of the seven.
+    zero, also a rounded one, is +0.  So |sum of parts - total| <= 2^-24 (|total| + sum of |part|), and 2^-150 for
+    each of the seven.
     Figures: float64 of these arrays; norms are Frobenius.  Of no error at all, ratios are 0.
     """
 
@@ -94,21 +95,22 @@ class ProductError:
 
     @property
     def shares(self) -> dict[str, float]:
-        """<part, E> / ||E||^2, which sum to 1; negative where a part cancels others."""
+        """<part, E> / ||E||^2, which sum to 1 but for the rounding of parts; negative where one cancels others."""
         noise = _energy(self.total)
         return {name: float(_ratio(_inner(part, self.total), noise)) for name, part in self.parts.items()}
 
     def table(self) -> str:
         """Norms of the parts relative to ||x w||, and their shares, a line each."""
-        rows = [(name, self.relative_parts[name], share) for name, share in self.shares.items()]
+        norms, shares = self.relative_parts, self.shares
+        rows = [(name, norms[name], share) for name, share in shares.items()]
+        rows.append(("total", self.relative, sum(shares.values())))
         lines = [f"{'part':<16}{'relative':>12}{'share':>10}"]
-        rows.append(("total", self.relative, sum(self.shares.values())))
         lines += [f"{name:<16}{norm:>12.4e}{share:>z10.4f}" for name, norm, share in rows]
         return "\n".join(lines)
 
     @property
     def worst_row(self) -> tuple[int, float]:
-        """(i, ||E_i|| / ||(x w)_i||) of the row where that is largest; i as in ``rows``."""
+        """(i, ||E_i|| / ||(x w)_i||) of the row where that is largest; i as in ``rows``.  ValueError of no rows."""
         i, error = _worst(self.total, self.product, 1)
         return int(self.rows[i]), error
 
