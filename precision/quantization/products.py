@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from precision.arithmetic import fma
-from precision.backends import choose_backend, get_backend
+from precision.backends import choose_backend
 from precision.block_quantizers import BlockArray, Nonfinite
 from precision.formats import FP16, FP32, Format, parse_format
 from precision.gemm import matmul
@@ -58,7 +58,7 @@ def quantized_matmul(
     ``quantize``); TypeError for a JAX derivative.
     """
     chosen = parse_scheme(scheme)
-    module = get_backend(backend) if backend else choose_backend(x.codes if isinstance(x, Quantized) else x)
+    module = choose_backend(x.codes if isinstance(x, Quantized) else x, backend=backend)
     _check(x, w)
     shape = (*x.shape[:-1], w.shape[-1])
     x, w = (_as_operand(module, operand) for operand in (x, w))
