@@ -70,9 +70,9 @@ def _symmetric(module: Any, rows: Any, limits: Limits, scheme: QScheme) -> Scale
     largest = _at_least(module, limits.high, scheme)
     scale = _scale(steps, largest, scheme)
     none = none | ~(scale > 0) & finite
-    usable = none | ~finite
+    unusable = none | ~finite
     values = _quotient(
-        steps, rows, where(usable, np.float32(1), largest), where(usable, np.float32(1), scale), scheme
+        steps, rows, where(unusable, np.float32(1), largest), where(unusable, np.float32(1), scale), scheme
     )
     values = where(none, np.float32(0), where(finite, values, np.float32(np.nan)))
     return Scaled(values, where(none, np.float32(0), where(finite, scale, np.float32(np.nan))), None)
