@@ -45,7 +45,7 @@ def quantize(
     A tile with a < 2^-112 is zero: q = 0, s = 0.  Other schemes: see ``QScheme``.
     ``axis``: the contraction axis, -1 for X, -2 for W; a scheme of products quantizes the operand that this makes it.
     ``limits``: the range of each tile instead of the array's own, as ``calibrate`` gives it: (low, high) of the shape
-    of the scales, or a number, the absmax of all.
+    of the scales, or a number, the absmax of all.  Symmetric codes span the larger magnitude, others 0 too.
     ``key``, ``counter``: of stochastic rounding; element i of x takes the bits of index ``counter`` + i.
     Shapes: any; see ``QArray``.  Domain: float32 and narrower.
     Exactness: codes and scales bit-identical on NumPy, Numba and JAX; within limits |x - q s| <= s (1/2 + 2^-15).
@@ -143,7 +143,7 @@ def quantized_parts(
 
 def _scaled_array(module: Any, x: Any, scheme: QScheme, tiles: Tiles, limits: Any) -> Scaled:
     """x in units of its scales, in its own shape; scales and zero points one a tile."""
-    given = None if limits is None else _given(module, limits, tiling.counts(x.shape, tiles))
+    given = None if limits is None else _given(module, limits, scheme, tiling.counts(x.shape, tiles))
     return _scaling(module.name, scheme, tiles)(x, given)
 
 
@@ -163,22 +163,31 @@ def _scaling(backend: str, scheme: QScheme, tiles: Tiles) -> Any:
     return module.jit(scale)
 
 
-def _given(module: Any, limits: Any, shape: tuple[int, ...]) -> Limits:
-    """The limits that a caller passed, (tiles, 1)."""
+def _given(module: Any, limits: Any, scheme: QScheme, shape: tuple[int, ...]) -> Limits:
+    """The limits that a caller passed, (tiles, 1): of symmetric codes the larger magnitude, of others wide enough to
+    hold 0."""
     xp = module.array_module
-    low, high = (
-        limits if isinstance(limits, tuple) else (-xp.abs(module.asarray(limits)), xp.abs(module.asarray(limits)))
-    )
-    ends = [xp.asarray(end, np.float32) for end in (low, high)]
-    for end in ends:
+    ends = limits if isinstance(limits, tuple) else (-xp.abs(module.asarray(limits)), xp.abs(module.asarray(limits)))
+    low, high = (xp.asarray(end, np.float32) for end in ends)
+    for end in (low, high):
         if end.ndim and tuple(end.shape) != shape:
             raise ValueError(
                 f"limits of shape {tuple(end.shape)} do not fit scales of shape {shape}; pass one a tile"
             )
-    low, high = (xp.broadcast_to(end, shape).reshape(-1, 1) for end in ends)
-    if is_concrete(low) and is_concrete(high) and not bool((np.asarray(low) <= np.asarray(high)).all()):
-        raise ValueError("limits hold NaN or a low end above its high one; pass (low, high) with low <= high")
-    return Limits(low, high)
+    low, high = (xp.broadcast_to(end, shape).reshape(-1, 1) for end in (low, high))
+    if is_concrete(low) and is_concrete(high):
+        _refuse_limits(np.asarray(low), np.asarray(high))
+    if scheme.symmetric:
+        high = xp.maximum(xp.abs(low), xp.abs(high))
+        return Limits(-high, high)
+    return Limits(xp.minimum(low, np.float32(0)), xp.maximum(high, np.float32(0)))
+
+
+def _refuse_limits(low: np.ndarray, high: np.ndarray) -> None:
+    if not (np.isfinite(low) & np.isfinite(high) & (low <= high)).all():
+        raise ValueError(
+            "limits hold NaN, infinity or a low end above its high one; pass finite (low, high) with low <= high"
+        )
 
 
 def stream_of(scheme: QScheme, key: Any, counter: Any) -> Stream | None:
