@@ -40,7 +40,11 @@ class QArray:
     scheme: QScheme = VECTOR
 
     def __post_init__(self) -> None:
+        """ValueError for an axis that is not counted from the back, or that the codes do not have."""
+        if self.axis >= 0:
+            raise ValueError(f"axis {self.axis} is counted from the front; count it from the back, the last being -1")
         if not self.tiles and hasattr(self.codes, "ndim"):
+            self._place(self.axis)
             object.__setattr__(self, "tiles", self.scheme.tiles(self.codes.ndim, self.axis))
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -53,11 +54,7 @@ def _quantizers(arguments: Arguments) -> int:
 
 def as_json(scheme: MatmulScheme) -> dict[str, Any]:
     """Every field; operands as records of their own."""
-    return _plain(dataclasses.asdict(scheme))
-
-
-def _plain(fields: dict[str, Any]) -> dict[str, Any]:
-    return {key: _plain(value) if isinstance(value, dict) else value for key, value in fields.items()}
+    return dataclasses.asdict(scheme)
 
 
 def _row(scheme: MatmulScheme) -> dict[str, Any]:
@@ -112,6 +109,8 @@ def matrices(x: str | None, w: str | None, seed: int) -> tuple[np.ndarray, np.nd
         if a.shape[1] != b.shape[0]:
             raise ValueError(f"{x} of shape {a.shape} and {w} of {b.shape} do not multiply; x is (m, k), w (k, n)")
         return a, b
+    if seed < 0:
+        raise ValueError(f"seed {seed} is negative; choose 0 or more")
     rng = np.random.default_rng(seed)
     a, b = rng.normal(size=(512, 1024)).astype(np.float32), rng.normal(size=(1024, 512)).astype(np.float32)
     a[:, [7, 300, 511]] *= 20
@@ -119,25 +118,32 @@ def matrices(x: str | None, w: str | None, seed: int) -> tuple[np.ndarray, np.nd
 
 
 def read_matrix(path: str) -> np.ndarray:
-    """A float matrix from .npy, float64 refused where float32 would round it."""
+    """A matrix of finite floats from .npy, wider ones refused where float32 would round them."""
     if not Path(path).is_file():
         raise ValueError(f"{path} is not there; save a matrix with numpy.save")
     try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as wrong:
+        with Path(path).open("rb") as file:
+            array = np.lib.format.read_array(file, allow_pickle=False)
+    except (ValueError, EOFError, TokenError) as wrong:  # the last from a header that ends early
         raise ValueError(f"{path} is no .npy file of numbers: {wrong}") from None
     if array.ndim != 2 or array.dtype.kind != "f" or not array.size:
         raise ValueError(f"{path} holds {array.dtype} of shape {array.shape}; a matrix of floats is needed")
-    narrow = array.astype(np.float32)
-    if array.dtype == np.float64 and not np.array_equal(narrow, array, equal_nan=True):
-        raise ValueError(f"{path} is float64, which float32 would round; save it as float32")
+    with np.errstate(over="ignore"):
+        narrow = array.astype(np.float32)
+    if array.itemsize > narrow.itemsize and not np.array_equal(narrow, array, equal_nan=True):
+        raise ValueError(f"{path} is {array.dtype}, which float32 would round; save it as float32")
+    places = np.argwhere(~np.isfinite(narrow))
+    if len(places):
+        at = list(map(int, places[0]))
+        raise ValueError(f"{path} holds {narrow[tuple(at)]} at {at}, which no code stands for; mend it")
     return narrow
 
 
 def compare(x: np.ndarray, w: np.ndarray, schemes: list[MatmulScheme]) -> list[dict[str, Any]]:
     """For each scheme: how many codes are not the canon's, and the SQNR of what codes stand for and of y.
 
-    Codes are compared where both are INT8 by vectors; an output that is not finite has no SQNR and is counted.
+    Codes are compared where both are INT8 by vectors.  What overflows in a scheme's own format is not refused: it has
+    no SQNR, and outputs that are not finite are counted.
     """
     exact = x.astype(np.float64) @ w.astype(np.float64)
     canon = [pr.quantize(operand, CANON, axis=axis).codes for operand, axis in ((x, -1), (w, -2))]
@@ -147,12 +153,12 @@ def compare(x: np.ndarray, w: np.ndarray, schemes: list[MatmulScheme]) -> list[d
 def _compared(scheme: MatmulScheme, x: Any, w: Any, exact: np.ndarray, canon: list[Any]) -> dict[str, Any]:
     row: dict[str, Any] = {"name": scheme.name}
     for name, operand, one, axis, codes in (("x", x, scheme.x, -1, canon[0]), ("w", w, scheme.w, -2, canon[1])):
-        q = None if one is None else pr.quantize(operand, one, axis=axis)
+        q = None if one is None else pr.quantize(operand, one, axis=axis, nonfinite="propagate")
         plain = isinstance(one, QScheme) and one.bits == 8 and one.symmetric and one.granularity == "vector"
         row[f"{name} codes differ"] = int((q.codes != codes).sum()) if q is not None and plain else None
         row[f"{name} SQNR dB"] = None if q is None else sqnr(operand, q.dequantize())
     output = pr.FP32 if scheme.working == "fp32" else scheme.working
-    y = pr.quantized_matmul(x, w, scheme=scheme, output=output)
+    y = pr.quantized_matmul(x, w, scheme=scheme, output=output, nonfinite="propagate")
     row["y SQNR dB"] = sqnr(exact, y)
     row["y not finite"] = int((~np.isfinite(y)).sum())
     return row

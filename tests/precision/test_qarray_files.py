@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from bits_assertions import assert_same_bits
+from qarray_assertions import assert_same_qarray
 from refusals import refused
 from safetensors import safe_open
 from safetensors.numpy import save_file
@@ -50,20 +51,13 @@ def drawn_array(shape: tuple[int, ...] = (3, 8, 9)) -> np.ndarray:
     return x
 
 
-def assert_same(a: pr.QArray, b: pr.QArray) -> None:
-    assert (a.axis, a.own_tiles, a.scheme, a.shape) == (b.axis, b.own_tiles, b.scheme, b.shape)
-    for name in ("codes", "scale", "zero_point"):
-        one, other = getattr(a, name), getattr(b, name)
-        assert one is other is None or assert_same_bits(one, other) is None
-
-
 @pytest.mark.parametrize("axis", [-1, -2])
 @pytest.mark.parametrize("name", SCHEMES)
 def test_the_same_bits_come_back(tmp_path: Path, name: str, axis: int) -> None:
     q = pr.quantize(drawn_array(), scheme(name), axis=axis)
     pr.save_qarray(q, tmp_path / "w")
     again = pr.load_qarray(tmp_path / "w")
-    assert_same(again, q)
+    assert_same_qarray(again, q)
     assert_same_bits(again.dequantize(), q.dequantize())
     assert [path.name for path in tmp_path.iterdir()] == ["w"]
 
@@ -75,7 +69,7 @@ def test_tiles_of_nan(tmp_path: Path, scale_format: str, value: float) -> None:
     x = np.float32([[1, value], [0, 0], [3, -2]])
     q = pr.quantize(x, one, axis=-1, nonfinite="propagate")
     pr.save_qarray(q, str(tmp_path / "w"))
-    assert_same(pr.load_qarray(str(tmp_path / "w")), q)
+    assert_same_qarray(pr.load_qarray(str(tmp_path / "w")), q)
 
 
 @pytest.mark.parametrize("shape", [(5,), (0, 4), (4, 0)], ids=str)
@@ -83,14 +77,14 @@ def test_small_shapes(tmp_path: Path, shape: tuple[int, ...]) -> None:
     for name in ("vector", "group", "affine int4 group", "int2"):
         q = pr.quantize(np.ones(shape, np.float32), scheme(name), axis=-1)
         pr.save_qarray(q, tmp_path / "w")
-        assert_same(pr.load_qarray(tmp_path / "w"), q)
+        assert_same_qarray(pr.load_qarray(tmp_path / "w"), q)
 
 
 def test_parts_and_turned_arrays(tmp_path: Path) -> None:
     q = pr.quantize(drawn_array(), scheme("group"), axis=-1)
     for i, part in enumerate((q[1:, ::2, 4:], q[1], q.T, q.swapaxes(0, 1)[..., :4])):
         pr.save_qarray(part, tmp_path / str(i))
-        assert_same(pr.load_qarray(tmp_path / str(i)), part)
+        assert_same_qarray(pr.load_qarray(tmp_path / str(i)), part)
 
 
 def test_arrays_of_jax(tmp_path: Path) -> None:
@@ -98,7 +92,7 @@ def test_arrays_of_jax(tmp_path: Path) -> None:
     pr.save_qarray(q, tmp_path / "w")
     again = pr.load_qarray(tmp_path / "w")
     assert isinstance(again.codes, np.ndarray)
-    assert_same(again, q)
+    assert_same_qarray(again, q)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +203,7 @@ def test_tampered_files(saved: Path, facts: dict, tensors: dict, part: str) -> N
 def test_rewriting_alone_keeps_the_array(saved: Path) -> None:
     before = pr.load_qarray(saved)
     rewritten(saved, {}, {})
-    assert_same(pr.load_qarray(saved), before)
+    assert_same_qarray(pr.load_qarray(saved), before)
 
 
 # Whole or not there
@@ -234,7 +228,7 @@ def test_interrupted_before_the_name_changes_hands(saved: Path, monkeypatch: pyt
 def test_saved_over_an_older_file(saved: Path) -> None:
     q = pr.quantize(np.ones((2, 2), np.float32), axis=-1)
     pr.save_qarray(q, saved)
-    assert_same(pr.load_qarray(saved), q)
+    assert_same_qarray(pr.load_qarray(saved), q)
 
 
 def test_folder_that_is_not_there(tmp_path: Path) -> None:

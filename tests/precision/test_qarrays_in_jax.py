@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from bits_assertions import assert_same_bits
+from qarray_assertions import assert_same_qarray
 from refusals import refused
 from strategies import drawn, generator
 
@@ -30,12 +31,6 @@ def pair(scheme: Any, axis: int = -2) -> tuple[pr.QArray, pr.QArray]:
     return pr.quantize(jnp.asarray(weights()), scheme, axis=axis), pr.quantize(weights(), scheme, axis=axis)
 
 
-def assert_same(a: pr.QArray, b: pr.QArray) -> None:
-    assert (a.axis, a.own_tiles, a.scheme) == (b.axis, b.own_tiles, b.scheme)
-    for one, other in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        assert_same_bits(one, other)
-
-
 # Trees
 
 
@@ -44,7 +39,7 @@ def test_round_trip() -> None:
     leaves, structure = jax.tree.flatten(q)
     assert [leaf.dtype for leaf in leaves] == [np.int8, np.float32, np.int32]
     again = jax.tree.unflatten(structure, leaves)
-    assert_same(again, q)
+    assert_same_qarray(again, q)
     assert jax.tree.structure(again) == structure
     assert len(jax.tree.leaves(pair("int8_vectorwise")[0])) == 2  # no zero points
 
@@ -61,7 +56,7 @@ def test_leaves_moved_to_numpy() -> None:
     q, reference = pair(AFFINE)
     moved = jax.tree.map(np.asarray, q)
     assert isinstance(moved.dequantize(), np.ndarray)
-    assert_same(moved, reference)
+    assert_same_qarray(moved, reference)
     assert_same_bits(q.dequantize(), reference.dequantize())
 
 
@@ -97,7 +92,7 @@ def test_parts_under_jit() -> None:
     q, reference = pair(AFFINE)
     parts = jax.jit(lambda q: [q[index] for index in INDICES])(q)
     for part, expected in zip(parts, [reference[index] for index in INDICES], strict=True):
-        assert_same(part, expected)
+        assert_same_qarray(part, expected)
     with refused(ValueError, "cuts tiles of 4"):
         jax.jit(lambda q: q[:, 1:5])(q)
 
@@ -107,13 +102,13 @@ def test_traced_places() -> None:
     q, reference = pair(AFFINE)
     layer = jax.jit(lambda q, i: q[i])
     for i in (0, 2, -1):
-        assert_same(layer(q, i), reference[i])
-        assert_same(q[jnp.int32(i)], reference[i])
-        assert_same(reference[jnp.int32(i)], reference[i])
+        assert_same_qarray(layer(q, i), reference[i])
+        assert_same_qarray(q[jnp.int32(i)], reference[i])
+        assert_same_qarray(reference[jnp.int32(i)], reference[i])
     column = jax.jit(lambda q, i: q[..., i])
     block, of_numpy = pair(pr.QScheme(name="blocks", granularity="block", group=4))
     for i in (0, 4, -1):
-        assert_same(column(block, i), of_numpy[..., i])
+        assert_same_qarray(column(block, i), of_numpy[..., i])
     with refused(IndexError, "out of bounds"):
         q[jnp.int32(3)]
     with refused(IndexError, "slices and integers"):
@@ -123,11 +118,11 @@ def test_traced_places() -> None:
 def test_axes_and_joining_under_jit() -> None:
     q, reference = pair(AFFINE)
     turned, joined = jax.jit(lambda q: (q.swapaxes(-1, -2), pr.QArray.concatenate([q[:1], q[1:]])))(q)
-    assert_same(turned, reference.swapaxes(-1, -2))
-    assert_same(joined, reference)
+    assert_same_qarray(turned, reference.swapaxes(-1, -2))
+    assert_same_qarray(joined, reference)
     mixed = pr.QArray.concatenate([reference[:1], q[1:]])
     assert isinstance(mixed.codes, jax.Array)
-    assert_same(mixed, reference)
+    assert_same_qarray(mixed, reference)
 
 
 # Mapped and looped
@@ -141,17 +136,17 @@ def test_mapped_quantization_stacks(scheme: Any) -> None:
     assert stacked.own_tiles == (1, *each[0].tiles)
     assert_same_bits(stacked.dequantize(), np.stack([q.dequantize() for q in each]))
     for i, one in enumerate(each):
-        assert_same(stacked[i], one)
-    assert_same(stacked.T.T, stacked)
+        assert_same_qarray(stacked[i], one)
+    assert_same_qarray(stacked.T.T, stacked)
     if scheme is not TENSOR:
-        assert_same(stacked, pr.quantize(weights(), scheme, axis=-2))
+        assert_same_qarray(stacked, pr.quantize(weights(), scheme, axis=-2))
 
 
 def test_mapped_over_layers() -> None:
     q, reference = pair(GROUPS)
     assert_same_bits(jax.vmap(lambda w: w.dequantize())(q), reference.dequantize())
     parts = jax.jit(jax.vmap(lambda w: w[4:]))(q)
-    assert_same(parts, reference[:, 4:])
+    assert_same_qarray(parts, reference[:, 4:])
     x = drawn(generator(5), (4, K), (118, 130)).view(np.float32)
     y = jax.jit(jax.vmap(lambda w: pr.quantized_matmul(jnp.asarray(x), w, scheme="int8_group4_vectorwise")))(q)
     assert_same_bits(y, np.stack([pr.quantized_matmul(x, w, scheme="int8_group4_vectorwise") for w in reference]))
@@ -174,7 +169,7 @@ def test_scanned_over_layers() -> None:
     assert ys.shape == (LAYERS, 4, K)
     for w, y in zip(reference, [jax.tree.map(lambda leaf, i=i: leaf[i], ys) for i in range(LAYERS)], strict=True):
         x, (_, expected) = layer(x, w)
-        assert_same(y, expected)
+        assert_same_qarray(y, expected)
     assert_same_bits(last, x)
     assert_same_bits(ys.dequantize()[2], ys[2].dequantize())
 
@@ -196,5 +191,5 @@ def test_cache_that_is_written_in_place() -> None:
     for t in range(keys.shape[2]):
         before, cache = cache, step(cache, keys[:, :, t : t + 1], t)
         assert before.codes.is_deleted()
-    assert_same(cache, whole)
+    assert_same_qarray(cache, whole)
     assert cache.nbytes == whole.nbytes == 2 * 3 * 6 * (16 + 2)
