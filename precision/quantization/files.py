@@ -24,10 +24,14 @@ def save_qarray(q: QArray, path: str | Path) -> None:
     """Writes codes (2 and 4 bits packed along the last axis), scales in their own format, zero points and the scheme.
 
     Atomic: a crash or an error at any point leaves the old file, or none, as it was.  ``load_qarray`` gives the same
-    bits back.
+    bits back.  Errors: TypeError for anything but a ``QArray``.
     """
     from safetensors.numpy import save
 
+    if not isinstance(q, QArray):
+        raise TypeError(
+            f"save_qarray writes quantized arrays, not {type(q).__name__}; quantize under a QScheme first"
+        )
     codes = np.asarray(q.codes)
     tensors = {
         "codes": pack_codes(codes, q.scheme.bits) if q.scheme.bits in PACKED else codes,

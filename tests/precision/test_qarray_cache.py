@@ -52,3 +52,23 @@ def test_a_head_of_the_cache_is_an_operand() -> None:
     scores = pr.quantized_matmul(queries, head.T, scheme="int8_kv", output="fp32")
     alone = pr.quantized_matmul(queries, np.ascontiguousarray(keys[1, 2].T), scheme="int8_kv", output="fp32")
     assert_same_bits(scores, alone)
+
+
+def test_attention_output_from_the_cache() -> None:
+    """Values (B, H, T, D), a scale a token, under probabilities p (B, H, 1, T): off by sum p s (1/2 + 2^-15)."""
+    values = cache()
+    weights = np.exp(generator(11).normal(size=(2, 3, 1, 12)))
+    weights /= weights.sum(-1, keepdims=True)
+    q = pr.quantize(values, KV, axis=-1)
+    bound = weights @ (q.scale.astype(np.float64) * (0.5 + 2.0**-15))
+    error = weights @ q.dequantize().astype(np.float64) - weights @ values.astype(np.float64)
+    assert (np.abs(error) <= bound).all()
+
+
+def test_keys_stored_transposed() -> None:
+    """(B, H, D, T) under the scheme's name, as the second operand of a product stands."""
+    keys = cache()
+    stored = pr.quantize(np.ascontiguousarray(keys.swapaxes(-1, -2)), "int8_kv", axis=-2)
+    assert_same_qarray(stored.swapaxes(-1, -2), pr.quantize(keys, KV, axis=-1))
+    parts = [stored[..., :5], stored[..., 5:6], stored[..., 6:]]
+    assert_same_qarray(pr.QArray.concatenate(parts, axis=-1), stored)

@@ -231,6 +231,13 @@ def test_saved_over_an_older_file(saved: Path) -> None:
     assert_same_qarray(pr.load_qarray(saved), q)
 
 
+def test_other_arrays(tmp_path: Path) -> None:
+    x = np.ones((2, 32), np.float32)
+    for array in (x, pr.quantize_blocks(x, "mxint8")):
+        with refused(TypeError, type(array).__name__, "QScheme"):
+            pr.save_qarray(array, tmp_path / "w")
+
+
 def test_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
         pr.save_qarray(pr.quantize(np.ones((2, 2), np.float32), axis=-1), tmp_path / "nowhere" / "w")
