@@ -59,7 +59,7 @@ def quantized_matmul(
     """
     chosen = parse_scheme(scheme)
     module = choose_backend(x.codes if isinstance(x, Quantized) else x, backend=backend)
-    _check(x, w)
+    _check(x, w, chosen.integer)
     shape = (*x.shape[:-1], w.shape[-1])
     x, w = (_as_operand(module, operand) for operand in (x, w))
     bias = None if bias is None else as_float32(module, bias)
@@ -134,13 +134,17 @@ def _as_operand(module: Any, x: Any) -> Any:
     return x if isinstance(x, Quantized) else module.without_derivative(as_float32(module, x), _NO_DERIVATIVE)
 
 
-def _check(x: Any, w: Any) -> None:
+def _check(x: Any, w: Any, integer: bool) -> None:
     if len(w.shape) != 2 or len(x.shape) < 2 or x.shape[-1] != w.shape[0]:
         raise ValueError(
             f"x of shape {tuple(x.shape)} and w of shape {tuple(w.shape)} do not multiply; x is (..., m, k), w (k, n)"
         )
     for name, operand, axis in (("x", x, -1), ("w", w, -2)):
-        if isinstance(operand, Quantized) and operand.axis % len(operand.shape) != axis % len(operand.shape):
+        if (
+            integer
+            and isinstance(operand, Quantized)
+            and operand.axis % len(operand.shape) != axis % len(operand.shape)
+        ):
             raise ValueError(
                 f"{name} is quantized along axis {operand.axis}; quantize it along its contraction axis, {axis}"
             )

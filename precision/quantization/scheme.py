@@ -137,6 +137,8 @@ class QScheme:
             (formats[1] not in _FLOATS, f"arithmetic in {formats[1]}; choose fp32, fp16 or bf16"),
             (formats[0] != "fp32" and self.quotient not in ("inverse", "scale"),
              "rounded scales go with quotient 'inverse' or 'scale'"),
+            (self.scale_step == "absmax" and (self.quotient in ("inverse", "scale") or formats[0] != "fp32"),
+             "a scale that is the absmax goes with float32 and quotients 'bound', 'unit' and 'approximate'"),
             (self.quotient == "approximate" and self.span != 127, "approximate quotients are known of bound 127"),
             (not 0 < self.threshold < 1, f"threshold {self.threshold} outside 0 < threshold < 1"),
         ]  # fmt: skip
@@ -252,7 +254,11 @@ class MatmulScheme:
                 raise ValueError(f"scheme {self.name}: {because}")
 
     def operand(self, axis: int) -> QScheme | BlockFormat:
-        """The scheme of x (``axis`` -1) or of w (any other).  ValueError where that operand is not quantized."""
+        """The scheme of x (``axis`` -1) or of w (any other).  ValueError where that operand is not quantized.
+
+        An array stored the other way round, such as keys (..., tokens, width), takes the record itself:
+        ``quantize(keys, SCHEMES["int8_kv"].w, axis=-1)``.
+        """
         found = self.x if axis == -1 else self.w
         if found is None:
             stays, other, along = ("x", "w", -2) if axis == -1 else ("w", "x", -1)
