@@ -201,13 +201,19 @@ def close(hi, lo, top, fraction, kinds, all_minus_zero, f):
     hi = (hi ^ -sign) + (sign & (1 - nonzero(lo)))
     something = nonzero(hi | lo)
     magnitude, extra = truncate(*normalise(hi, lo, top + 124 - fraction))
-    sign = select(something, sign, all_minus_zero & (1 - f.positive_zero))
+    sign = select(something, sign, all_minus_zero)
     u, extra = (magnitude & -something) | (sign << 31), extra & -something
-    return with_specials(settle(u, extra, f.flush_sums, f.sum), kinds, f)
+    return fused_result(u, extra, kinds, f)
 
 
-def with_specials(finite, kinds, f):
-    """Infinities and NaN over the finite result; kinds: those of all terms, joined by or."""
+def fused_result(u, extra, kinds, f):
+    """The exact sum (u, extra) of many terms rounded once, its zero as the record signs it, and specials over it.
+
+    kinds: the kinds of all terms, joined by or.
+    """
+    finite = settle(u, extra, f.flush_sums, f.sum)
+    zero = 1 - nonzero(finite & 0x7FFFFFFF)
+    finite = finite & ~((zero & f.positive_zero) << 31)
     positive, negative = (kinds >> 1) & 1, (kinds >> 2) & 1
     nan = (kinds & 1) | (positive & negative)
     result = select(positive | negative, 0x7F800000 | (negative << 31), finite)

@@ -65,7 +65,8 @@ class Accumulator:
     Subnormals (of the input formats for a and b, of ``sum`` for the rest), each flush giving the zero of its sign
         flush_inputs: a and b.  flush_start: s as each addition reads it.  flush_products: rounded products.
         flush_sums: results of additions, judged after rounding with unbounded exponent.
-    zero: sign of an exact zero sum: "ieee" (-0 only from -0 and -0), or "positive".
+    zero: sign of a sum that is zero: "ieee" (-0 from -0 and -0, and where a negative sum rounds to zero), or
+        "positive" (always +0).
     nan: what a NaN result is: "canonical" 0x7FC00000; "all_ones" 0x7FFFFFFF (fp16: 0x7FFF, which
         is 0x7FFFE000 in a float32 carrier); "operand": the first NaN of a, b, s, quieted, else 0xFFC00000
         (0 x infinity, infinity - infinity).

@@ -19,6 +19,7 @@ LARGEST_SPLIT = 1 << 16
 _E8M13 = parse_format("e8m13")
 
 _NVIDIA = "XS algorithm 7; KM figures 2 to 5; HK"
+_H100 = "outputs recorded on an NVIDIA H100"
 _INTEL = "outputs recorded on an Intel Sapphire Rapids processor"
 
 
@@ -73,7 +74,10 @@ _DEFINITIONS = (
 def _nvidia(
     name: str, silicon: str, blocks: dict[str, int], bits: int, floor: int | None, **facts: Any
 ) -> Accumulator:
-    """Truncated fused dot-product-add; ``blocks``: products an addition, by input format."""
+    """Truncated fused dot-product-add; ``blocks``: products an addition, by input format.
+
+    That a negative sum which rounds to zero is +0 was recorded on an H100; the other generations take it from there.
+    """
     shape = "/".join(dict.fromkeys(str(length) for length in blocks.values()))
     rounding, into = ("nearest_even", "RN16") if facts.get("sum") is FP16 else ("toward_zero", "RZ32")
     into = "RZ to e8m13" if facts.get("sum") is _E8M13 else into
@@ -89,7 +93,7 @@ def _nvidia(
         "overflow": "inf",
         "zero": "positive",
         "nan": "all_ones",
-        "source": _NVIDIA,
+        "source": f"{_H100}; {_NVIDIA}" if name.startswith("h100") else f"{_NVIDIA}; sign of zero: {_H100}",
         "evidence": "recorded",
         "description": f"s and {shape} products, each truncated to {bits} bits below the largest exponent, "
         f"added exactly, {into}",
@@ -125,7 +129,7 @@ _TENSOR_CORES = (
         start="last",
         tile_rounding="nearest_even",
         description="each 32 products from +0 as h100, positions 0 1 4 5 ... then 2 3 6 7 ..., then RN32(s + that)",
-        source="KM; NVIDIA, CUTLASS issue 1986",
+        source=f"{_H100}; KM; NVIDIA, CUTLASS issue 1986",
     ),
     _nvidia("ada_fp8", "NVIDIA L40S, RTX 40 QMMA, fp8", dict.fromkeys(_FP8, 16), 13, -132, sum=_E8M13),
 )

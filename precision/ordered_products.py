@@ -186,8 +186,7 @@ class OrderedSum:
         limbs = limbs + exact_sums.started(s)
         kinds, minus_zero = self._kinds(a, b, s)
         u, extra, zero = exact_sums.withdrawn(self.structure, limbs)
-        u = u | ((zero & minus_zero & (1 - self.f.positive_zero)) << 31)
-        now = step.with_specials(step.settle(u, extra, self.f.flush_sums, self.f.sum), kinds, self.f)
+        now = step.fused_result(u | ((zero & minus_zero) << 31), extra, kinds, self.f)
         same = step.equal(now, s) & (1 - alone) & (1 - step.nonzero(kinds))
         return now, self._count(events, "swamped", lambda: same)
 

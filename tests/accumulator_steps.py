@@ -193,7 +193,7 @@ def special(terms: Sequence[Real]) -> Real | None:
 def truncated_step(
     a: Sequence[int], b: Sequence[int], s: int, fmt: str, bits: int, floor: int | None, sums: str, tally: Tally
 ) -> int:
-    """d = rho(s + sum of a b), everything aligned to the largest exponent and cut ``bits`` below it."""
+    """d = rho(s + sum of a b), everything aligned to the largest exponent and cut ``bits`` below it; zero is +0."""
     beyond = special([*(product(read(x), read(y)) for x, y in zip(a, b, strict=True)), read(s)])
     if beyond is not None:
         return ALL_ONES if beyond.is_nan else write(beyond)
@@ -201,12 +201,10 @@ def truncated_step(
     terms = terms_of(a, b, fmt) + ([start] if start else [])
     largest = max([e for e, _ in terms] + ([floor] if floor is not None else []), default=0)
     count = truncated(terms, largest - bits, tally)
-    if count == 0:
-        return 0
     mode = "nearest_even" if sums == "fp16" else "toward_zero"
     result = rounded(oracles.real(count * power(largest - bits)), sums, mode, overflow="inf")
     tally.overflowed += result.is_infinite
-    return write(result)
+    return write(result) if result.magnitude else 0
 
 
 def cdna3_step(a: Sequence[int], b: Sequence[int], s: int, fmt: str, tally: Tally) -> int:

@@ -42,7 +42,7 @@ def split(x, least):
 
 
 def rounded(total, q, kind):
-    """total 2^q as a float of that format: fp16 to nearest even, the others toward zero."""
+    """total 2^q as a float of that format: fp16 to nearest even, the others toward zero; a zero is +0."""
     p, least, largest = SUMS[kind]
     size = abs(total)
     quantum = max(size.bit_length() - 1 + q, least) - p + 1
@@ -54,7 +54,7 @@ def rounded(total, q, kind):
         half = 1 << (drop - 1)
         kept += kind == "fp16" and (rest > half or (rest == half and kept & 1))
     value = math.inf if kept.bit_length() + quantum > largest + 1 else math.ldexp(kept, quantum)
-    return -value if total < 0 else value
+    return -value if total < 0 and kept else value
 
 
 def addition(s, pairs, unit):

@@ -83,6 +83,9 @@ def test_zeros_and_nans_of_a_tensor_core() -> None:
     minus = [MINUS] * 4
     assert dot(minus, words(1, 1, 1, 1), MINUS, "h100", "fp16") == 0
     assert dot([], [], MINUS, "h100", "fp16") == MINUS
+    assert dot(words(-(2.0**-76)), words(2.0**-76), MINUS, "h100", "bf16") == 0
+    assert dot(words(*[-(2.0**-76)] * 4), words(*[2.0**-76] * 4), MINUS, "cdna1", "bf16") == MINUS
+    assert dot(words(-(2.0**-13)), words(2.0**-12), 0, "h100_fp16", "fp16") == 0
     assert dot([NAN], words(1), 0, "h100", "fp16") == 0x7FFFFFFF
     assert dot([INFINITY], words(0), 0, "h100", "fp16") == 0x7FFFFFFF
     assert dot([INFINITY, INFINITY | MINUS], words(1, 1), 0, "h100", "fp16") == 0x7FFFFFFF

@@ -251,8 +251,8 @@ class _Tile:
         field = builder.add(builder.lshr(word, _constant(_WORDS, 23)), q)
         wrong = builder.or_(wrong, self._outside(field, u))
         word = builder.add(word, builder.shl(q, _constant(_WORDS, 23)))
-        word = builder.select(lanes.is_zero(u), _constant(_WORDS, 0), word)
         word = builder.or_(word, builder.and_(negative, _constant(_WORDS, _SIGN)))
+        word = builder.select(lanes.is_zero(u), _constant(_WORDS, 0), word)  # +0, of negative sums too
         builder.store(builder.bitcast(word, _FLOATS), self.s[i])
         builder.store(builder.or_(builder.load(self.wrong[i]), wrong), self.wrong[i])
 

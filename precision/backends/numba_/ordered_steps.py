@@ -27,8 +27,8 @@ _product_term, _start_term, _product_kind, _start_kind, _aligned, _halves, _join
         "second_level",
     )
 )  # fmt: skip
-_is_finite, _is_infinite, _with_specials, _settle, integer_of, _wide_product = (
-    _words[name] for name in ("is_finite", "is_infinite", "with_specials", "settle", "integer_of", "wide_product")
+_is_finite, _is_infinite, _fused_result, integer_of, _wide_product = (
+    _words[name] for name in ("is_finite", "is_infinite", "fused_result", "integer_of", "wide_product")
 )
 _limb_of, _digits, _signed, carried, _complement, _leading, _rounded_off = (
     compile_words(superaccumulator, known=_words)[name]
@@ -252,8 +252,8 @@ def exact_step(xs, ys, length, s, scratch, limbs, f, counting, counts):
         deposit(limbs, np.uint32(0), m, place, np.uint32(s[j] >> np.uint32(31)))
         u, extra, there = withdraw(limbs)
         if not there:
-            u = np.uint32((minus[j] & (1 - f.positive_zero)) << np.uint32(31))
-        result = _with_specials(_settle(u, extra, f.flush_sums, f.sum), kinds[j], f)
+            u = np.uint32(minus[j] << np.uint32(31))
+        result = _fused_result(u, extra, kinds[j], f)
         if counting:
             for i in range(length):
                 u, v = _take(xs[i, j], f.flush_a), _take(ys[i, j], f.flush_b)
