@@ -68,6 +68,7 @@ def wrong_models(name: str) -> dict[str, pr.Accumulator]:
         ordinary["contiguous order"] = change(record, order="ascending")
     if has_floor(kind):
         assert record.floor is not None
+        ordinary["zeros with a sign"] = change(record, zero="ieee")
         ordinary["no floor"] = change(record, floor=None)
         ordinary["a floor higher by one"] = change(record, floor=record.floor + 1)
         ordinary["a floor lower by one"] = change(record, floor=record.floor - 1)
