@@ -9,6 +9,7 @@ import sys
 from itertools import product
 from pathlib import Path
 
+import jax
 import numba
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from bits_assertions import assert_same_bits
 from strategies import generator
 
 from precision.backends import numba_
+from precision.backends.jax_.products import padded_integer_matmul
 from precision.backends.numba_.compilation import Kernel
 from precision.backends.numba_.integer_kernels import multiply_add
 from precision.backends.numba_.integer_tiles import UNIT, target_features, unit_for
@@ -89,6 +91,16 @@ def test_shapes(shape: tuple[int, int, int, int]) -> None:
     blocks, m, k, n = shape
     rng = generator(1)
     check(codes(rng, blocks, m, k), codes(rng, blocks, k, n), starts(rng, blocks, m, n))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 2, 19, 3), (2, 16, 0, 5), (1, 16, 32, 48)], ids=str)
+def test_padding_for_a_gpu(shape: tuple[int, int, int, int]) -> None:
+    """It changes no sum; that it is needed there shows on a GPU alone."""
+    blocks, m, k, n = shape
+    rng = generator(7)
+    a, b = codes(rng, blocks, m, k), codes(rng, blocks, k, n)
+    found = jax.jit(padded_integer_matmul)(a, b)
+    assert_same_bits(np.asarray(found), expected(a, b, np.zeros((blocks, m, n), np.int32)))
 
 
 @pytest.mark.usefixtures("threads")

@@ -18,7 +18,7 @@ from jax import lax
 from precision import bits, exact_sums
 from precision.accumulator import Accumulator
 from precision.backends.jax_ import structure
-from precision.backends.jax_.rounding import from_bits, random_words, to_bits
+from precision.backends.jax_.rounding import from_bits, on_cpu, random_words, to_bits
 from precision.backends.jax_.structure import varying_together
 from precision.exact_products import exact_product
 from precision.format import Format
@@ -27,6 +27,7 @@ from precision.random_bits import Stream
 from precision.rounding_modes import NEAREST_EVEN, Rounding
 
 Array = Any
+UNIT = 16  # rows, columns and terms of an INT8 product come to a GPU's matrix unit in multiples of it
 
 
 @partial(jax.jit, static_argnums=(3, 4, 5))
@@ -48,8 +49,27 @@ def native_matmul(a: Array, b: Array, c: Array | None) -> Array:
 
 def integer_matmul(a: Array, b: Array, c: Array | None = None) -> Array:
     """int8 (B, m, k) x (B, k, n) onto int32 c: int32, modulo 2^32."""
-    total = lax.dot_general(a, b, (((2,), (1,)), ((0,), (0,))), preferred_element_type=jnp.int32)
+    total = _integer_product(a, b) if on_cpu() else padded_integer_matmul(a, b)
     return total if c is None else c + total
+
+
+def _integer_product(a: Array, b: Array) -> Array:
+    return lax.dot_general(a, b, (((2,), (1,)), ((0,), (0,))), preferred_element_type=jnp.int32)
+
+
+def padded_integer_matmul(a: Array, b: Array) -> Array:
+    """The product of operands padded with zeros to multiples of ``UNIT``.
+
+    Small products, (m + n) k < 100, XLA writes for a GPU as loops that multiply in the operands' type: products of
+    int8 wrap.  The barriers keep the padding from being taken back.
+    """
+    (m, k), n = a.shape[1:], b.shape[2]
+    if not any(size % UNIT for size in (m, k, n)):
+        return _integer_product(a, b)
+    a = jnp.pad(a, ((0, 0), (0, -m % UNIT), (0, -k % UNIT)))
+    b = jnp.pad(b, ((0, 0), (0, -k % UNIT), (0, -n % UNIT)))
+    total = _integer_product(*lax.optimization_barrier((a, b)))
+    return lax.optimization_barrier(total)[:, :m, :n]
 
 
 @jax.jit
