@@ -19,6 +19,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[peers]'
 	$(BIN)/qsim bench rounding --peers
 	$(BIN)/qsim bench gemm
+	$(BIN)/qsim bench quantizers
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

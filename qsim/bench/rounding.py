@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -27,7 +27,7 @@ Key = tuple[str, str | None]  # name and format of a contender
 
 
 def rows(size: int, *, repeats: int, threads: int, with_peers: bool) -> list[Row]:
-    """One row a contender, all measured in turns; the yardstick is the faster of the two copies."""
+    """One row a contender, all measured in turns."""
     x = values(size)
     with bandwidth().threads(threads):
         entered = [*copies(x), *numba_contenders(x), *jax_contenders(x)]
@@ -35,14 +35,20 @@ def rows(size: int, *, repeats: int, threads: int, with_peers: bool) -> list[Row
             entered += [c for peer in PEERS if peer.version() for c in peer.contenders(x, ROUND)]
         timings = measure(entered, repeats)
         expected = {name: pr.round_to(x[:CHECKED], name, backend="numpy") for name in FORMATS}
-        per_value = {(c.name, c.format): t.best / c.values for c, t in zip(entered, timings, strict=True)}
-        per_value[YARDSTICK, None] = min(per_value[COPY, None], per_value[SERIAL_COPY, None])
+        per_value = times_per_value(entered, timings)
         return [
-            _measured(contender, timing)
-            | _compared(contender, per_value)
+            measured(contender, timing)
+            | compared(contender, per_value)
             | {"wrong": _wrong(contender, expected) if contender.claims_nearest else None}
             for contender, timing in zip(entered, timings, strict=True)
         ]
+
+
+def times_per_value(entered: Sequence[Contender], timings: Sequence[Timing]) -> dict[Key, float]:
+    """Best times, and the yardstick: the faster of the two copies."""
+    per_value = {(c.name, c.format): t.best / c.values for c, t in zip(entered, timings, strict=True)}
+    per_value[YARDSTICK, None] = min(per_value[COPY, None], per_value[SERIAL_COPY, None])
+    return per_value
 
 
 def values(size: int) -> np.ndarray:
@@ -95,7 +101,8 @@ def _waited_for(function: Any, x: Any) -> Any:
     return function(x).block_until_ready()
 
 
-def _measured(contender: Contender, timing: Timing) -> Row:
+def measured(contender: Contender, timing: Timing) -> Row:
+    """The times of a contender."""
     return {
         "contender": contender.name,
         "format": contender.format,
@@ -106,7 +113,7 @@ def _measured(contender: Contender, timing: Timing) -> Row:
     }
 
 
-def _compared(contender: Contender, per_value: Mapping[Key, float]) -> Row:
+def compared(contender: Contender, per_value: Mapping[Key, float]) -> Row:
     """Ratios of the best times per value."""
     own, copy = per_value[contender.name, contender.format], per_value[YARDSTICK, None]
     row: Row = {"speed_to_copy": copy / own}

@@ -17,6 +17,7 @@ from qsim.commands.command import AddCommand, Arguments, Run
 LARGEST_SIZE = 1 << 28
 SIZES = (1 << 26, 1 << 18)
 REPEATS = 9
+ARRAY = (4096, 1024)
 LARGEST_ORDER = 8192
 ORDERS = (512, 1024, 2048)
 GEMM_REPEATS = 15
@@ -89,6 +90,15 @@ def _add_gemm_options(parser: argparse.ArgumentParser) -> None:
     _add_common_options(parser, GEMM_REPEATS)
 
 
+def _add_quantizers_options(parser: argparse.ArgumentParser) -> None:
+    shape = f"rows and columns of the array, {ARRAY[0]} and {ARRAY[1]} by default; that has a bar"
+    parser.add_argument("--shape", type=_order, nargs=2, metavar="N", default=list(ARRAY), help=shape)
+    sizes = "rows and columns of both matrices, 512, 1024 and 2048 by default; the last has a bar"
+    parser.add_argument("--size", type=_order, nargs="+", metavar="N", default=list(ORDERS), help=sizes)
+    parser.add_argument("--threads", type=_count, metavar="N", help="of the kernels and of BLAS; all by default")
+    _add_common_options(parser, REPEATS)
+
+
 def _add_common_options(parser: argparse.ArgumentParser, repeats: int) -> None:
     text = f"rounds in which each contender has its turn (default {repeats})"
     parser.add_argument("--repeats", type=_count, metavar="N", default=repeats, help=text)
@@ -107,6 +117,12 @@ def _gemm(arguments: Arguments) -> int:
     from qsim.bench.gemm_table import gemm_markdown, print_products
 
     return _report(arguments, _measured_gemm, gemm_markdown, print_products)
+
+
+def _quantizers(arguments: Arguments) -> int:
+    from qsim.bench.quantizers_table import print_quantizers, quantizers_markdown
+
+    return _report(arguments, _measured_quantizers, quantizers_markdown, print_quantizers)
 
 
 def _report(
@@ -158,9 +174,7 @@ def _measured_gemm(arguments: Arguments) -> Result:
     from qsim.runs import environment
 
     chosen, library = gemm.entries(arguments.accumulator), blas()
-    if library is None and arguments.threads is not None:
-        raise ValueError("--threads cannot limit NumPy's BLAS here; install threadpoolctl, or leave --threads out")
-    threads = _threads(arguments.threads, bandwidth().most_threads())
+    threads = _threads_of_both(arguments.threads, library, bandwidth().most_threads())
     rows = []
     for size in dict.fromkeys(arguments.size):
         print(f"{size} x {size} x {size}, at most {arguments.repeats} rounds", file=sys.stderr, flush=True)
@@ -174,6 +188,40 @@ def _measured_gemm(arguments: Arguments) -> Result:
         "data": gemm.DATA,
         "rows": rows,
     }
+
+
+def _measured_quantizers(arguments: Arguments) -> Result:
+    """What ``--json`` prints."""
+    from qsim.bench import quantizers
+    from qsim.bench.threads import bandwidth, blas
+    from qsim.runs import environment
+
+    library, repeats = blas(), arguments.repeats
+    threads = _threads_of_both(arguments.threads, library, bandwidth().most_threads())
+    rows, columns = arguments.shape
+    print(f"{rows} x {columns}, {repeats} rounds", file=sys.stderr, flush=True)
+    arrays = quantizers.array_rows((rows, columns), repeats=repeats, threads=threads)
+    products = []
+    for size in dict.fromkeys(arguments.size):
+        print(f"{size} x {size} x {size}, at most {repeats} rounds", file=sys.stderr, flush=True)
+        products += quantizers.product_rows(size, repeats=repeats, threads=threads)
+    return {
+        "benchmark": "quantizers",
+        "environment": environment(),
+        "blas": library,
+        "threads": threads,
+        "repeats": repeats,
+        "data": quantizers.DATA,
+        "arrays": arrays,
+        "products": products,
+    }
+
+
+def _threads_of_both(asked: int | None, library: Any, most: int) -> int:
+    """Threads of the kernels and of BLAS.  ValueError where BLAS is out of reach and a number is asked for."""
+    if library is None and asked is not None:
+        raise ValueError("--threads cannot limit NumPy's BLAS here; install threadpoolctl, or leave --threads out")
+    return _threads(asked, most)
 
 
 def _check_out(out: Path | None) -> None:
@@ -200,5 +248,10 @@ BENCHMARKS = {
         text="matrix products under accumulators against NumPy's float32 product on as many threads",
         add_options=_add_gemm_options,
         run=_gemm,
+    ),
+    "quantizers": Benchmark(
+        text="quantizing arrays against a copy of them, quantized products against NumPy's float32 product",
+        add_options=_add_quantizers_options,
+        run=_quantizers,
     ),
 }

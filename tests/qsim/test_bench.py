@@ -207,7 +207,7 @@ def test_markdown(result: dict[str, Any]) -> None:
 
 
 def test_benchmarks_are_listed(cli: Cli) -> None:
-    assert [row["benchmark"] for row in cli.rows("bench")] == ["rounding", "gemm"]
+    assert [row["benchmark"] for row in cli.rows("bench")] == ["rounding", "gemm", "quantizers"]
     assert [line.split()[0] for line in cli("bench")[1].splitlines()] == ["benchmark", "rounding", "gemm"]
 
 
