@@ -21,6 +21,7 @@ import precision as pr
 from precision.backends import get_backend
 from precision.backends.numba_ import quantizers as fused
 from precision.backends.numba_.compilation import Kernel
+from precision.quantization import products
 from precision.quantization.quantizers import quantized_parts
 from precision.quantization.scheme import VECTOR, Clipping, MatmulScheme, QScheme, Tiles
 from precision.quantization.schemes import SCHEMES
@@ -300,22 +301,26 @@ def test_dequantize_other_schemes(change: dict[str, Any]) -> None:
 
 
 @pytest.mark.usefixtures("threads")
-def test_sums_are_scaled_in_place() -> None:
-    """Every int32 pattern may be a sum; scales of every size."""
+@pytest.mark.parametrize("exponents", [(0, 254), (64, 254), (0, 70)])
+def test_sums_are_scaled_in_place(exponents: tuple[int, int]) -> None:
+    """Every int32 pattern may be a sum; scales of every size, of sizes whose products are normal, tiny ones."""
     rng = generator(39)
     for batches, m, n in ((1, 7, 33), (2, 5, 1), (3, 1, 40), (1, 0, 4), (1, 4, 0)):
         sums = rng.integers(-(1 << 31), 1 << 31, (batches, m, n)).astype(np.int32)
         sums[:, ::2] >>= 20
         for lead in (batches, 1):
-            rows, columns = (drawn(rng, shape, (0, 254)).view(np.float32) for shape in ((lead, m, 1), (lead, 1, n)))
-            wanted = NUMPY.multiply(NUMPY.multiply(NUMPY.asarray(sums), rows), columns)
-            given_up = sums.copy()
-            found = NUMBA.fused_scaler()(given_up, rows, columns)
-            assert_same_bits(found, wanted)
-            assert found.size == 0 or np.shares_memory(found, given_up)
-            one = np.float32([[[0.75]]])
-            wanted = NUMPY.multiply(NUMPY.multiply(NUMPY.asarray(sums), one), columns)
-            assert_same_bits(NUMBA.fused_scaler()(sums.copy(), one, columns), wanted)
+            rows, columns = (drawn(rng, shape, exponents).view(np.float32) for shape in ((lead, m, 1), (lead, 1, n)))
+            rows[:, ::5], columns[:, :, 3::6], columns[:, :, 4::9] = 0, np.nan, -0.0
+            agree_in_scaling(sums, rows, columns)
+            agree_in_scaling(sums, np.float32([[[0.75]]]), columns)
+
+
+def agree_in_scaling(sums: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> None:
+    wanted = NUMPY.multiply(NUMPY.multiply(NUMPY.asarray(sums), rows), columns)
+    given_up = sums.copy()
+    found = NUMBA.fused_scaler()(given_up, rows, columns)
+    assert_same_bits(found, wanted)
+    assert found.size == 0 or np.shares_memory(found, given_up)
 
 
 @pytest.mark.parametrize("name", [name for name, scheme in SCHEMES.items() if scheme.integer])
@@ -336,6 +341,30 @@ def test_integer_products(name: str) -> None:
         assert_same_bits(again, wanted)
         assert_same_bits(qx.codes, before[0])
         assert_same_bits(qw.codes, before[1])
+
+
+MIXED = [name for name, scheme in SCHEMES.items() if scheme.threshold is not None]
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_columns_of_zeros_are_left_out(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Signs of zeros too: sums that are -0 or vanish, outliers next to zeros, first and last columns, all or none."""
+    rng = generator(41)
+    x = rng.choice(np.array([-0.0, 0.0, 7.0, -8.0, 1e-30, -1e-30, 0.5], np.float32), (11, 16))
+    w = rng.choice(np.array([-0.0, 0.0, 1.0, -1.0, -1e-38, 6e-8], np.float32), (16, 13))
+    small = np.abs(x).clip(0, 1) * np.sign(x)
+    cases = [x, small, np.copysign(np.float32(9), x)]
+    for columns in ([0], [15], [3, 4, 11], list(range(1, 16))):
+        case = small.copy()
+        case[:, columns] = x[:, columns]
+        case[0, columns] = 7
+        cases.append(case)
+    for case in cases:
+        found = pr.quantized_matmul(case, w, scheme=name, output="fp32", backend="numba")
+        with monkeypatch.context() as patch:
+            patch.setattr(products, "_without_zeros", lambda _, factors: factors)
+            wanted = pr.quantized_matmul(case, w, scheme=name, output="fp32", backend="numpy")
+        assert_same_bits(found, wanted)
 
 
 # NaN and infinity

@@ -13,6 +13,7 @@ from precision.quantization import tiles as tiling
 from precision.quantization.scheme import Tiles
 
 Array = np.ndarray
+FAR_FROM_SUBNORMAL = np.float32(2.0**-63)  # the product of two is not subnormal; nor, of course, one with 0 or NaN
 
 
 def fused_dequantizer(tiles: Tiles) -> Callable[[Array, Array], Array] | None:
@@ -47,5 +48,6 @@ def _scale(sums: Array, x_scale: Array, w_scale: Array) -> Array:
     batches, m, n = sums.shape
     rows = np.ascontiguousarray(np.broadcast_to(x_scale, (batches, m, 1))[:, :, 0])
     columns = np.ascontiguousarray(np.broadcast_to(w_scale, (batches, 1, n))[:, 0])
-    kernels.scale_sums(sums, rows, columns, work=sums.size)
+    plain = all(bool(((scale == 0) | ~(np.abs(scale) < FAR_FROM_SUBNORMAL)).all()) for scale in (rows, columns))
+    kernels.scale_sums(sums, rows, columns, plain, work=sums.size)
     return sums.view(np.float32)

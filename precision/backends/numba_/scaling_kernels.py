@@ -1,4 +1,8 @@
-"""Integers times their float32 scales, each product as ``ftz32`` rounds it."""
+"""Integers times their float32 scales, each product as ``ftz32`` rounds it.
+
+A nonzero integer is at least 1 in magnitude, so its product with a scale that is not subnormal is not either: only
+the second product of a sum may have to be flushed.
+"""
 
 # mypy: disable-error-code="no-untyped-def"
 from __future__ import annotations
@@ -10,32 +14,38 @@ from numba import prange
 from precision.backends.numba_ import scalars
 from precision.backends.numba_.compilation import kernel
 
-_multiply, _to_bits = scalars.multiply, scalars.to_bits
+_multiply, _product, _flush, _to_bits = scalars.multiply, scalars.product, scalars.flush, scalars.to_bits
 _inline = numba.njit(nogil=True, error_model="numpy", forceinline=True)
 
 
 @kernel
-def scale_sums(sums, rows, columns):
-    """In place of int32 sums (B, m, n) the patterns of (sum rows) columns: rows (B, m), columns (B, n)."""
+def scale_sums(sums, rows, columns, plain):
+    """In place of int32 sums (B, m, n) the patterns of (sum rows) columns: rows (B, m), columns (B, n).
+
+    ``plain``: whether no product of a row's and a column's scale can be subnormal.
+    """
     height = sums.shape[1]
     for i in prange(sums.shape[0] * height):
-        batch, factor = i // height, rows[i // height, i % height]
+        batch, factor = i // height, _flush(rows[i // height, i % height])
         words, factors = sums[batch, i % height], columns[batch]
-        for j in range(words.size):
-            value = _multiply(_multiply(np.float32(words[j]), factor), factors[j])
-            words[j] = np.int32(_to_bits(value))
+        if plain:
+            for j in range(words.size):
+                words[j] = np.int32(_to_bits(_product(_product(np.float32(words[j]), factor), factors[j])))
+        else:
+            for j in range(words.size):
+                words[j] = np.int32(_to_bits(_multiply(_product(np.float32(words[j]), factor), factors[j])))
 
 
 @_inline
 def _by_element(codes, scales, out):
     for j in range(out.size):
-        out[j] = _multiply(np.float32(codes[j]), scales[j])
+        out[j] = _product(np.float32(codes[j]), _flush(scales[j]))
 
 
 @_inline
 def _by_one(codes, scale, out):
     for j in range(out.size):
-        out[j] = _multiply(np.float32(codes[j]), scale)
+        out[j] = _product(np.float32(codes[j]), scale)
 
 
 @kernel
@@ -49,4 +59,4 @@ def scale_codes(codes, scale, out, high, wide):
         else:
             for tile in range(across):
                 first, last = tile * wide, min((tile + 1) * wide, n)
-                _by_one(codes[i // depth, row, first:last], scales[tile], out[i // depth, row, first:last])
+                _by_one(codes[i // depth, row, first:last], _flush(scales[tile]), out[i // depth, row, first:last])
