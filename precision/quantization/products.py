@@ -122,24 +122,23 @@ def _product(how: _How, of: Factors) -> Any:
         return _integer(how, *of.codes)
     if of.columns is None:
         return how.biased(_float_product(how, *of.floats))
-    where, of = how.module.array_module.where, _without_zeros(how, of)
+    where, floats = how.module.array_module.where, _without_zeros(how, *of.floats, of.columns)
     if how.scheme.absmax_of == "values":  # as bitsandbytes: the integer part leaves its kernel in the working format,
         part = how.module.round_to(_integer(how, *of.codes), parse_format(how.scheme.working))
-        return where(of.columns.any(), _float_product(how, *of.floats, part), part)  # the other is summed onto it
+        return where(of.columns.any(), _float_product(how, *floats, part), part)  # the other is summed onto it
     part = _integer(how._replace(bias=None), *of.codes)
-    return how.biased(where(of.columns.any(), how.module.add(part, _float_product(how, *of.floats)), part))
+    return how.biased(where(of.columns.any(), how.module.add(part, _float_product(how, *floats)), part))
 
 
-def _without_zeros(how: _How, of: Factors) -> Factors:
+def _without_zeros(how: _How, x: Any, w: Any, columns: Any) -> tuple[Any, Any]:
     """Floats in the columns that hold and in one that does not: further ones would add +0 too.
 
     As they are where shapes are fixed, as under JAX, and where sums are not made one product after the other.
     """
     if how.module.name == "jax" or not parse_accumulator(how.scheme.accumulator).is_chain:
-        return of
-    taken = np.flatnonzero(of.columns | (np.cumsum(~of.columns) == 1))
-    x, w = of.floats or (None, None)
-    return of._replace(floats=(x[..., taken], w[taken]))
+        return x, w
+    taken = np.flatnonzero(columns | (np.cumsum(~columns) == 1))
+    return x[..., taken], w[taken]
 
 
 def _as_operand(module: Any, x: Any) -> Any:
