@@ -17,14 +17,14 @@ from numba import prange
 from precision.backends.numba_ import scalars
 from precision.backends.numba_.compilation import kernel
 
-_multiply, _divide = scalars.multiply, scalars.divide
+_multiply, _divide, _product = scalars.multiply, scalars.divide, scalars.product
 _from_bits = scalars.from_bits
 _inline = numba.njit(nogil=True, error_model="numpy", forceinline=True)
 _MAGNITUDE = np.uint32(0x7FFFFFFF)
 _INFINITY = np.uint32(0x7F800000)
 _ALL, _NONE = np.uint32(0xFFFFFFFF), np.uint32(0)
 _NAN = np.float32(np.nan)
-_ZERO, _ONE = np.float32(0), np.float32(1)
+_ZERO, _ONE, _LARGE = np.float32(0), np.float32(1), np.float32(2.0**120)
 
 
 class Words(NamedTuple):
@@ -57,8 +57,17 @@ class Words(NamedTuple):
 
 
 @_inline
+def _quotient(x, y):
+    """x / y for 1 <= x <= 128: below 2^120 = _LARGE no y makes it subnormal."""
+    return np.float32(x / y) if y < _LARGE else _divide(x, y)
+
+
+@_inline
 def _factors(magnitude, w):
-    """(scale, inverse) of a tile with that absmax, a pattern; inverse 0 where all codes are."""
+    """(scale, inverse) of a tile with that absmax, a pattern; inverse 0 where all codes are.
+
+    A scale is subnormal only where ``scale_below`` replaces it, so that nothing is flushed on the way to it.
+    """
     if magnitude >= _INFINITY:
         return _NAN, _ZERO
     a = _from_bits(magnitude)
@@ -68,16 +77,16 @@ def _factors(magnitude, w):
         a = w.absmax_floor
     scale = a
     if w.divides:
-        scale = _divide(a, w.span)
+        scale = np.float32(a / w.span)
     elif not w.keeps:
-        scale = _multiply(a, w.reciprocal)
+        scale = _product(a, w.reciprocal)
     if scale < w.scale_below:
         scale = w.scale_floor
     if w.by_scale:
-        return scale, _divide(_ONE, scale)
+        return scale, _quotient(_ONE, scale)
     if w.by_unit:
-        return scale, _multiply(_divide(_ONE, a), w.span)
-    return scale, _divide(w.span, a)
+        return scale, _multiply(_quotient(_ONE, a), w.span)
+    return scale, _quotient(w.span, a)
 
 
 @_inline
