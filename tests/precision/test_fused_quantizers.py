@@ -46,7 +46,6 @@ RULES = {
     "inverse": replace(VECTOR, quotient="inverse"),
     "division": replace(VECTOR, scale_step="division", quotient="inverse", bound=127.5, lowest=-128),
     "absmax": replace(VECTOR, scale_step="absmax", quotient="unit"),
-    "inverse_absmax": replace(VECTOR, scale_step="absmax", quotient="inverse"),
     "threshold": replace(VECTOR, threshold=0.5),
     "one": replace(VECTOR, tiny="one", quotient="inverse"),
     "absmax_one": replace(VECTOR, tiny="absmax_one", threshold=1e-6),
