@@ -94,6 +94,8 @@ class QScheme:
             s < threshold;  "absmax_one": a = 1 where a < threshold;  "least_absmax": a is at least the threshold;
             "least_scale": s is.
         threshold: of ``tiny``.
+    Domain: a up to bound x 2^126, affine ranges up to levels x 2^126, which is all of float32 from 4 bits on; beyond
+    it the reciprocal is flushed and codes stand for zero.  "unit": a up to 2^126.
     Errors: ValueError for facts that contradict each other.  ``dataclasses.replace`` makes relatives.
     """
 
