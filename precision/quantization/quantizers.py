@@ -219,8 +219,8 @@ def refuse_nonfinite(x: np.ndarray, tiles: Tiles, scheme: QScheme) -> None:
         where = list(map(int, wrong[0]))
         spans = [_span(i, edge, n) for i, edge, n in zip(where, tiling.edges(x.shape, tiles), x.shape, strict=True)]
         raise ValueError(
-            f"x{where} is {x[tuple(where)]}, which INT{scheme.bits} cannot hold: x[{', '.join(spans)}] has no scale in "
-            f"{scheme.name}; mend it, or pass nonfinite='propagate'"
+            f"x{where} is {x[tuple(where)]}, which INT{scheme.bits} cannot hold: x[{', '.join(spans)}] has no scale "
+            f"in {scheme.name}; mend it, or pass nonfinite='propagate'"
         )
 
 

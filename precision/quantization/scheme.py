@@ -207,8 +207,6 @@ class QScheme:
             edges[-2:] = [self.group, self.group]
         else:
             place = {"row": -1, "column": -2}.get(self.granularity, axis)
-            if place < -ndim:
-                raise ValueError(f"axis {axis} does not exist in an array of {ndim} axes; choose one that does")
             edges[place] = self.group
         return tuple(edges)
 

@@ -18,6 +18,8 @@ from quantizer_cases import AFFINE, ROUNDED_SCALES, mild, with_granularity
 from strategies import drawn, generator
 
 import precision as pr
+from precision.backends import get_backend
+from precision.quantization.products import quantized_product
 from precision.quantization.scheme import VECTOR, MatmulScheme, QScheme
 
 K = 9
@@ -163,3 +165,30 @@ def test_codes_that_a_scheme_does_not_read() -> None:
             pr.quantized_matmul(ones.T, pr.quantize(ones, name, axis=-2))
     with pytest.raises(ValueError, match=r"^bnb_cpu does not read codes of int8_vector, in which x is quantized"):
         pr.quantized_matmul(pr.quantize(ones, axis=-1), ones.T, scheme="bnb_cpu")
+
+
+# Batches of matrices, both quantized
+
+
+@pytest.mark.parametrize("scheme", [*PAIRS[:6], PAIRS[11]], ids=str)
+def test_batches(scheme: MatmulScheme) -> None:
+    """Where no tile reaches over the batch, each product is the one of its matrices."""
+    x, w = mild(92, (3, 4, K)), mild(93, (3, K, 5))
+    result = quantized_product(get_backend("numpy"), x.view("f4"), w.view("f4"), scheme)
+    for i in range(3):
+        assert_same_bits(result[i], oracle.integer(x[i], w[i], scheme, "fp32"))
+
+
+def test_batches_of_one_scale() -> None:
+    """A tensor's scale is that of the largest matrix."""
+    tensor = with_granularity(VECTOR, "tensor")
+    scheme = scheme_of(tensor, tensor)
+    x, w = mild(94, (2, 4, K)), mild(95, (2, K, 5))
+    x[1, 2, 3], w[0, 1, 1] = 0x43000000, 0x42C80000
+    result = quantized_product(get_backend("numpy"), x.view("f4"), w.view("f4"), scheme)
+    for i in range(2):
+        a, b = x[i].copy(), w[i].copy()
+        padded = np.zeros((5, K + 1), np.uint32), np.zeros((K + 1, 6), np.uint32)  # the other's largest, beside zeros
+        padded[0][:4, :K], padded[1][:K, :5] = a, b
+        padded[0][4, 0], padded[1][0, 5] = 0x43000000, 0x42C80000
+        assert_same_bits(result[i], oracle.integer(*padded, scheme, "fp32")[:4, :5])

@@ -122,8 +122,3 @@ def test_arrays_with_too_few_axes(granularity: Any, needed: int) -> None:
     for ndim in range(needed):
         with refuses(f"scheme s needs {needed} axes or more, and the array has {ndim}"):
             scheme.tiles(ndim, -1)
-
-
-def test_axes_that_an_array_lacks() -> None:
-    with refuses("axis -2 does not exist in an array of 1 axes; choose one that does"):
-        pr.QArray(codes=np.ones(3, np.int8), scale=np.ones(1, np.float32), axis=-2)
