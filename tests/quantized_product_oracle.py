@@ -56,11 +56,14 @@ def _element(x: _Codes, row: tuple[int, ...], w: _Codes, column: int, k: int) ->
     return ZERO if total is None else total
 
 
-def weight_only(x: np.ndarray, w: np.ndarray, scheme: Any, output: str, bias: np.ndarray | None = None) -> np.ndarray:
-    """x and what the codes of w stand for, both rounded to ``working``, summed in float32, k ascending."""
-    values = oracle.dequantized(oracle.quantize(w, scheme.w, -2), scheme.w, -2)
-    rows = x.reshape(-1, x.shape[-1])
-    y = oracles.matmul(to(rows, scheme.working), to(values, scheme.working), "fp32_sequential")
+def of_floats(x: np.ndarray, w: np.ndarray, scheme: Any, output: str, bias: np.ndarray | None = None) -> np.ndarray:
+    """What the codes of each operand stand for, or where it has no scheme the operand, rounded to ``working`` and
+    summed in float32, k ascending."""
+    values = [
+        to(words if one is None else oracle.dequantized(oracle.quantize(words, one, axis), one, axis), scheme.working)
+        for words, one, axis in ((x, scheme.x, -1), (w, scheme.w, -2))
+    ]
+    y = oracles.matmul(values[0].reshape(-1, x.shape[-1]), values[1], "fp32_sequential")
     return _finished(y, output, bias).reshape(*x.shape[:-1], w.shape[1])
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import product
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import quantized_product_oracle as oracle
@@ -50,6 +51,8 @@ PAIRS = (
     scheme_of(ROUNDED_SCALES[0], ROUNDED_SCALES[4]),
     *(scheme_of(None, w) for w in (VECTOR, INT4, grouped(INT4, 4), with_granularity(AFFINE, "block", 4))),
     scheme_of(None, grouped(VECTOR, 2), working="bf16"),
+    replace(scheme_of(AFFINE, grouped(INT4, 4)), name="codes_as_floats", integer=False),
+    MatmulScheme(name="x_alone", x=AFFINE, w=None, integer=False),
 )
 
 
@@ -58,7 +61,7 @@ def times(x: Any, w: Any, bias: Any, **static: Any) -> Any:
 
 
 def expected(x: np.ndarray, w: np.ndarray, scheme: MatmulScheme, output: str, bias: Any = None) -> np.ndarray:
-    return (oracle.integer if scheme.integer else oracle.weight_only)(x, w, scheme, output, bias)
+    return (oracle.integer if scheme.integer else oracle.of_floats)(x, w, scheme, output, bias)
 
 
 @pytest.mark.parametrize("scheme", PAIRS, ids=str)
@@ -153,6 +156,12 @@ def test_a_group_of_all_k_goes_with_any() -> None:
     x, w = mild(90, (3, 8)), mild(91, (8, 2))
     scheme = scheme_of(grouped(VECTOR, 8), grouped(VECTOR, 3))
     assert_same_bits(times(x.view("f4"), w.view("f4"), None, scheme=scheme), expected(x, w, scheme, "fp16"))
+
+
+def test_jax_weights_on_another_back_end() -> None:
+    message = "backend 'numpy' cannot take JAX arrays; convert them with numpy.asarray first"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        pr.quantized_matmul(np.ones((2, 3), np.float32), jnp.ones((3, 2)), backend="numpy")
 
 
 def test_codes_that_a_scheme_does_not_read() -> None:

@@ -65,7 +65,7 @@ def test_clipping(facts: dict[str, Any], message: str) -> None:
     ({"quotient": "approximate", "source": "fp16", "bits": 4},
      "approximate quotients are known of bound 127 and fp16 sources"),
     ({"scale_step": "absmax", "quotient": "scale"},
-     "a scale that is absmax is none to divide by; choose another quotient"),
+     "a scale that is the absmax goes with float32 and quotients 'bound', 'unit' and 'approximate'"),
     ({"tiny": "one"}, "codes do not see a scale that tiny 'one' puts in; take quotient 'inverse' or 'scale'"),
     ({"threshold": 0.0}, "threshold 0.0 outside 0 < threshold < 1"),
     ({"threshold": 1.0}, "threshold 1.0 outside 0 < threshold < 1"),
