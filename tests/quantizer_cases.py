@@ -79,6 +79,7 @@ OTHERS = (
             clipping=Clipping(method="mse", candidates=7)),
     *(replace(VECTOR, name=mode, rounding=mode)
       for mode in ("nearest_away", "toward_zero", "up", "down", "to_odd")),
+    replace(VECTOR, name="unit", quotient="unit"),
 )  # fmt: skip
 PACKAGES = tuple(
     scheme.x

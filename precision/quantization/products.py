@@ -59,7 +59,7 @@ def quantized_matmul(
     ``quantize``); TypeError for a JAX derivative.
     """
     chosen = parse_scheme(scheme)
-    module = choose_backend(x.codes if isinstance(x, Quantized) else x, backend=backend)
+    module = choose_backend(*(one.codes if isinstance(one, Quantized) else one for one in (x, w)), backend=backend)
     _check(x, w, chosen.integer)
     shape = (*x.shape[:-1], w.shape[-1])
     x, w = (_as_operand(module, operand) for operand in (x, w))
@@ -177,6 +177,11 @@ def _integer(how: _How, x: Any, w: Any) -> Any:
     for name, operand in (("x", x), ("w", w)):
         if not isinstance(operand, QArray):
             raise ValueError(f"{name} is in {operand.format}; pass its scheme, scheme={operand.format.name!r}")
+        if not how.scheme.reads(operand.scheme):
+            raise ValueError(
+                f"{how.scheme.name} does not read codes of {operand.scheme.name}, in which {name} is quantized; "
+                "quantize it under that scheme"
+            )
     return _finished(how, integer_product(how.module, left(how.module, x), right(how.module, w), how.scheme)[0])
 
 
@@ -207,6 +212,8 @@ def quantized_product(module: Any, x: Any, w: Any, scheme: MatmulScheme, key: An
 
 def integer_product(module: Any, x: Operand, w: Operand, scheme: MatmulScheme) -> Any:
     """Sums of groups along k, each exact in INT32, scaled in float32 and added, ascending."""
+    if x.codes.shape[2] == 0:
+        return module.asarray(np.zeros((x.codes.shape[0], x.codes.shape[1], w.codes.shape[2]), np.float32))
     groups, length = max((x.scale.shape[2], x.length), (w.scale.shape[1], w.length))
     total = None
     for i in range(groups):

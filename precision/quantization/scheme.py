@@ -8,7 +8,7 @@ with one scale s (and, where codes are not symmetric, one zero point z) for each
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -22,9 +22,21 @@ Quotient = Literal["bound", "unit", "approximate", "inverse", "scale"]
 ScaleStep = Literal["reciprocal", "division", "absmax"]
 Tiny = Literal["zero", "one", "absmax_one", "least_absmax", "least_scale"]
 Method = Literal["absmax", "percentile", "mse"]
+AbsmaxOf = Literal["columns", "values"]
+OutlierWeights = Literal["original", "dequantized"]
+Dequantization = Literal["scales", "bnb_cpu", "bnb_cuda"]
 Tiles = tuple[int | None, ...]  # edge of a tile along each axis; None: the whole axis
 SMALLEST_ABSMAX = 2.0**-112
 _FLOATS = ("fp32", "fp16", "bf16")
+
+
+def _check_choices(scheme: Any, **allowed: Any) -> None:
+    """ValueError where a field holds none of its literals."""
+    for what, choices in allowed.items():
+        value = getattr(scheme, what)
+        if value not in get_args(choices):
+            known = ", ".join(get_args(choices))
+            raise ValueError(f"scheme {scheme.name}: {what} {value!r} is not offered; choose one of {known}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +89,13 @@ class QScheme:
             a GPU's ``__fdividef(bound, a)`` gives;  "inverse"  x (1 / s);  "scale"  x / s.
         inverse_format: of 1 / s where that is wider than ``arithmetic``.
         scale_format: of s: fp32, fp16, bf16, or e8m0, rounded up to a power of two; "inverse" and "scale" see it.
+            Beyond the largest value of the format s is that, and codes are clipped; where it rounds to 0, q = 0.
         tiny: tiles below the threshold: "zero": s = 0 and q = 0 where a < threshold;  "one": s = 1 where
             s < threshold;  "absmax_one": a = 1 where a < threshold;  "least_absmax": a is at least the threshold;
             "least_scale": s is.
         threshold: of ``tiny``.
+    Domain: a up to bound x 2^126, affine ranges up to levels x 2^126, which is all of float32 from 4 bits on; beyond
+    it the reciprocal is flushed and codes stand for zero.  "unit": a up to 2^126.
     Errors: ValueError for facts that contradict each other.  ``dataclasses.replace`` makes relatives.
     """
 
@@ -105,15 +120,9 @@ class QScheme:
 
     def __post_init__(self) -> None:
         Rounding(mode=self.rounding)
-        for what, value, allowed in (
-            ("granularity", self.granularity, Granularity),
-            ("scale_step", self.scale_step, ScaleStep),
-            ("quotient", self.quotient, Quotient),
-            ("tiny", self.tiny, Tiny),
-        ):
-            if value not in get_args(allowed):
-                known = ", ".join(get_args(allowed))
-                raise ValueError(f"scheme {self.name}: {what} {value!r} is not offered; choose one of {known}")
+        _check_choices(self, granularity=Granularity, scale_step=ScaleStep, quotient=Quotient, tiny=Tiny)
+        if not 2 <= self.bits <= 8:
+            raise ValueError(f"scheme {self.name}: codes of {self.bits} bits; 2 to 8 are offered")
         for wrong, because in self._contradictions():
             if wrong:
                 raise ValueError(f"scheme {self.name}: {because}")
@@ -122,16 +131,20 @@ class QScheme:
         grouped = self.granularity in ("group", "block")
         formats = [parse_format(name).name for name in (self.scale_format, self.arithmetic, self.source)]
         return [
-            (not 2 <= self.bits <= 8, f"codes of {self.bits} bits; 2 to 8 are offered"),
             (grouped and (self.group or 0) < 1, f"group {self.group}; at least 1 element shares a scale"),
             (not grouped and self.group is not None, f"{self.granularity} takes no group; leave out {self.group}"),
             (not -(1 << (self.bits - 1)) <= self.least < 0, f"lowest code {self.lowest} outside {self.bits} bits"),
             (not self.symmetric and (self.bound, self.lowest) != (None, None), "affine codes have no other bound"),
             (not self.symmetric and self.quotient != "bound", "affine codes are x (levels / range); leave quotient"),
+            (not self.symmetric and self.scale_step != "reciprocal", "affine scales are ranges; leave scale_step"),
+            (not self.symmetric and not self.clamps, "affine codes clamp; leave clamps"),
             (not self.symmetric and self.tiny != "zero", "affine tiles below the threshold are zero; leave tiny"),
             (not self.symmetric and self.clipping.method != "absmax", "clipping is for symmetric codes"),
             (self.clipping.method == "mse" and ((self.tiny, *formats[:2]) != ("zero", "fp32", "fp32")),
              "mse clipping is for float32 arithmetic and scales, and tiny 'zero'"),
+            (self.clipping.method == "mse" and (self.scale_step == "absmax" or self.quotient == "approximate"),
+             "mse clipping is for scales that divide by the bound"),
+            (not 0 < self.span < 1 << self.bits, f"bound {self.bound} outside 0 < bound < {1 << self.bits}"),
             (formats[0] not in (*_FLOATS, "e8m0"), f"scales in {formats[0]}; choose fp32, fp16, bf16 or e8m0"),
             (formats[2] not in _FLOATS, f"a source in {formats[2]}; choose fp32, fp16 or bf16"),
             (formats[1] not in _FLOATS, f"arithmetic in {formats[1]}; choose fp32, fp16 or bf16"),
@@ -139,7 +152,10 @@ class QScheme:
              "rounded scales go with quotient 'inverse' or 'scale'"),
             (self.scale_step == "absmax" and (self.quotient in ("inverse", "scale") or formats[0] != "fp32"),
              "a scale that is the absmax goes with float32 and quotients 'bound', 'unit' and 'approximate'"),
-            (self.quotient == "approximate" and self.span != 127, "approximate quotients are known of bound 127"),
+            (self.quotient == "approximate" and (self.span, formats[2]) != (127, "fp16"),
+             "approximate quotients are known of bound 127 and fp16 sources"),
+            (self.tiny in ("one", "least_scale") and self.quotient not in ("inverse", "scale"),
+             f"codes do not see a scale that tiny {self.tiny!r} puts in; take quotient 'inverse' or 'scale'"),
             (not 0 < self.threshold < 1, f"threshold {self.threshold} outside 0 < threshold < 1"),
         ]  # fmt: skip
 
@@ -232,26 +248,38 @@ class MatmulScheme:
     working: str = "fp16"
     accumulator: str = "fp32_sequential"
     threshold: float | None = None
-    absmax_of: Literal["columns", "values"] = "columns"
-    outlier_weights: Literal["original", "dequantized"] = "original"
-    dequantization: Literal["scales", "bnb_cpu", "bnb_cuda"] = "scales"
+    absmax_of: AbsmaxOf = "columns"
+    outlier_weights: OutlierWeights = "original"
+    dequantization: Dequantization = "scales"
     converted: str = "fp32"
     partial: str = "fp32"
     description: str = ""
     evidence: Literal["definition", "package", "recorded", "source", "nominal"] = "definition"
 
     def __post_init__(self) -> None:
-        quantized = [isinstance(one, QScheme) for one in (self.x, self.w)]
+        _check_choices(self, absmax_of=AbsmaxOf, outlier_weights=OutlierWeights, dequantization=Dequantization)
+        codes = [one for one in (self.x, self.w) if isinstance(one, QScheme)]
         for name in (self.working, self.converted, self.partial):
             parse_format(name)
         for wrong, because in (
             (self.x is None and self.w is None, "quantizes neither operand; use matmul"),
-            (self.integer and not all(quantized), "an integer product takes a QScheme for x and for w"),
+            (self.integer and len(codes) < 2, "an integer product takes a QScheme for x and for w"),
             (not (self.threshold is None or self.threshold > 0), f"threshold {self.threshold}; outliers are above 0"),
             (self.threshold is not None and not self.integer, "a threshold goes with an integer product"),
+            (self.integer and not all(one.clamps for one in codes), "an integer product takes codes that clamp"),
+            (self.integer and not all(map(self.reads, codes)),
+             "dequantization 'scales' is for scales, 'bnb_cpu' and 'bnb_cuda' for absmax with bound 127"),
         ):  # fmt: skip
             if wrong:
                 raise ValueError(f"scheme {self.name}: {because}")
+
+    def reads(self, scheme: QScheme) -> bool:
+        """Whether ``dequantization`` takes the codes and scales of that scheme for what they are."""
+        if not scheme.clamps:
+            return False
+        if self.dequantization == "scales":
+            return scheme.scale_step != "absmax"
+        return scheme.scale_step == "absmax" and scheme.span == 127
 
     def operand(self, axis: int) -> QScheme | BlockFormat:
         """The scheme of x (``axis`` -1) or of w (any other).  ValueError where that operand is not quantized.

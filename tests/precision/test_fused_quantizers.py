@@ -120,7 +120,7 @@ def test_which_rules_are_fused() -> None:
         {"scale_format": "fp16", "quotient": "inverse"},
         {"inverse_format": "fp16", "quotient": "inverse"},
         {"quotient": "scale"},
-        {"quotient": "approximate"},
+        {"quotient": "approximate", "source": "fp16"},
         {"threshold": 2.0**-113},
         {"bound": 128.5},
         {"bound": 0.5},
