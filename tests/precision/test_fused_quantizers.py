@@ -124,8 +124,6 @@ def test_which_rules_are_fused() -> None:
         {"threshold": 2.0**-113},
         {"bound": 128.5},
         {"bound": 0.5},
-        {"tiny": "one"},
-        {"tiny": "least_scale"},
     ]
     assert [fused.words_of(replace(VECTOR, **change)) for change in others] == [None] * len(others)
 
