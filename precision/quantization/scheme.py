@@ -131,7 +131,8 @@ class QScheme:
         grouped = self.granularity in ("group", "block")
         formats = [parse_format(name).name for name in (self.scale_format, self.arithmetic, self.source)]
         return [
-            (grouped and (self.group or 0) < 1, f"group {self.group}; at least 1 element shares a scale"),
+            (grouped and not (isinstance(self.group, int) and self.group >= 1),
+             f"group {self.group}; a whole number of elements, at least 1, shares a scale"),
             (not grouped and self.group is not None, f"{self.granularity} takes no group; leave out {self.group}"),
             (not -(1 << (self.bits - 1)) <= self.least < 0, f"lowest code {self.lowest} outside {self.bits} bits"),
             (not self.symmetric and (self.bound, self.lowest) != (None, None), "affine codes have no other bound"),
