@@ -138,12 +138,14 @@ class Calculator:
         xs["first_row"] = self.xp.arange(parts, dtype=np.uint32) * np.uint32(rows)
 
         def placed(carry: Array, part: dict[str, Array]) -> tuple[Array, Any]:
-            self._first_row, self._rows = part["first_row"], rows * parts
-            results = body(part["tokens"], part["targets"])
-            self._first_row, self._rows = 0, 0
-            return carry, results
+            self._first_row = part["first_row"]
+            return carry, body(part["tokens"], part["targets"])
 
-        _, (first, others) = self._scan(placed, np.float32(0), xs, Recorder.add_parts)
+        self._rows = rows * parts
+        try:
+            _, (first, others) = self._scan(placed, np.float32(0), xs, Recorder.add_parts)
+        finally:
+            self._first_row, self._rows = 0, 0
         return _end_to_end(first), {name: _end_to_end(x) for name, x in others.items()}
 
     @contextmanager
