@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 Gelu = Literal["erf"]
-Positions = Literal["learned"]
-Schedule = Literal["cosine", "constant"]
+Positions = Literal["learned", "sinusoidal", "alibi"]
+Schedule = Literal["cosine", "constant", "wsd"]
 
 
 class ConfigError(ValueError):
@@ -24,9 +24,13 @@ def _require(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A pre-LayerNorm decoder with untied embeddings.
+    """A pre-LayerNorm decoder.
 
     Parameters: L (12 h^2 + 13 h) + 2 V h + T h + 2 h.
+    positions: ``learned``, a parameter (T, h); ``sinusoidal`` and ``alibi`` (see ``qsim.positions``) are constants
+    and T h is not counted.  tied: the matrix of the logits is the transposed token table, V h is counted once, and
+    the table's gradient is that of the embedding plus that of the logits, added in float32.  recompute: the backward
+    pass computes a block's forward pass again from its input instead of keeping what it needs; the same bits.
     """
 
     layers: int = 2
@@ -38,6 +42,8 @@ class ModelConfig:
     gelu: Gelu = "erf"
     positions: Positions = "learned"
     layernorm_epsilon: float = 1e-5
+    tied: bool = False
+    recompute: bool = False
 
     def __post_init__(self) -> None:
         for name in ("layers", "hidden", "heads", "length", "vocabulary"):
@@ -54,17 +60,19 @@ class ModelConfig:
 
     @property
     def parameters(self) -> int:
-        h = self.hidden
-        return self.layers * (12 * h * h + 13 * h) + 2 * self.vocabulary * h + self.length * h + 2 * h
+        h, tables = self.hidden, 1 if self.tied else 2
+        positions = self.length if self.positions == "learned" else 0
+        return self.layers * (12 * h * h + 13 * h) + tables * self.vocabulary * h + positions * h + 2 * h
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """AdamW with warm-up and decay.
 
-    learning_rate(t) = learning_rate t / warmup_steps up to warmup_steps, then half a cosine to final_fraction
-    of it at step decay_steps (or constant).  decay_steps: None for the run's last step; a replay of a run's first
-    steps names the run's.  clip: global norm limit, None for none.
+    learning_rate(t) = learning_rate t / warmup_steps up to warmup_steps, then as ``qsim.schedules`` says: half a
+    cosine to final_fraction of it at step decay_steps, constant, or ``wsd``, stable and then linear over the last
+    decay_fraction of the steps.  decay_steps: None for the run's last step; a replay of a run's first steps names
+    the run's.  clip: global norm limit, None for none.
     """
 
     learning_rate: float = 2e-3
@@ -72,6 +80,7 @@ class OptimizerConfig:
     schedule: Schedule = "cosine"
     decay_steps: int | None = None
     final_fraction: float = 0.1
+    decay_fraction: float = 0.1
     beta1: float = 0.9
     beta2: float = 0.95
     epsilon: float = 1e-8
@@ -93,6 +102,10 @@ class OptimizerConfig:
             f"optimizer.final_fraction is {self.final_fraction}; it must lie in 0 <= fraction <= 1",
         )
         _require(
+            0 < self.decay_fraction <= 1,
+            f"optimizer.decay_fraction is {self.decay_fraction}; it must lie in 0 < fraction <= 1",
+        )
+        _require(
             0 <= self.weight_decay < math.inf,
             f"optimizer.weight_decay is {self.weight_decay}; it must be finite and not negative",
         )
@@ -104,11 +117,17 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Tokenizer and batches.  ``reduction_chunks``: contiguous parts of the batch that gradients are summed in."""
+    """Tokenizer and batches.
+
+    reduction_chunks: contiguous parts of the batch that gradients are summed in.  accumulation: parts, each of as
+    many whole chunks, that a step computes one after another; it divides reduction_chunks and changes no bit, except
+    under schemes whose scale or choice of outliers looks at all rows: there it is part of what is computed.
+    """
 
     tokenizer: Literal["bytes", "sentencepiece"] = "bytes"
     batch_size: int = 8
     reduction_chunks: int = 8
+    accumulation: int = 1
     held_out: float = 0.1
     validation_batches: int = 8
 
@@ -117,6 +136,11 @@ class DataConfig:
         _require(
             self.reduction_chunks >= 1 and self.batch_size % self.reduction_chunks == 0,
             f"data.reduction_chunks {self.reduction_chunks} does not divide data.batch_size {self.batch_size}; "
+            "choose a divisor",
+        )
+        _require(
+            self.accumulation >= 1 and self.reduction_chunks % self.accumulation == 0,
+            f"data.accumulation {self.accumulation} does not divide data.reduction_chunks {self.reduction_chunks}; "
             "choose a divisor",
         )
         _require(

@@ -3,7 +3,8 @@
 Shapes: N = B T rows of a batch, h hidden, H heads, d = h / H, C reduction chunks.  A backward function returns the
 gradient of its input (rounded by the site's ``dgrad``) and the gradients of its parameters, which are sums over
 tokens: each of C contiguous chunks of the batch is summed and rounded by ``wgrad``, and the chunks are added in
-float32 by a fixed tree, so that the sum does not depend on how chunks are spread over devices.
+float32 by a fixed tree, so that the sum does not depend on how chunks are spread over devices or over the parts of a
+step.  Those functions return the tree as far as the chunks they were given allow, (K, ...); ``add_chunks`` ends it.
 """
 
 from __future__ import annotations
@@ -24,14 +25,25 @@ def in_chunks(x: Array, chunks: int) -> Array:
     return x.reshape(chunks, x.shape[0] // chunks, *x.shape[1:])
 
 
-def reduce_chunks(ar: Calculator, partial: Array) -> Array:
-    """(C, ...) -> (...): the tree over chunks, float32."""
-    return ar.float32.sum(partial, axis=0)
+def fold_chunks(ar: Calculator, partial: Array) -> Array:
+    """(C, ...) -> (K, ...), float32: the lower levels of the tree over chunks, K odd.
+
+    C = K 2^v: blocks of 2^v neighbours are whole branches of the tree wherever in a batch those C chunks begin, as
+    long as that is a multiple of C.
+    """
+    chunks = len(partial)
+    block = chunks & -chunks
+    return ar.float32.sum(partial.reshape(chunks // block, block, *partial.shape[1:]), axis=1)
+
+
+def add_chunks(ar: Calculator, folded: Array) -> Array:
+    """(K, ...) -> (...), float32: the rest of the tree, over what ``fold_chunks`` gave for all parts of the batch."""
+    return ar.float32.sum(folded, axis=0)
 
 
 def sum_over_rows(ar: Calculator, wgrad: Site, rows: Array, chunks: int) -> Array:
-    """(N, n) -> (n,)."""
-    return reduce_chunks(ar, wgrad.output(wgrad.sum(in_chunks(rows, chunks), axis=1)))
+    """(N, n) -> (K, n)."""
+    return fold_chunks(ar, wgrad.output(wgrad.sum(in_chunks(rows, chunks), axis=1)))
 
 
 def linear_forward(ar: Calculator, site: str, x: Array, weight: Array, bias: Array | None) -> Array:
@@ -50,19 +62,19 @@ def linear_backward(
     chunks: int,
     keys: tuple[Array | None, Array | None] = (None, None),
 ) -> tuple[Array, Array]:
-    """(dx, dW) of ``linear_forward``; the gradient of its bias is ``bias_gradient``.
+    """(dx, dW (K, i, o)) of ``linear_forward``; the gradient of its bias is ``bias_gradient``.
 
     ``keys``: of dgrad and wgrad, where these round dy stochastically: both by its elements' place in (N, o).
     """
     xp, dgrad, wgrad = ar.xp, ar.at(site, "dgrad"), ar.at(site, "wgrad")
     dx = dgrad.output(dgrad.matmul(dy, xp.swapaxes(weight, 0, 1), keys[0]))
     rows = xp.swapaxes(in_chunks(x, chunks), 1, 2)  # (C, i, N / C)
-    dw = reduce_chunks(ar, wgrad.output(wgrad.matmul(rows, in_chunks(dy, chunks), keys[1])))
+    dw = fold_chunks(ar, wgrad.output(wgrad.matmul(rows, in_chunks(dy, chunks), keys[1])))
     return dx, dw
 
 
 def bias_gradient(ar: Calculator, site: str, dy: Array, chunks: int) -> Array:
-    """(N, n) -> (n,)."""
+    """(N, n) -> (K, n)."""
     return sum_over_rows(ar, ar.at(site, "wgrad"), dy, chunks)
 
 
@@ -122,17 +134,33 @@ def causal_mask(ar: Calculator, length: int) -> Array:
     return ar.xp.asarray(np.tril(np.ones((length, length), np.bool_)))
 
 
-def attention_forward(ar: Calculator, qkv: Array, batch: int, heads: int) -> tuple[Array, Cache]:
-    """softmax(q k^T / sqrt d) v by head, causal; 1 / sqrt d is applied to q.  (N, 3 h) -> (N, h)"""
+def attention_forward(
+    ar: Calculator, qkv: Array, batch: int, heads: int, slopes: Array | None = None
+) -> tuple[Array, Cache]:
+    """softmax(q k^T / sqrt d) v by head, causal; 1 / sqrt d is applied to q.  (N, 3 h) -> (N, h)
+
+    slopes (H,): of ALiBi, whose bias is added to the rounded products; the sum is rounded again, both by ``scores``.
+    The derivative of the sum is 1, so that the backward pass is the same with them.
+    """
     q, k, v = split_heads(ar, qkv, batch, heads, 3)
     mask = causal_mask(ar, q.shape[1])
     s = ar.at("scores", "fprop")
     q = s.output(s.multiply(q, s.scalar(q.shape[-1] ** -0.5)))
     scores = s.output(_masked(ar, mask, s.matmul(q, ar.xp.swapaxes(k, 1, 2))))
+    if slopes is not None:
+        biased = s.add(scores.reshape(batch, heads, *mask.shape), alibi_bias(ar, slopes, mask))
+        scores = s.output(_masked(ar, mask, biased).reshape(scores.shape))
     weights = softmax_forward(ar, scores, mask)
     s = ar.at("values", "fprop")
     mixed = s.output(s.matmul(weights, v))
     return merge_heads(ar, [mixed], batch), {"q": q, "k": k, "v": v, "weights": weights}
+
+
+def alibi_bias(ar: Calculator, slopes: Array, mask: Array) -> Array:
+    """-slope (i - j) for query i and key j <= i, one rounding to float32; -0 where i = j or masked.  (H, T, T)"""
+    place = ar.xp.arange(len(mask), dtype=np.float32)
+    distance = _masked(ar, mask, place[:, None] - place[None, :])
+    return ar.float32.multiply(-slopes[:, None, None], distance)
 
 
 def _masked(ar: Calculator, mask: Array, x: Array) -> Array:
@@ -206,48 +234,62 @@ def residual_backward(ar: Calculator, dx: Array, dbranch: Array) -> Array:
     return s.output(s.add(dx, dbranch))
 
 
-def embedding_forward(ar: Calculator, tokens: Array, table: Array, positions: Array) -> Array:
-    """Token row plus position row.  (B, T) -> (N, h)"""
+def embedding_forward(ar: Calculator, tokens: Array, table: Array, positions: Array | None) -> Array:
+    """Token row, plus position row where there are positions.  (B, T) -> (N, h)"""
     s = ar.at("embedding", "fprop")
     batch, length = tokens.shape
     rows = table[tokens]  # (B, T, h)
-    where = ar.xp.broadcast_to(positions[:length][None], (batch, length, positions.shape[1]))
-    return s.output(s.add(rows, where)).reshape(batch * length, -1)
+    if positions is not None:
+        rows = s.add(rows, ar.xp.broadcast_to(positions[:length][None], rows.shape))
+    return s.output(rows).reshape(batch * length, -1)
 
 
-def embedding_backward(
-    ar: Calculator, tokens: Array, dx: Array, vocabulary: int, length: int, chunks: int
-) -> tuple[Array, Array]:
-    """(dtable, dpositions): rows added in order within a chunk; positions by a tree over the chunk's sequences."""
+def embedding_backward(ar: Calculator, tokens: Array, dx: Array, vocabulary: int, chunks: int) -> Array:
+    """(K, V, h), the gradient of the token table: rows added in order within a chunk."""
     s = ar.at("embedding", "wgrad")
-    batch, used = tokens.shape
-    rows = in_chunks(dx, chunks)  # (C, N / C, h)
-    scattered = s.scatter_add_rows(tokens.reshape(chunks, -1), rows, vocabulary)
-    dtable = reduce_chunks(ar, s.output(scattered))
-    sequences = dx.reshape(chunks, batch // chunks, used, -1)
-    dpositions = reduce_chunks(ar, s.output(s.sum(sequences, axis=1)))  # (T used, h)
-    rest = ar.xp.zeros((length - used, dx.shape[1]), dtype=dpositions.dtype)
-    return dtable, ar.xp.concatenate([dpositions, rest])
+    scattered = s.scatter_add_rows(tokens.reshape(chunks, -1), in_chunks(dx, chunks), vocabulary)
+    return fold_chunks(ar, s.output(scattered))
+
+
+def positions_backward(ar: Calculator, dx: Array, batch: int, length: int, chunks: int) -> Array:
+    """(K, T, h), the gradient of learned positions: by a tree over a chunk's sequences, 0 beyond their length."""
+    s = ar.at("embedding", "wgrad")
+    rows, width = dx.shape
+    sequences = dx.reshape(chunks, batch // chunks, rows // batch, width)
+    used = fold_chunks(ar, s.output(s.sum(sequences, axis=1)))  # (K, T used, h)
+    rest = ar.xp.zeros((len(used), length - used.shape[1], width), dtype=used.dtype)
+    return ar.xp.concatenate([used, rest], axis=1)
 
 
 def cross_entropy_forward(ar: Calculator, logits: Array, targets: Array, chunks: int) -> tuple[Array, Cache]:
     """Mean of log(sum exp(z)) - z[target] with z = logits - max.  (N, V), (N,) -> ()"""
+    sums, cache = cross_entropy_sums(ar, logits, targets, chunks)
+    return mean_loss(ar, sums, len(targets)), cache
+
+
+def cross_entropy_sums(ar: Calculator, logits: Array, targets: Array, chunks: int) -> tuple[Array, Cache]:
+    """Losses summed by chunk.  (N, V), (N,) -> (C,)"""
     s = ar.at("loss", "fprop")
     shifted = s.subtract(logits, s.max(logits))
     powers = s.exp(shifted)
     total = s.sum(powers)[:, None]
     picked = ar.xp.take_along_axis(shifted, targets[:, None], axis=1)
     losses = s.subtract(s.log(total), picked)[:, 0]
-    summed = s.sum(s.sum(in_chunks(losses, chunks), axis=1), axis=0)
-    return s.output(s.multiply(summed, s.scalar(1 / len(losses)))), {"powers": powers, "total": total}
+    return s.sum(in_chunks(losses, chunks), axis=1), {"powers": powers, "total": total}
 
 
-def cross_entropy_backward(ar: Calculator, cache: Cache, targets: Array, loss_scale: Array) -> Array:
-    """dlogits = (softmax - onehot) (loss_scale / N), rounded once."""
+def mean_loss(ar: Calculator, sums: Array, rows: int) -> Array:
+    """The tree over all chunks' sums (C,), times RN(1 / rows)."""
+    s = ar.at("loss", "fprop")
+    return s.output(s.multiply(s.sum(sums, axis=0), s.scalar(1 / rows)))
+
+
+def cross_entropy_backward(ar: Calculator, cache: Cache, targets: Array, loss_scale: Array, rows: int) -> Array:
+    """dlogits = (softmax - onehot) (loss_scale / rows), rounded once; ``rows``: of the whole batch."""
     s = ar.at("loss", "dgrad")
     total = cache["total"]
     chances = s.multiply(cache["powers"], s.divide(ar.xp.ones_like(total), total))
     hit = ar.xp.arange(chances.shape[1])[None, :] == targets[:, None]
     difference = ar.xp.where(hit, s.subtract(chances, s.scalar(1)), chances)
-    factor = s.multiply(loss_scale, s.scalar(1 / len(targets)))
+    factor = s.multiply(loss_scale, s.scalar(1 / rows))
     return s.output(s.multiply(difference, factor))

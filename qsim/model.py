@@ -1,12 +1,12 @@
-"""The GPT of the study: pre-LayerNorm decoder, untied embeddings, learned positions; forward and backward.
+"""The GPT of the study, a pre-LayerNorm decoder: forward and backward.
 
 Parameters are a dict of arrays; those of the blocks are stacked along a leading axis of layers, so that the layers
 are one scan:
 
-    embedding.tokens (V, h)  embedding.positions (T, h)
+    embedding.tokens (V, h)  embedding.positions (T, h), where positions are learned
     blocks.layernorm_1.gain, .bias (L, h)     blocks.qkv.weight (L, h, 3 h), .bias          blocks.attention_out
     blocks.layernorm_2.gain, .bias            blocks.mlp_up.weight (L, h, 4 h), .bias       blocks.mlp_down
-    layernorm_final.gain, .bias (h)           logits.weight (h, V)
+    layernorm_final.gain, .bias (h)           logits.weight (h, V), unless tied to embedding.tokens
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from precision.random_bits import Key, as_key, fold_in, fold_name, random_bits
 from qsim import layers
 from qsim.config import ModelConfig
 from qsim.policy import Arithmetic
+from qsim.positions import alibi_slopes, sinusoidal_table
 from qsim.sites import Calculator
 
 Array = Any
@@ -33,11 +34,13 @@ def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     h, depth = config.hidden, config.layers
     shapes: dict[str, tuple[int, ...]] = {
         "embedding.tokens": (config.vocabulary, h),
-        "embedding.positions": (config.length, h),
         "layernorm_final.gain": (h,),
         "layernorm_final.bias": (h,),
-        "logits.weight": (h, config.vocabulary),
     }
+    if config.positions == "learned":
+        shapes["embedding.positions"] = (config.length, h)
+    if not config.tied:
+        shapes["logits.weight"] = (h, config.vocabulary)
     widths = {"qkv": (h, 3 * h), "attention_out": (h, h), "mlp_up": (h, 4 * h), "mlp_down": (4 * h, h)}
     for name in ("layernorm_1", "layernorm_2"):
         shapes |= {f"blocks.{name}.gain": (depth, h), f"blocks.{name}.bias": (depth, h)}
@@ -108,19 +111,38 @@ def _split(parameters: Parameters) -> tuple[Parameters, Parameters]:
     return blocks, {k: v for k, v in parameters.items() if not k.startswith("blocks.")}
 
 
+def _positions(ar: Calculator, config: ModelConfig, parameters: Parameters) -> Array | None:
+    """What is added to the embedding: a parameter, a constant or nothing."""
+    if config.positions == "sinusoidal":
+        return ar.xp.asarray(sinusoidal_table(config.length, config.hidden))
+    return parameters.get("embedding.positions")
+
+
+def _logits_weight(ar: Calculator, parameters: Parameters) -> Array:
+    """(h, V): a parameter, or the token table transposed where the two are tied."""
+    own = parameters.get("logits.weight")
+    return ar.xp.swapaxes(parameters["embedding.tokens"], 0, 1) if own is None else own
+
+
 def forward(
     ar: Calculator,
     config: ModelConfig,
     parameters: Parameters,
     tokens: Array,
     keys: dict[str, Array] | None = None,
+    *,
+    recompute: bool = False,
 ) -> tuple[Array, dict[str, Any]]:
-    """Logits (N, V) of tokens (B, T), and what the backward pass needs.  ``parameters``: the working copy."""
+    """Logits (N, V) of tokens (B, T), and what the backward pass needs.  ``parameters``: the working copy.
+
+    recompute: of every block keep its input alone, in place of what ``block_backward`` needs.
+    """
     blocks, rest = _split(parameters)
-    x = layers.embedding_forward(ar, tokens, rest["embedding.tokens"], rest["embedding.positions"])
+    x = layers.embedding_forward(ar, tokens, rest["embedding.tokens"], _positions(ar, config, rest))
 
     def body(x: Array, layer: dict[str, Array]) -> tuple[Array, layers.Cache]:
-        return block_forward(ar, config, layer, x, tokens.shape[0])
+        y, cache = block_forward(ar, config, layer, x, tokens.shape[0])
+        return y, {"input": x} if recompute else cache
 
     x, caches = ar.scan(body, x, _with_keys(blocks, keys))
     x, norm = layers.layernorm_forward(
@@ -131,7 +153,7 @@ def forward(
         rest["layernorm_final.bias"],
         config.layernorm_epsilon,
     )
-    logits = layers.linear_forward(ar, "logits", x, rest["logits.weight"], None)
+    logits = layers.linear_forward(ar, "logits", x, _logits_weight(ar, rest), None)
     return logits, {"blocks": caches, "layernorm_final": norm, "head_input": x}
 
 
@@ -146,7 +168,8 @@ def block_forward(
     epsilon = config.layernorm_epsilon
     a, norm_1 = layers.layernorm_forward(ar, "layernorm_1", x, p["layernorm_1.gain"], p["layernorm_1.bias"], epsilon)
     qkv = layers.linear_forward(ar, "qkv", a, p["qkv.weight"], p["qkv.bias"])
-    mixed, attention = layers.attention_forward(ar, qkv, batch, config.heads)
+    slopes = ar.xp.asarray(alibi_slopes(config.heads)) if config.positions == "alibi" else None
+    mixed, attention = layers.attention_forward(ar, qkv, batch, config.heads, slopes)
     branch, kept_1 = _write(ar, config, "attention_out", p, mixed)
     x = layers.residual_forward(ar, x, branch)
     m, norm_2 = layers.layernorm_forward(ar, "layernorm_2", x, p["layernorm_2.gain"], p["layernorm_2.bias"], epsilon)
@@ -176,14 +199,30 @@ def loss_and_gradients(
     *,
     loss_scale: Array,
     chunks: int,
+    accumulation: int = 1,
     keys: dict[str, Array] | None = None,
 ) -> tuple[Array, Parameters]:
-    """Mean cross-entropy and its gradients times ``loss_scale``, float32, by parameter name."""
-    logits, caches = forward(ar, config, parameters, tokens, keys)
-    targets = targets.reshape(-1)
-    loss, cache = layers.cross_entropy_forward(ar, logits, targets, chunks)
-    dlogits = layers.cross_entropy_backward(ar, cache, targets, loss_scale)
-    return loss, backward(ar, config, parameters, tokens, caches, dlogits, chunks, keys)
+    """Mean cross-entropy and its gradients times ``loss_scale``, float32, by parameter name.
+
+    accumulation: so many contiguous parts of the batch one after another, ``chunks`` / accumulation chunks each.
+    What a part has of the tree over chunks is kept, and the tree finished over all parts: the same bits.
+    """
+
+    def of_part(tokens: Array, targets: Array) -> tuple[Array, Parameters]:
+        logits, caches = forward(ar, config, parameters, tokens, keys, recompute=config.recompute)
+        own = chunks // accumulation
+        sums, cache = layers.cross_entropy_sums(ar, logits, targets.reshape(-1), own)
+        dlogits = layers.cross_entropy_backward(ar, cache, targets.reshape(-1), loss_scale, rows)
+        return sums, backward(ar, config, parameters, tokens, caches, dlogits, own, keys)
+
+    rows = targets.size
+    parts = of_part(tokens, targets) if accumulation == 1 else ar.in_parts(of_part, accumulation, tokens, targets)
+    sums, folded = parts
+    gradients = {name: layers.add_chunks(ar, gradient) for name, gradient in folded.items()}
+    if config.tied:
+        own = ar.xp.swapaxes(gradients.pop("logits.weight"), 0, 1)
+        gradients["embedding.tokens"] = ar.float32.add(gradients["embedding.tokens"], own)
+    return layers.mean_loss(ar, sums, rows), gradients
 
 
 def backward(
@@ -196,32 +235,39 @@ def backward(
     chunks: int,
     keys: dict[str, Array] | None = None,
 ) -> Parameters:
-    """Gradients of every parameter from the gradient of the logits."""
+    """Gradients of every parameter from the gradient of the logits, the tree over chunks unfinished: (K, ...).
+
+    ``logits.weight`` has its own even where it is tied.  With ``config.recompute`` blocks' caches are their inputs.
+    """
     blocks, rest = _split(parameters)
     gradients: Parameters = {}
     dx, gradients["logits.weight"] = layers.linear_backward(
-        ar, "logits", caches["head_input"], rest["logits.weight"], dlogits, chunks
+        ar, "logits", caches["head_input"], _logits_weight(ar, rest), dlogits, chunks
     )
     dx, gradients["layernorm_final.gain"], gradients["layernorm_final.bias"] = layers.layernorm_backward(
         ar, "layernorm_final", caches["layernorm_final"], rest["layernorm_final.gain"], dx, chunks
     )
 
     def body(dx: Array, layer: dict[str, Any]) -> tuple[Array, Parameters]:
-        return block_backward(ar, config, layer["parameters"], layer["cache"], dx, tokens.shape[0], chunks)
+        p, cache = layer["parameters"], layer["cache"]
+        if config.recompute:
+            with ar.unrecorded():
+                _, cache = block_forward(ar, config, p, cache["input"], tokens.shape[0])
+        return block_backward(ar, config, p, cache, dx, tokens.shape[0], chunks)
 
     layers_in = {"parameters": _with_keys(blocks, keys), "cache": caches["blocks"]}
     dx, stacked = ar.scan(body, dx, layers_in, reverse=True)
-    gradients |= {f"blocks.{name}": gradient for name, gradient in stacked.items()}
-    gradients["embedding.tokens"], gradients["embedding.positions"] = layers.embedding_backward(
-        ar, tokens, dx, config.vocabulary, config.length, chunks
-    )
+    gradients |= {f"blocks.{name}": ar.xp.swapaxes(gradient, 0, 1) for name, gradient in stacked.items()}
+    gradients["embedding.tokens"] = layers.embedding_backward(ar, tokens, dx, config.vocabulary, chunks)
+    if config.positions == "learned":
+        gradients["embedding.positions"] = layers.positions_backward(ar, dx, len(tokens), config.length, chunks)
     return gradients
 
 
 def block_backward(
     ar: Calculator, config: ModelConfig, p: Parameters, cache: Any, dx: Array, batch: int, chunks: int
 ) -> tuple[Array, Parameters]:
-    """Gradient of the block's input and of its parameters."""
+    """Gradient of the block's input and, by chunks, of its parameters (K, ...)."""
     gradients: Parameters = {}
 
     def through_linear(site: str, dy: Array) -> Array:

@@ -1,4 +1,4 @@
-"""AdamW, learning-rate schedule, clipping and loss scaling, in float32 that flushes subnormals.
+"""AdamW, clipping and loss scaling, in float32 that flushes subnormals.
 
 What depends on the step alone (learning rate, bias corrections, loss scale) is computed on the host in float64 and
 passed in as float32, the same for every executor.
@@ -14,25 +14,11 @@ import numpy as np
 
 from qsim.config import OptimizerConfig
 from qsim.policy import LossScaling
+from qsim.schedules import learning_rate
 from qsim.sites import Calculator
 
 Array = Any
 Tree = dict[str, Array]
-
-
-def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
-    """Rate of step 1 ... steps: linear warm-up, then half a cosine down to ``final_fraction``, or constant.
-
-    ``decay_steps`` of the configuration, where given, takes the place of ``steps``.
-    """
-    if step <= config.warmup_steps:
-        return config.learning_rate * step / config.warmup_steps
-    if config.schedule == "constant":
-        return config.learning_rate
-    last = steps if config.decay_steps is None else config.decay_steps
-    progress = (step - config.warmup_steps) / max(1, last - config.warmup_steps)
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-    return config.learning_rate * (config.final_fraction + (1 - config.final_fraction) * cosine)
 
 
 def step_scalars(config: OptimizerConfig, step: int, steps: int, updates: int, scale: float) -> dict[str, Any]:

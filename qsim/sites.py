@@ -65,12 +65,19 @@ class Recorder:
 
     def add_layers(self, backend: Any, stacked: dict[str, Any], layers: int) -> None:
         """Frames of a scan, stacked along a leading axis of layers, as ``layer.i.site.pass``."""
+        frame = self._frames[-1]
         for key, value in stacked.items():
             fmt = self.formats.pop(key)
             for i in range(layers):
                 name = f"layer.{i}.{key}"
                 self.formats[name] = fmt
-                self._put(backend, self._values, name, tuple(part[i] for part in value))
+                self._put(backend, frame, name, tuple(part[i] for part in value))
+
+    def add_parts(self, backend: Any, stacked: dict[str, Any], parts: int) -> None:
+        """Frames of the parts of a batch, stacked along a leading axis, joined in order."""
+        for key, value in stacked.items():
+            for i in range(parts):
+                self._put(backend, self._frames[-1], key, tuple(part[i] for part in value))
 
 
 class CapturingRecorder(Recorder):
@@ -102,6 +109,8 @@ class Calculator:
         self.xp = self.backend.array_module
         self.parameters = parse_format(policy.parameters)
         self._sites: dict[tuple[str, Pass], Site] = {}
+        self._first_row: Array = 0
+        self._rows = 0
 
     def at(self, site: str, direction: Pass) -> Site:
         key = (site, direction)
@@ -116,7 +125,41 @@ class Calculator:
 
     def scan(self, body: Callable, carry: Any, xs: Any, *, reverse: bool = False) -> tuple[Any, Any]:
         """``lax.scan`` over layers, with what is recorded in each layer kept under its number."""
+        return self._scan(body, carry, xs, Recorder.add_layers, reverse=reverse)
 
+    def in_parts(self, body: Callable, parts: int, tokens: Array, targets: Array) -> tuple[Array, dict[str, Array]]:
+        """body(tokens, targets), an array and a dict of arrays (K, ...), of so many parts of a batch (B, T) in turn.
+
+        The parts are contiguous; results are laid end to end.  What is drawn inside is by the rows' places in the
+        whole batch, and what is recorded is joined.
+        """
+        rows = tokens.size // parts
+        xs = {name: x.reshape(parts, -1, x.shape[1]) for name, x in (("tokens", tokens), ("targets", targets))}
+        xs["first_row"] = self.xp.arange(parts, dtype=np.uint32) * np.uint32(rows)
+
+        def placed(carry: Array, part: dict[str, Array]) -> tuple[Array, Any]:
+            self._first_row = part["first_row"]
+            return carry, body(part["tokens"], part["targets"])
+
+        self._rows = rows * parts
+        try:
+            _, (first, others) = self._scan(placed, np.float32(0), xs, Recorder.add_parts)
+        finally:
+            self._first_row, self._rows = 0, 0
+        return _end_to_end(first), {name: _end_to_end(x) for name, x in others.items()}
+
+    @contextmanager
+    def unrecorded(self) -> Iterator[None]:
+        """What is computed inside is not recorded: it has been before."""
+        outside, self.recorder = self.recorder, None
+        try:
+            yield
+        finally:
+            self.recorder = outside
+
+    def _scan(
+        self, body: Callable, carry: Any, xs: Any, gather: Callable[..., None], *, reverse: bool = False
+    ) -> tuple[Any, Any]:
         def observed(carry: Any, x: Any) -> tuple[Any, Any]:
             outside, self.proofs = self.proofs, None if self.proofs is None else []
             own: AbstractContextManager = self.recorder.frame() if self.recorder else nullcontext({})
@@ -127,7 +170,7 @@ class Calculator:
 
         carry, (ys, frames, proved) = self.backend.scan(observed, carry, xs, reverse=reverse)
         if self.recorder:
-            self.recorder.add_layers(self.backend, frames, len(proved))
+            gather(self.recorder, self.backend, frames, len(proved))
         if self.proofs is not None:
             self.proofs.append(proved.all())
         return carry, ys
@@ -148,7 +191,22 @@ class Calculator:
         return rounded
 
     def random_words(self, key: Any, shape: tuple[int, ...]) -> Array:
-        return self.backend.random_words((key[0], key[1]), shape)
+        """One uint32 an element of rows (N, n), that of its index in the whole batch."""
+        return self.backend.random_words((key[0], key[1]), shape, self.first_index(shape[-1]))
+
+    def first_index(self, width: int) -> Array:
+        """Row-major index, in the whole batch, of the first element of rows that are so wide."""
+        if self._rows * width > 1 << 32:
+            raise ValueError(
+                f"{self._rows} rows of {width} values outgrow the 32 bits that number the draws of a batch in parts; "
+                "use data.accumulation 1 or smaller batches"
+            )
+        return self._first_row * np.uint32(width)
+
+
+def _end_to_end(x: Array) -> Array:
+    """(A, K, ...) -> (A K, ...)."""
+    return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
 
 
 def parameter_parts(name: str, length: int) -> list[tuple[str, Any]]:
@@ -167,6 +225,7 @@ class Site:
 
     def __init__(self, calculator: Calculator, site: str, direction: Pass, policy: SitePolicy) -> None:
         self._calculator, self._key, self.policy = calculator, f"{site}.{direction}", policy
+        self._direction = direction
         self._backend = calculator.backend
         self.output_format = parse_format(policy.output)
         self._inputs = parse_format(policy.inputs)
@@ -218,12 +277,14 @@ class Site:
         """(B, m, k) x (B, k, n) or (m, k) x (k, n), summed by the site's accumulator, in its own format.
 
         ``key``: two words, where the site rounds a gradient stochastically; element i of it, row-major over the whole
-        operand, takes the bits of index i.
+        operand, takes the bits of index i, counted from the first of the batch.
         """
         if a.ndim == 2:
             return self.matmul(a[None], b[None], key)[0]
         if self._scheme is not None:
-            return quantized_product(self._backend, a, b, self._scheme, key)
+            gradient = a if self._direction == "dgrad" else b
+            first = 0 if key is None else self._calculator.first_index(gradient.shape[-1])
+            return quantized_product(self._backend, a, b, self._scheme, key, first)
         accumulator = parse_accumulator(self.policy.accumulator or "")
         return self._backend.matmul(a, b, None, accumulator, (self._inputs, self._inputs), self._calculator.proofs)
 

@@ -35,6 +35,7 @@ def training_step(
         *batch,
         loss_scale=scalars["loss_scale"],
         chunks=config.data.reduction_chunks,
+        accumulation=config.data.accumulation,
         keys=keys,
     )
     gradients = {name: ar.float32.multiply(g, scalars["unscale"]) for name, g in scaled.items()}

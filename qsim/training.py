@@ -18,10 +18,11 @@ from qsim.data import Corpus, batch, build_corpus, check_corpus, save_data, vali
 from qsim.hashing import scalar_hash, tree_hash, unstack
 from qsim.layers import cross_entropy_forward
 from qsim.model import forward, initial_parameters, step_keys
-from qsim.optimizer import ScaleState, learning_rate, step_scalars
+from qsim.optimizer import ScaleState, step_scalars
 from qsim.policy import Arithmetic, parse_policy
 from qsim.progress import Progress, silent
 from qsim.runs import RunError, RunFolder, require_new
+from qsim.schedules import learning_rate
 from qsim.sites import Calculator, Recorder
 from qsim.step import Step
 

@@ -75,6 +75,7 @@ class _How(NamedTuple):
     nonfinite: Nonfinite
     bias: Any = None
     key: Any = None
+    counter: Any = 0
 
     def biased(self, y: Any) -> Any:
         return y if self.bias is None else self.module.add(y, self.bias)
@@ -169,7 +170,8 @@ def _quantized(how: _How, x: Any, axis: int) -> Any:
     part, key = how.scheme.operand(axis), None
     if how.key is not None and isinstance(part, QScheme) and part.rounding == "stochastic":
         key = fold_in(key_words(how.key), _FOLDS[axis])
-    return quantize(x, part, axis=axis, nonfinite=how.nonfinite, key=key, backend=how.module.name)
+    drawn = {} if key is None else {"key": key, "counter": how.counter}
+    return quantize(x, part, axis=axis, nonfinite=how.nonfinite, backend=how.module.name, **drawn)
 
 
 def _integer(how: _How, x: Any, w: Any) -> Any:
@@ -192,13 +194,14 @@ def _finished(how: _How, y: Any) -> Any:
     return fma(y, _BNB_CUDA, np.float32(0) if how.bias is None else how.bias, fmt=FP32, backend=how.module.name)
 
 
-def quantized_product(module: Any, x: Any, w: Any, scheme: MatmulScheme, key: Any = None) -> Any:
+def quantized_product(module: Any, x: Any, w: Any, scheme: MatmulScheme, key: Any = None, counter: Any = 0) -> Any:
     """(B, m, k) x (B, k, n) of an integer scheme, float32 and not yet rounded to an output.
 
-    ``key``: as in ``quantized_matmul``; an element takes the bits of its row-major index among those of all blocks.
+    ``key``: as in ``quantized_matmul``; an element takes the bits of its row-major index among those of all blocks,
+    counted from ``counter``.
     A scale of a whole tensor is that of all blocks; columns with outliers are those of each block.
     """
-    how = _How(module, scheme, "propagate", key=key)
+    how = _How(module, scheme, "propagate", key=key, counter=counter)
     if scheme.threshold is None or not len(x):
         a, b = (Operand.of(module, _quantized(how, operand, axis)) for operand, axis in ((x, -1), (w, -2)))
         return _finished(how, integer_product(module, a, b, scheme))

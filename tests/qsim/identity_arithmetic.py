@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -57,6 +58,7 @@ class IdentityCalculator:
 
     xp = np
     scan = staticmethod(scan)
+    unrecorded = staticmethod(nullcontext)
 
     def at(self, site: str, direction: str) -> IdentitySite:
         del site, direction

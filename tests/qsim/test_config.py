@@ -81,7 +81,7 @@ def test_parameter_counts_of_the_study(layers: int, hidden: int, millions: float
 
 @pytest.mark.parametrize(
     "m",
-    [c.model for c in PRESETS.values()] + [model(1, 1, 1, 1, 1), model(3, 15, 5, 7, 11)],
+    [c.model for c in PRESETS.values()] + [model(1, 1, 1, 1, 1), model(3, 15, 5, 7, 11)],  # learned, untied
     ids=lambda m: f"{m.layers}x{m.hidden}",
 )
 def test_parameter_count_is_that_of_the_shapes_and_of_the_formula(m: ModelConfig) -> None:
@@ -109,6 +109,12 @@ def test_initial_parameters_have_the_shapes() -> None:
         ("optimizer.clip", None, None),
         ("optimizer.clip", 2, 2.0),
         ("optimizer.schedule", "constant", "constant"),
+        ("optimizer.schedule", "wsd", "wsd"),
+        ("optimizer.decay_fraction", 1, 1.0),
+        ("model.positions", "alibi", "alibi"),
+        ("model.tied", True, True),
+        ("model.recompute", True, True),
+        ("data.accumulation", 4, 4),
         ("optimizer.decay_gains_and_biases", True, True),
         ("optimizer.decay_steps", 9, 9),
         ("data.tokenizer", "sentencepiece", "sentencepiece"),
@@ -174,10 +180,12 @@ def test_a_path_below_a_value_is_refused(dotted: str) -> None:
         ("optimizer.clip", "none", "float or null"),
         ("optimizer.decay_steps", 1.5, "int or null"),
         ("optimizer.decay_gains_and_biases", 1, "bool"),
-        ("optimizer.schedule", "linear", "cosine, constant"),
+        ("optimizer.schedule", "linear", "cosine, constant, wsd"),
         ("optimizer.schedule", ["cosine"], "cosine, constant"),
         ("data.tokenizer", "words", "bytes, sentencepiece"),
         ("model.gelu", "tanh", "erf"),
+        ("model.positions", "rotary", "learned, sinusoidal, alibi"),
+        ("model.recompute", 1, "bool"),
         ("preset", 3, "str"),
         ("model", 3, "give a mapping"),
         ("model", None, "give a mapping"),
@@ -214,6 +222,10 @@ def test_wrong_types_are_refused(dotted: str, value: Any, wanted: str) -> None:
         ("data.batch_size", 0, "at least 1"),
         ("data.reduction_chunks", 3, "choose a divisor"),
         ("data.reduction_chunks", 0, "choose a divisor"),
+        ("data.accumulation", 3, "choose a divisor"),
+        ("data.accumulation", 0, "choose a divisor"),
+        ("optimizer.decay_fraction", 0.0, "0 < fraction <= 1"),
+        ("optimizer.decay_fraction", 1.5, "0 < fraction <= 1"),
         ("data.held_out", 0.0, "between 0 and 1"),
         ("data.held_out", 1.0, "between 0 and 1"),
         ("data.validation_batches", 0, "at least 1"),
@@ -272,7 +284,13 @@ def test_json_round_trip(config: RunConfig) -> None:
 
 
 def test_missing_keys_of_json_are_defaults() -> None:
+    """So that runs recorded before a field was there are what they were."""
     assert from_json({}) == RunConfig()
+    older = as_json(RunConfig())
+    for part, name in [("model", "tied"), ("model", "recompute"), ("optimizer", "decay_fraction")]:
+        del older[part][name]
+    del older["data"]["accumulation"]
+    assert from_json(older) == RunConfig()
     assert from_json({"model": {}, "steps": 3}) == RunConfig(steps=3)
 
 

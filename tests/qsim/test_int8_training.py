@@ -17,7 +17,7 @@ from strategies import generator
 import precision as pr
 from precision.quantization.scheme import VECTOR
 from precision.random_bits import fold_in
-from qsim.layers import linear_backward, linear_forward
+from qsim.layers import add_chunks, linear_backward, linear_forward
 from qsim.policy import POLICIES
 from qsim.sites import Calculator
 
@@ -44,7 +44,8 @@ def layer(name: str, executor: str, x: np.ndarray, w: np.ndarray, dy: np.ndarray
     keys = (DGRAD_KEY, WGRAD_KEY) if name.endswith("-sr") else (None, None)
     x, w, dy = map(ar.backend.asarray, (x, w, dy))
     y = linear_forward(ar, "mlp_up", x, w, None)
-    return [np.asarray(v) for v in (y, *linear_backward(ar, "mlp_up", x, w, dy, CHUNKS, keys))]
+    dx, dw = linear_backward(ar, "mlp_up", x, w, dy, CHUNKS, keys)
+    return [np.asarray(v) for v in (y, dx, add_chunks(ar, dw))]
 
 
 def in_chunks(x: np.ndarray) -> np.ndarray:

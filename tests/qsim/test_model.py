@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import chex
 import jax
@@ -21,7 +22,11 @@ BATCH, LENGTH = 4, 8  # shorter than the model's length: unused positions get no
 
 def reference_loss(config, parameters, tokens, targets, kept):
     """Mean cross-entropy of the same model, written the plain way in jax.numpy."""
-    x = parameters["embedding.tokens"][tokens] + parameters["embedding.positions"][: tokens.shape[1]]
+    x = parameters["embedding.tokens"][tokens]
+    if config.positions == "learned":
+        x = x + parameters["embedding.positions"][: tokens.shape[1]]
+    if config.positions == "sinusoidal":
+        x = x + sinusoids(tokens.shape[1], config.hidden)
     for i in range(config.layers):
         p = {k.removeprefix("blocks."): v[i] for k, v in parameters.items() if k.startswith("blocks.")}
         x = x + dropped(config, attention(config, p, norm(config, x, p, "layernorm_1")), kept, "attention_out", i)
@@ -29,9 +34,26 @@ def reference_loss(config, parameters, tokens, targets, kept):
         m = jax.nn.gelu(m, approximate=False) @ p["mlp_down.weight"] + p["mlp_down.bias"]
         x = x + dropped(config, m, kept, "mlp_down", i)
     final = {k: v for k, v in parameters.items() if k.startswith("layernorm_final")}
-    logits = norm(config, x, final, "layernorm_final") @ parameters["logits.weight"]
+    head = parameters["embedding.tokens"].T if config.tied else parameters["logits.weight"]
+    logits = norm(config, x, final, "layernorm_final") @ head
     chances = jax.nn.log_softmax(logits)
     return -jnp.mean(jnp.take_along_axis(chances, targets[..., None], -1))
+
+
+def sinusoids(length, width):
+    """Interleaved sine and cosine of t / 10000^(2 i / h), float32."""
+    table = np.zeros((length, width))
+    for t, i in np.ndindex(length, width // 2):
+        angle = t / 10000 ** (2 * i / width)
+        table[t, 2 * i : 2 * i + 2] = np.sin(angle), np.cos(angle)
+    return table.astype(np.float32).astype(np.float64)
+
+
+def distances(heads, length):
+    """ALiBi: 2^-4, 2^-8 of two heads, and 2^-2 of four for the third."""
+    assert heads == 3
+    i = np.arange(length)
+    return np.array([2.0**-4, 2.0**-8, 2.0**-2])[:, None, None] * (i[None, :] - i[:, None])
 
 
 def norm(config, x, p, name):
@@ -45,6 +67,8 @@ def attention(config, p, x):
     qkv = (x @ p["qkv.weight"] + p["qkv.bias"]).reshape(batch, length, 3, config.heads, -1)
     q, k, v = (qkv[:, :, i].transpose(0, 2, 1, 3) for i in range(3))
     scores = q @ k.transpose(0, 1, 3, 2) / np.sqrt(hidden // config.heads)
+    if config.positions == "alibi":
+        scores = scores + distances(config.heads, length)
     scores = jnp.where(np.tril(np.ones((length, length), bool)), scores, -jnp.inf)
     mixed = (jax.nn.softmax(scores) @ v).transpose(0, 2, 1, 3).reshape(batch, length, hidden)
     return mixed @ p["attention_out.weight"] + p["attention_out.bias"]
@@ -66,10 +90,24 @@ def drawn(config, seed):
     return parameters, tokens, targets
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-@pytest.mark.parametrize("chunks", [1, 4])
-def test_backward_agrees_with_jax_grad_in_float64(dropout, chunks):
-    config = dataclasses.replace(CONFIG, dropout=dropout)
+@pytest.mark.parametrize(
+    ("changes", "chunks"),
+    [
+        ({}, 1),
+        ({}, 4),
+        ({"dropout": 0.3}, 1),
+        ({"dropout": 0.3}, 4),
+        ({"dropout": 0.3, "recompute": True}, 2),
+        ({"positions": "sinusoidal"}, 4),
+        ({"positions": "sinusoidal", "tied": True, "recompute": True}, 1),
+        ({"positions": "alibi", "dropout": 0.3}, 4),
+        ({"positions": "alibi", "tied": True, "recompute": True}, 2),
+        ({"tied": True}, 4),
+    ],
+    ids=str,
+)
+def test_backward_agrees_with_jax_grad_in_float64(changes, chunks):
+    config = dataclasses.replace(CONFIG, **changes)
     parameters, tokens, targets = drawn(config, 1)
     keys = model.dropout_keys(config, 5, 9)
     scale = np.float64(4.0)
@@ -100,6 +138,26 @@ def expected_kept(config, keys):
         site: [random_bits((int(a), int(b)), np.arange(size, dtype=np.uint64)) >= threshold for a, b in rows]
         for site, rows in keys.items()
     }
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({}, {"embedding.positions", "logits.weight"}),
+        ({"positions": "sinusoidal"}, {"logits.weight"}),
+        ({"positions": "alibi", "tied": True}, set()),
+        ({"tied": True}, {"embedding.positions"}),
+    ],
+    ids=str,
+)
+def test_parameters_that_positions_and_tied_tables_spare(changes, names):
+    config = dataclasses.replace(CONFIG, **changes)
+    shapes = model.parameter_shapes(config)
+    assert {"embedding.positions", "logits.weight"} & shapes.keys() == names
+    assert sum(math.prod(shape) for shape in shapes.values()) == config.parameters
+    full, own = (model.initial_parameters(c, 3) for c in (CONFIG, config))
+    assert own.keys() == full.keys() - {"embedding.positions", "logits.weight"} | names
+    assert all(np.array_equal(own[name], full[name]) for name in own)  # a start that depends on names alone
 
 
 def test_dropout_keeps_the_stated_share():

@@ -17,7 +17,7 @@ from precision.passes import Passes
 from precision.random_bits import as_key, fold_in, fold_name
 from qsim.config import ModelConfig
 from qsim.dot_general import for_policy
-from qsim.layers import linear_backward, linear_forward
+from qsim.layers import add_chunks, linear_backward, linear_forward
 from qsim.model import rounding_keys
 from qsim.policy import GEMM_SITES, POLICIES, Arithmetic
 from qsim.sites import Calculator
@@ -50,6 +50,7 @@ def test_bits_of_the_policy_s_linear_layer(name: str, quantized: bool) -> None:
     drawn = rounding_keys(MODEL, policy, SEED, STEP)
     first, second = (drawn[f"mlp_up.{p}"][LAYER] if drawn else None for p in ("dgrad", "wgrad"))
     dx, dw = linear_backward(ar, "mlp_up", x, w, dy, 1, (first, second))
+    dw = add_chunks(ar, dw)
 
     def run(x: Any, w: Any, dy: Any, key: Any) -> Any:
         y, vjp = jax.vjp(lambda x, w: for_policy(policy, "mlp_up")(x, w, DENSE, key=key), x, w)

@@ -33,10 +33,11 @@ from qsim.checkpoints import checkpoint_path, load_checkpoint, saved_steps
 from qsim.data import DataError, batch, build_corpus, load_data, save_data
 from qsim.hashing import scalar_hash, tree_hash, unstack
 from qsim.model import initial_parameters
-from qsim.optimizer import learning_rate, step_scalars
+from qsim.optimizer import step_scalars
 from qsim.policy import PASSES, POLICIES, SITES, Arithmetic
 from qsim.replay import resume
 from qsim.runs import RunError, RunFolder
+from qsim.schedules import learning_rate
 from qsim.step import Step
 from qsim.training import train, train_new
 
