@@ -99,6 +99,17 @@ def test_three_steps_have_equal_hashes_on_every_executor(policy: str, model: dic
         assert found == reference
 
 
+@pytest.mark.parametrize(
+    ("scheme", "exempt"), [("int8_vectorwise", False), ("int8_rowwise", False), ("int8_tensorwise", True)]
+)
+def test_schemes_that_look_at_all_rows_depend_on_parts(scheme: str, exempt: bool) -> None:
+    """A scale of a whole activation is that of a part's; one of a row, or of a weight, is as it was."""
+    policy, given = POLICIES["bf16"].quantized(scheme), inputs(CONFIG, "bf16", 1)
+    steps = (Step(configured(parts), policy, "numba") for parts in (1, 4))
+    losses = {scalar_hash(step(start(CONFIG), *given)[1]["loss"]) for step in steps}
+    assert len(losses) == (2 if exempt else 1)
+
+
 @pytest.mark.parametrize("executor", BACKENDS)
 def test_draws_of_parts_are_those_of_the_whole_batch(executor: str) -> None:
     """Words of dropout, and gradients rounded stochastically, whose rows have scales of their own."""
