@@ -161,6 +161,17 @@ def test_counts_are_those_of_the_whole_batch(executor: str) -> None:
         np.testing.assert_array_equal(split[key].exponents, expected.exponents, key)
 
 
+def test_what_is_counted_under_jax_is_of_the_whole_batch() -> None:
+    """Traced alone: as many values at each site."""
+    sizes = []
+    for config in (configured(dropout=0.2), configured(3, dropout=0.2, recompute=True)):
+        step = Step(config, POLICIES["fp16"], "jax", CapturingRecorder)
+        _, results = jax.eval_shape(partial(step._run, False), start(config), *inputs(config, "fp16", 1))
+        sizes.append({key: before.shape for key, (before, _) in results["records"].items()})
+    assert sizes[0] == sizes[1]
+    assert sizes[0]["layer.1.gelu.fprop"] == (48 * 60,)
+
+
 def test_tensors_captured_in_parts_lie_in_the_batch_s_order() -> None:
     """Of sites that round once, forward and backward."""
     whole, split = (recorded(configured(parts), CapturingRecorder)[1]["records"] for parts in (1, 4))
