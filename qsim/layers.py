@@ -37,8 +37,12 @@ def fold_chunks(ar: Calculator, partial: Array) -> Array:
 
 
 def add_chunks(ar: Calculator, folded: Array) -> Array:
-    """(K, ...) -> (...), float32: the rest of the tree, over what ``fold_chunks`` gave for all parts of the batch."""
-    return ar.float32.sum(folded, axis=0)
+    """(K, ...) -> (...): the rest of the tree, over what ``fold_chunks`` gave for all parts of the batch.
+
+    Float32, the sum rounded as the policy's stage says.
+    """
+    s = ar.stage("gradient_reduction")
+    return s.output(s.sum(folded, axis=0))
 
 
 def sum_over_rows(ar: Calculator, wgrad: Site, rows: Array, chunks: int) -> Array:
@@ -50,7 +54,7 @@ def linear_forward(ar: Calculator, site: str, x: Array, weight: Array, bias: Arr
     """y = round(round(x W) + b).  (N, i) x (i, o) -> (N, o)"""
     fprop = ar.at(site, "fprop")
     y = fprop.output(fprop.matmul(x, weight))
-    return y if bias is None else fprop.output(fprop.add(y, bias))
+    return y if bias is None else fprop.output(fprop.add(y, fprop.narrowed(bias)))
 
 
 def linear_backward(
@@ -75,7 +79,8 @@ def linear_backward(
 
 def bias_gradient(ar: Calculator, site: str, dy: Array, chunks: int) -> Array:
     """(N, n) -> (K, n)."""
-    return sum_over_rows(ar, ar.at(site, "wgrad"), dy, chunks)
+    wgrad = ar.at(site, "wgrad")
+    return sum_over_rows(ar, wgrad, wgrad.narrowed(dy), chunks)
 
 
 def layernorm_forward(

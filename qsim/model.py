@@ -20,6 +20,7 @@ from precision.passes import Passes
 from precision.random_bits import Key, as_key, fold_in, fold_name, random_bits
 from qsim import layers
 from qsim.config import ModelConfig
+from qsim.draws import output_keys, write_back_keys
 from qsim.policy import Arithmetic
 from qsim.positions import alibi_slopes, sinusoidal_table
 from qsim.sites import Calculator
@@ -102,7 +103,9 @@ def rounding_keys(config: ModelConfig, policy: Arithmetic, seed: int, step: int)
 
 def step_keys(config: ModelConfig, policy: Arithmetic, seed: int, step: int) -> dict[str, np.ndarray] | None:
     """Keys of all that a step draws, dropout and roundings; None where it draws nothing."""
-    return (dropout_keys(config, seed, step) or {}) | rounding_keys(config, policy, seed, step) or None
+    of_model = (dropout_keys(config, seed, step) or {}) | rounding_keys(config, policy, seed, step)
+    written = write_back_keys(policy, parameter_shapes(config), seed, step)
+    return of_model | output_keys(policy, config.layers, seed, step) | written or None
 
 
 def _split(parameters: Parameters) -> tuple[Parameters, Parameters]:
@@ -221,7 +224,8 @@ def loss_and_gradients(
     gradients = {name: layers.add_chunks(ar, gradient) for name, gradient in folded.items()}
     if config.tied:
         own = ar.xp.swapaxes(gradients.pop("logits.weight"), 0, 1)
-        gradients["embedding.tokens"] = ar.float32.add(gradients["embedding.tokens"], own)
+        reduction = ar.stage("gradient_reduction")
+        gradients["embedding.tokens"] = reduction.output(reduction.add(gradients["embedding.tokens"], own))
     return layers.mean_loss(ar, sums, rows), gradients
 
 

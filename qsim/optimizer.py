@@ -82,16 +82,18 @@ def adamw(
     """One update of parameters and moments (``parameters``, ``first``, ``second`` by name).
 
     m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2,  w = w - lr (m c1 / (sqrt(v c2) + eps) + decay w),
-    with g the gradient times ``factor``, c1 and c2 the bias corrections.  Elementwise, so that parameters of equal
-    decay are updated as one vector.
+    with g the gradient times ``factor``, c1 and c2 the bias corrections; g, m, v and w rounded as the policy's stages
+    say.  Elementwise, so that parameters of equal decay are updated as one vector.
     """
     new: dict[str, Tree] = {"parameters": {}, "first": {}, "second": {}}
     for decay, names in _by_decay(config, state["parameters"]).items():
         old = tuple(_join(ar, state[part], names) for part in new)
-        gradient = ar.float32.multiply(_join(ar, gradients, names), factor)
+        clip = ar.stage("unscale_clip")
+        gradient = clip.output(clip.multiply(_join(ar, gradients, names), factor))
         updated = _update(ar, config, old, gradient, scalars, decay)
         for part, vector in zip(new, updated, strict=True):
             new[part] |= _separate(vector, state[part], names)
+    new["parameters"] = {name: ar.updated(name, w) for name, w in new["parameters"].items()}
     return new
 
 
@@ -127,11 +129,12 @@ def _update(
     scalars: Tree,
     decay: float,
 ) -> tuple[Array, Array, Array]:
-    f = ar.float32
+    f, moments = ar.float32, ar.stage("moments")
     w, first, second = old
-    first = f.add(f.multiply(first, f.scalar(config.beta1)), f.multiply(g, f.scalar(1 - config.beta1)))
+    decayed = f.multiply(first, f.scalar(config.beta1))
+    first = moments.output(f.add(decayed, f.multiply(g, f.scalar(1 - config.beta1))))
     squared = f.multiply(f.multiply(g, g), f.scalar(1 - config.beta2))
-    second = f.add(f.multiply(second, f.scalar(config.beta2)), squared)
+    second = moments.output(f.add(f.multiply(second, f.scalar(config.beta2)), squared))
     deviation = f.square_root(f.multiply(second, scalars["correction_2"]))
     direction = f.divide(f.multiply(first, scalars["correction_1"]), f.add(deviation, f.scalar(config.epsilon)))
     if decay:

@@ -8,21 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 
-from precision.accumulators import parse_accumulator
 from precision.backends import get_backend
-from precision.formats import FP32, Format, parse_format
-from precision.quantization.products import quantized_product
-from precision.tables import table
-from qsim.policy import Arithmetic, Pass, SitePolicy
+from precision.formats import Format, parse_format
+from precision.random_bits import Stream, fold_in
+from precision.rounding_modes import NEAREST_EVEN, Rounding
+from qsim.arithmetic import Arithmetic
+from qsim.draws import WRITE_BACK, for_calculator, in_layers
+from qsim.segments import joined, length_of, sliced
+from qsim.site import Site, StageSite
+from qsim.site_policy import Pass, SitePolicy
+from qsim.stages import Stage
 
 Array = Any
-_ROOT_HALF = np.float32(0.5**0.5)
-_ROOT_TWO_PI_INVERSE = np.float32((2 * np.pi) ** -0.5)
 
 
 class Recorder:
@@ -63,13 +65,13 @@ class Recorder:
         finally:
             self._frames.pop()
 
-    def add_layers(self, backend: Any, stacked: dict[str, Any], layers: int) -> None:
-        """Frames of a scan, stacked along a leading axis of layers, as ``layer.i.site.pass``."""
+    def add_layers(self, backend: Any, stacked: dict[str, Any], layers: int, first: int = 0) -> None:
+        """Frames of a scan, stacked along a leading axis of layers from ``first``, as ``layer.i.site.pass``."""
         frame = self._frames[-1]
         for key, value in stacked.items():
             fmt = self.formats.pop(key)
             for i in range(layers):
-                name = f"layer.{i}.{key}"
+                name = f"layer.{first + i}.{key}"
                 self.formats[name] = fmt
                 self._put(backend, frame, name, tuple(part[i] for part in value))
 
@@ -108,24 +110,81 @@ class Calculator:
         self.backend = get_backend(backend)
         self.xp = self.backend.array_module
         self.parameters = parse_format(policy.parameters)
-        self._sites: dict[tuple[str, Pass], Site] = {}
+        self._write_back = Rounding(
+            mode=policy.stages.write_back.rounding, subnormals=policy.stages.write_back.subnormals
+        )
+        self._layer: int | None = None  # whose rows are in force, of a segment of layers that share them
+        self._sites: dict[tuple[int | None, str, Pass], Site] = {}
+        self._keys: dict[str, Any] = {}
+        self._drawn: dict[str, int] = {}
         self._first_row: Array = 0
         self._rows = 0
+        self._part: Array = 0
+        self._parts = 1
 
     def at(self, site: str, direction: Pass) -> Site:
-        key = (site, direction)
+        key = (self._layer, site, direction)
         if key not in self._sites:
-            self._sites[key] = Site(self, site, direction, self.policy.site(site, direction))
+            self._sites[key] = Site(self, site, direction, self.policy.site(site, direction, self._layer))
         return self._sites[key]
 
     @cached_property
     def float32(self) -> Site:
-        """Float32 that flushes subnormals: reductions over chunks, clipping, the optimizer."""
+        """Float32 that flushes subnormals: norms, clipping factors, the arithmetic of the optimizer."""
         return Site(self, "float32", "fprop", SitePolicy(inputs="fp32", output="fp32"))
 
+    def stage(self, name: str) -> Site:
+        """The arithmetic of a stage: float32, its output as the stage is rounded."""
+        stage: Stage = getattr(self.policy.stages, name)
+        row = SitePolicy(inputs="fp32", output=stage.format, rounding=stage.rounding, subnormals=stage.subnormals)
+        return StageSite(self, name, "fprop", row)
+
+    def draw_from(self, keys: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Take the keys of outputs and of the write-back out of those of a step; the rest are the model's.
+
+        To be called before each forward pass that rounds stochastically.
+        """
+        self._keys, rest = for_calculator(keys)
+        self._drawn = {}
+        return rest
+
+    def stream(self, name: str, size: int = 0) -> Stream:
+        """Random words for one rounding: of the key of that name, its n-th child for the n-th rounding.
+
+        size: of what is rounded, in each part of the batch; elements count through all parts.
+        """
+        if name not in self._keys:
+            raise ValueError(f"{name} of policy {self.policy.name} is rounded stochastically and was given no key")
+        count = self._drawn[name] = self._drawn.get(name, -1) + 1
+        key = self._keys[name]
+        return Stream(fold_in((key[0], key[1]), count), self._first_element(size))
+
     def scan(self, body: Callable, carry: Any, xs: Any, *, reverse: bool = False) -> tuple[Any, Any]:
-        """``lax.scan`` over layers, with what is recorded in each layer kept under its number."""
-        return self._scan(body, carry, xs, Recorder.add_layers, reverse=reverse)
+        """``lax.scan`` over layers, with what is recorded in each layer kept under its number.
+
+        Consecutive layers with the same rows are one scan; the results of several are laid end to end.
+        """
+        segments = self.policy.segments(length_of(xs))
+        if len(segments) == 1:
+            return self._scan_layers(body, carry, xs, segments[0], reverse)
+        parts: list[Any] = []
+        for first, last in reversed(segments) if reverse else segments:
+            carry, ys = self._scan_layers(body, carry, sliced(xs, first, last), (first, last), reverse)
+            parts.append(ys)
+        return carry, joined(self.xp, parts[::-1] if reverse else parts)
+
+    def _scan_layers(
+        self, body: Callable, carry: Any, xs: Any, segment: tuple[int, int], reverse: bool
+    ) -> tuple[Any, Any]:
+        """Over layers whose rows are the same, each with its own keys."""
+        first, last = segment
+        outside, self._layer = self._layer, first
+        draws = {name: key[first:last] for name, key in in_layers(self._keys).items()}
+        try:
+            gather = partial(Recorder.add_layers, first=first)
+            return self._scan(body, carry, xs, gather, reverse=reverse, draws=draws)
+        finally:
+            self._layer = outside
 
     def in_parts(self, body: Callable, parts: int, tokens: Array, targets: Array) -> tuple[Array, dict[str, Array]]:
         """body(tokens, targets), an array and a dict of arrays (K, ...), of so many parts of a batch (B, T) in turn.
@@ -135,17 +194,17 @@ class Calculator:
         """
         rows = tokens.size // parts
         xs = {name: x.reshape(parts, -1, x.shape[1]) for name, x in (("tokens", tokens), ("targets", targets))}
-        xs["first_row"] = self.xp.arange(parts, dtype=np.uint32) * np.uint32(rows)
+        xs["part"] = self.xp.arange(parts, dtype=np.uint32)
 
         def placed(carry: Array, part: dict[str, Array]) -> tuple[Array, Any]:
-            self._first_row = part["first_row"]
+            self._part, self._first_row = part["part"], part["part"] * np.uint32(rows)
             return carry, body(part["tokens"], part["targets"])
 
-        self._rows = rows * parts
+        self._rows, self._parts = rows * parts, parts
         try:
             _, (first, others) = self._scan(placed, np.float32(0), xs, Recorder.add_parts)
         finally:
-            self._first_row, self._rows = 0, 0
+            self._first_row, self._rows, self._part, self._parts = 0, 0, 0, 1
         return _end_to_end(first), {name: _end_to_end(x) for name, x in others.items()}
 
     @contextmanager
@@ -158,17 +217,29 @@ class Calculator:
             self.recorder = outside
 
     def _scan(
-        self, body: Callable, carry: Any, xs: Any, gather: Callable[..., None], *, reverse: bool = False
+        self,
+        body: Callable,
+        carry: Any,
+        xs: Any,
+        gather: Callable[..., None],
+        *,
+        reverse: bool = False,
+        draws: dict[str, Array] | None = None,
     ) -> tuple[Any, Any]:
+        keys, drawn = self._keys, self._drawn
+
         def observed(carry: Any, x: Any) -> tuple[Any, Any]:
             outside, self.proofs = self.proofs, None if self.proofs is None else []
+            self._keys, self._drawn = keys | x["draws"], {}
             own: AbstractContextManager = self.recorder.frame() if self.recorder else nullcontext({})
             with own as frame:
-                carry, y = body(carry, x)
+                carry, y = body(carry, x["xs"])
             proved, self.proofs = self.proved(), outside
             return carry, (y, frame, proved)
 
+        xs = {"xs": xs, "draws": draws or {}}
         carry, (ys, frames, proved) = self.backend.scan(observed, carry, xs, reverse=reverse)
+        self._keys, self._drawn = keys, drawn
         if self.recorder:
             gather(self.recorder, self.backend, frames, len(proved))
         if self.proofs is not None:
@@ -179,16 +250,30 @@ class Calculator:
         """Whether every product so far was exact; true where nothing was speculated."""
         return self.xp.all(self.xp.asarray([True, *(self.proofs or [])]))
 
-    def working_copy(self, master: dict[str, Array]) -> dict[str, Array]:
-        """The parameters rounded to the policy's working format."""
-        return {name: self._round_parameter(name, w) for name, w in master.items()}
+    def working_copy(self, kept: dict[str, Array]) -> dict[str, Array]:
+        """The parameters in the policy's working format: rounded from a master, or as the write-back left them."""
+        return {name: self._round_parameter(name, w) for name, w in kept.items()}
 
     def _round_parameter(self, name: str, w: Array) -> Array:
-        rounded = self.backend.round_to(w, self.parameters)
+        how = self._write_back if self.policy.has_master else NEAREST_EVEN
+        rounded = self._round(w, how)
         if self.recorder is not None:
             for key, part in parameter_parts(name, w.shape[0]):
                 self.recorder.record(self.backend, f"{key}.weights", w[part], rounded[part], self.parameters)
         return rounded
+
+    def updated(self, name: str, w: Array) -> Array:
+        """A parameter, float32 out of its update, as it is kept."""
+        if self.policy.has_master:
+            return self.stage("master").output(w)
+        plain = self.policy.parameters == "fp32" and self._write_back == NEAREST_EVEN
+        return w if plain else self._round(w, self._write_back, f"{WRITE_BACK}{name}")
+
+    def _round(self, w: Array, how: Rounding, key: str | None = None) -> Array:
+        if how == NEAREST_EVEN:
+            return self.backend.round_to(w, self.parameters)
+        random = self.stream(key) if how.stochastic and key is not None else None
+        return self.backend.round_to(w, self.parameters, how, random)
 
     def random_words(self, key: Any, shape: tuple[int, ...]) -> Array:
         """One uint32 an element of rows (N, n), that of its index in the whole batch."""
@@ -203,6 +288,17 @@ class Calculator:
             )
         return self._first_row * np.uint32(width)
 
+    def _first_element(self, size: int) -> Array:
+        """Index, in the arrays of all parts laid end to end, of the first of this part's ``size`` elements."""
+        if self._parts == 1:
+            return 0
+        if self._parts * size > 1 << 32:
+            raise ValueError(
+                f"{self._parts} parts of {size} values outgrow the 32 bits that number the draws of a batch in parts; "
+                "use data.accumulation 1 or smaller batches"
+            )
+        return self._part * np.uint32(size)
+
 
 def _end_to_end(x: Array) -> Array:
     """(A, K, ...) -> (A K, ...)."""
@@ -214,113 +310,3 @@ def parameter_parts(name: str, length: int) -> list[tuple[str, Any]]:
     if not name.startswith("blocks."):
         return [(name.split(".")[0], slice(None))]
     return [(f"layer.{i}.{name.split('.')[1]}", i) for i in range(length)]
-
-
-class Site:
-    """The operations of one site in one pass.
-
-    Inner arithmetic is float32 that flushes subnormals; where the policy's ``inner`` is narrower, every result is
-    rounded to it.
-    """
-
-    def __init__(self, calculator: Calculator, site: str, direction: Pass, policy: SitePolicy) -> None:
-        self._calculator, self._key, self.policy = calculator, f"{site}.{direction}", policy
-        self._direction = direction
-        self._backend = calculator.backend
-        self.output_format = parse_format(policy.output)
-        self._inputs = parse_format(policy.inputs)
-        self._inner = parse_format(policy.inner)
-        self._scheme = policy.scheme(direction)
-
-    def _round_inner(self, x: Array) -> Array:
-        return x if self._inner is FP32 else self._backend.round_to(x, self._inner)
-
-    def add(self, x: Array, y: Array) -> Array:
-        return self._round_inner(self._backend.add(x, y))
-
-    def subtract(self, x: Array, y: Array) -> Array:
-        return self._round_inner(self._backend.subtract(x, y))
-
-    def multiply(self, x: Array, y: Array) -> Array:
-        return self._round_inner(self._backend.multiply(x, y))
-
-    def divide(self, x: Array, y: Array) -> Array:
-        return self._round_inner(self._backend.divide(x, y))
-
-    def square_root(self, x: Array) -> Array:
-        return self._round_inner(self._backend.square_root(x))
-
-    def exp(self, x: Array) -> Array:
-        return self._round_inner(self._backend.exp(x))
-
-    def log(self, x: Array) -> Array:
-        return self._round_inner(self._backend.log(x))
-
-    def erf(self, x: Array) -> Array:
-        return self._round_inner(self._backend.erf(x))
-
-    def sum(self, x: Array, axis: int = -1) -> Array:
-        """Tree over neighbours, one rounding to the inner format at the end."""
-        return self._round_inner(self._backend.tree_sum(x, axis))
-
-    def max(self, x: Array, mask: Array | None = None) -> Array:
-        return self._backend.row_max(x, mask)
-
-    def scalar(self, value: float) -> Array:
-        """A constant, rounded to float32."""
-        return self._calculator.xp.asarray(np.float32(value))
-
-    def scatter_add_rows(self, indices: Array, rows: Array, size: int) -> Array:
-        return self._round_inner(self._backend.scatter_add_rows(indices, rows, size))
-
-    def matmul(self, a: Array, b: Array, key: Array | None = None) -> Array:
-        """(B, m, k) x (B, k, n) or (m, k) x (k, n), summed by the site's accumulator, in its own format.
-
-        ``key``: two words, where the site rounds a gradient stochastically; element i of it, row-major over the whole
-        operand, takes the bits of index i, counted from the first of the batch.
-        """
-        if a.ndim == 2:
-            return self.matmul(a[None], b[None], key)[0]
-        if self._scheme is not None:
-            gradient = a if self._direction == "dgrad" else b
-            first = 0 if key is None else self._calculator.first_index(gradient.shape[-1])
-            return quantized_product(self._backend, a, b, self._scheme, key, first)
-        accumulator = parse_accumulator(self.policy.accumulator or "")
-        return self._backend.matmul(a, b, None, accumulator, (self._inputs, self._inputs), self._calculator.proofs)
-
-    def output(self, x: Array) -> Array:
-        """x rounded once to the site's format, and recorded."""
-        return self._recorded(x, self._backend.round_to(x, self.output_format))
-
-    def _recorded(self, x: Array, rounded: Array) -> Array:
-        recorder = self._calculator.recorder
-        if recorder is not None:
-            recorder.record(self._backend, self._key, x, rounded, self.output_format)
-        return rounded
-
-    def gelu(self, x: Array) -> Array:
-        """GELU of values of the input format: correctly rounded by table in 16 bits, else composed."""
-        if self._inputs.bits == 16:
-            return self._tabulated("gelu", x)
-        cumulative = self._cumulative(x)
-        return self.output(self.multiply(x, cumulative))
-
-    def gelu_gradient(self, x: Array) -> Array:
-        """Derivative of GELU, unrounded where it is composed: Phi(x) + x phi(x)."""
-        if self._inputs.bits == 16:
-            return self._backend.lookup(table("gelu_gradient", self._inputs.name), x, self._inputs)
-        exponent = self.multiply(self.multiply(x, x), self.scalar(-0.5))
-        density = self.multiply(self.exp(exponent), _ROOT_TWO_PI_INVERSE)
-        return self.add(self._cumulative(x), self.multiply(x, density))
-
-    def _cumulative(self, x: Array) -> Array:
-        """Phi(x) = (1 + erf(x / sqrt 2)) / 2."""
-        tail = self.add(self.erf(self.multiply(x, _ROOT_HALF)), self.scalar(1))
-        return self.multiply(tail, self.scalar(0.5))
-
-    def _tabulated(self, function: str, x: Array) -> Array:
-        source = self._inputs
-        rounded = self._backend.lookup(table(function, source.name, self.output_format.name), x, source)
-        if self._calculator.recorder is None:
-            return rounded
-        return self._recorded(self._backend.lookup(table(function, source.name, "fp32"), x, source), rounded)

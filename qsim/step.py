@@ -24,10 +24,13 @@ def training_step(
 ) -> tuple[State, dict[str, Any]]:
     """The state after one step, and what is recorded of it.
 
-    state: ``parameters`` (float32 master), ``first``, ``second`` by name.  The gradients returned are unscaled and
-    reduced, before clipping.  Where one is not finite the state stays as it was.
+    state: ``parameters`` (the master, or the working copy where there is none), ``first``, ``second`` by name.  The
+    gradients returned are unscaled and reduced, before clipping.  Where one is not finite the state stays as it was.
     """
+    keys = ar.draw_from(keys)
     working = ar.working_copy(state["parameters"])
+    if not ar.policy.has_master:
+        state = state | {"parameters": working}
     loss, scaled = loss_and_gradients(
         ar,
         config.model,
@@ -38,7 +41,8 @@ def training_step(
         accumulation=config.data.accumulation,
         keys=keys,
     )
-    gradients = {name: ar.float32.multiply(g, scalars["unscale"]) for name, g in scaled.items()}
+    unscale = ar.stage("unscale_clip")
+    gradients = {name: unscale.output(unscale.multiply(g, scalars["unscale"])) for name, g in scaled.items()}
     norm = global_norm(ar, gradients)
     finite = _all_finite(ar, gradients)
     factor = clip_factor(ar, norm, config.optimizer.clip)

@@ -15,6 +15,7 @@ from precision.statistics import Statistics
 from qsim.checkpoints import Checkpoint, load_checkpoint, save_checkpoint, saved_steps
 from qsim.config import RunConfig
 from qsim.data import Corpus, batch, build_corpus, check_corpus, save_data, validation_batches
+from qsim.draws import output_keys
 from qsim.hashing import scalar_hash, tree_hash, unstack
 from qsim.layers import cross_entropy_forward
 from qsim.model import forward, initial_parameters, step_keys
@@ -214,6 +215,7 @@ def held_out_loss(
     calculator = Calculator(policy, executor)
 
     def loss_of(parameters: dict[str, Any], tokens: Any, targets: Any) -> Any:
+        calculator.draw_from(output_keys(policy, config.model.layers, config.seed, 0))
         logits, _ = forward(calculator, config.model, calculator.working_copy(parameters), tokens)
         return cross_entropy_forward(calculator, logits, targets.reshape(-1), 1)[0]
 

@@ -1,0 +1,195 @@
+"""The operations of one site in one pass: those of its inner arithmetic, and one rounding to its output."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from precision.accumulator import Accumulator
+from precision.accumulators import parse_accumulator
+from precision.backends.numpy_ import round_to
+from precision.formats import FP32, parse_format
+from precision.quantization.products import quantized_product
+from precision.rounding_modes import NEAREST_EVEN, Rounding
+from precision.tables import table
+from qsim.scaled_products import scaled_product
+from qsim.site_policy import GEMM_SITES, Pass, SitePolicy
+
+if TYPE_CHECKING:
+    from qsim.sites import Calculator
+
+Array = Any
+_ROOT_HALF = np.float32(0.5**0.5)
+_ROOT_TWO_PI_INVERSE = np.float32((2 * np.pi) ** -0.5)
+
+
+class Site:
+    """The operations of one site in one pass.
+
+    Inner arithmetic is float32 that flushes subnormals; where the policy's ``inner`` is narrower, every result is
+    rounded to it.
+    """
+
+    def __init__(self, calculator: Calculator, site: str, direction: Pass, policy: SitePolicy) -> None:
+        self._calculator, self._key, self.policy = calculator, f"{site}.{direction}", policy
+        self._direction = direction
+        self._backend = calculator.backend
+        self.output_format = parse_format(policy.output)
+        self._how = Rounding(mode=policy.rounding, subnormals=policy.subnormals)
+        self._inputs = parse_format(policy.inputs)
+        first, second = policy.operands(direction)
+        self._operands = parse_format(first), parse_format(second)
+        self._inner, self._sums = parse_format(policy.inner), parse_format(policy.sums)
+        self._scheme = policy.scheme(direction)
+        formats = calculator.policy.formats if site in GEMM_SITES else frozenset()
+        self._casts = [bool(formats - {name}) for name in (first, second)]
+        self._narrows = bool(formats - {policy.output})
+
+    def _round_inner(self, x: Array) -> Array:
+        return x if self._inner is FP32 else self._backend.round_to(x, self._inner)
+
+    def add(self, x: Array, y: Array) -> Array:
+        return self._round_inner(self._backend.add(x, y))
+
+    def subtract(self, x: Array, y: Array) -> Array:
+        return self._round_inner(self._backend.subtract(x, y))
+
+    def multiply(self, x: Array, y: Array) -> Array:
+        return self._round_inner(self._backend.multiply(x, y))
+
+    def divide(self, x: Array, y: Array) -> Array:
+        return self._round_inner(self._backend.divide(x, y))
+
+    def square_root(self, x: Array) -> Array:
+        return self._round_inner(self._backend.square_root(x))
+
+    def exp(self, x: Array) -> Array:
+        return self._transcendental("exp", x)
+
+    def log(self, x: Array) -> Array:
+        return self._transcendental("log", x)
+
+    def erf(self, x: Array) -> Array:
+        return self._transcendental("erf", x)
+
+    def _transcendental(self, function: str, x: Array) -> Array:
+        """Of an inner format of 16 bits, whose values the arguments are, by table: one rounding."""
+        if self._inner.bits == 16:
+            return self._backend.lookup(table(function, self._inner.name), x, self._inner)
+        return self._round_inner(getattr(self._backend, function)(x))
+
+    def sum(self, x: Array, axis: int = -1) -> Array:
+        """Tree over neighbours: each addition rounded to ``sums``, the last one to the inner format."""
+        if self._sums is FP32:
+            return self._round_inner(self._backend.tree_sum(x, axis))
+        xp = self._calculator.xp
+        x = self._backend.round_to(xp.moveaxis(x, axis, -1), self._sums)
+        width = x.shape[-1]
+        padding = xp.full((*x.shape[:-1], (1 << max(width - 1, 0).bit_length()) - width), -0.0, np.float32)
+        x = xp.concatenate([x, padding], axis=-1)  # -0 changes no sum
+        while x.shape[-1] > 1:
+            pairs = x.reshape(*x.shape[:-1], x.shape[-1] // 2, 2)
+            x = self._backend.round_to(self._backend.add(pairs[..., 0], pairs[..., 1]), self._sums)
+        return self._round_inner(x[..., 0])
+
+    def max(self, x: Array, mask: Array | None = None) -> Array:
+        return self._backend.row_max(x, mask)
+
+    def scalar(self, value: float) -> Array:
+        """A constant, rounded to float32 and to the inner format."""
+        return self._calculator.xp.asarray(round_to(np.asarray(value, np.float32), self._inner))
+
+    def scatter_add_rows(self, indices: Array, rows: Array, size: int) -> Array:
+        """Row after row in float32, one rounding to the inner format at the end."""
+        return self._round_inner(self._backend.scatter_add_rows(indices, rows, size))
+
+    def narrowed(self, x: Array) -> Array:
+        """A bias, or the rows of a bias gradient, as a value of the output's format, where it may come as another."""
+        return self._backend.round_to(x, self.output_format) if self._narrows else x
+
+    def matmul(self, a: Array, b: Array, key: Array | None = None) -> Array:
+        """(B, m, k) x (B, k, n) or (m, k) x (k, n), summed by the site's accumulator, in its own format.
+
+        ``key``: two words, where the site rounds a gradient stochastically; element i of it, row-major over the whole
+        operand, takes the bits of index i, counted from the first of the batch.
+        """
+        if a.ndim == 2:
+            return self.matmul(a[None], b[None], key)[0]
+        if self.policy.scaling == "none":
+            a, b = (
+                self._backend.round_to(x, fmt) if cast else x
+                for x, fmt, cast in zip((a, b), self._operands, self._casts, strict=True)
+            )
+        if self._scheme is not None:
+            gradient = a if self._direction == "dgrad" else b
+            first = 0 if key is None else self._calculator.first_index(gradient.shape[-1])
+            return quantized_product(self._backend, a, b, self._scheme, key, first)
+        accumulator = parse_accumulator(self.policy.accumulator or "")
+        if self.policy.scaling == "tensor":
+            return scaled_product(self._backend, a, b, self._product(accumulator), self._operands)
+        return self._product(accumulator)(a, b)
+
+    def _product(self, accumulator: Accumulator) -> Any:
+        """A product by the accumulator; ``exact`` rounds once, to the output."""
+
+        def product(a: Array, b: Array) -> Array:
+            if accumulator.summation == "exact" and self._how == NEAREST_EVEN:
+                start = self._calculator.xp.zeros((*a.shape[:2], b.shape[2]), np.float32)
+                return self._backend.round_exact(*self._backend.exact_matmul(a, b, start), self.output_format)
+            return self._backend.matmul(a, b, None, accumulator, self._operands, self._calculator.proofs)
+
+        return product
+
+    def output(self, x: Array) -> Array:
+        """x rounded once to the site's format, and recorded."""
+        return self._recorded(x, self._rounded(x))
+
+    def _rounded(self, x: Array) -> Array:
+        if self._how == NEAREST_EVEN:
+            return self._backend.round_to(x, self.output_format)
+        random = self._calculator.stream(f"{self._key}.output", x.size) if self._how.stochastic else None
+        return self._backend.round_to(x, self.output_format, self._how, random)
+
+    def _recorded(self, x: Array, rounded: Array) -> Array:
+        recorder = self._calculator.recorder
+        if recorder is not None:
+            recorder.record(self._backend, self._key, x, rounded, self.output_format)
+        return rounded
+
+    def gelu(self, x: Array) -> Array:
+        """GELU of values of the input format: correctly rounded by table in 16 bits, else composed."""
+        if self._inputs.bits == 16:
+            return self._tabulated("gelu", x)
+        cumulative = self._cumulative(x)
+        return self.output(self.multiply(x, cumulative))
+
+    def gelu_gradient(self, x: Array) -> Array:
+        """Derivative of GELU, unrounded where it is composed: Phi(x) + x phi(x)."""
+        if self._inputs.bits == 16:
+            return self._backend.lookup(table("gelu_gradient", self._inputs.name), x, self._inputs)
+        exponent = self.multiply(self.multiply(x, x), self.scalar(-0.5))
+        density = self.multiply(self.exp(exponent), _ROOT_TWO_PI_INVERSE)
+        return self.add(self._cumulative(x), self.multiply(x, density))
+
+    def _cumulative(self, x: Array) -> Array:
+        """Phi(x) = (1 + erf(x / sqrt 2)) / 2."""
+        tail = self.add(self.erf(self.multiply(x, _ROOT_HALF)), self.scalar(1))
+        return self.multiply(tail, self.scalar(0.5))
+
+    def _tabulated(self, function: str, x: Array) -> Array:
+        source = self._inputs
+        if self._how != NEAREST_EVEN:  # from the value in float32
+            return self.output(self._backend.lookup(table(function, source.name, "fp32"), x, source))
+        rounded = self._backend.lookup(table(function, source.name, self.output_format.name), x, source)
+        if self._calculator.recorder is None:
+            return rounded
+        return self._recorded(self._backend.lookup(table(function, source.name, "fp32"), x, source), rounded)
+
+
+class StageSite(Site):
+    """The operations of a stage: float32, each of its results rounded as the stage says.  Nothing is recorded."""
+
+    def output(self, x: Array) -> Array:
+        plain = self.output_format is FP32 and self._how == NEAREST_EVEN
+        return x if plain else self._rounded(x)
