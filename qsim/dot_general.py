@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from precision.dot_general import DotGeneral
 from precision.passes import Gemm
-from qsim.policy import GEMM_SITES, PASSES, Arithmetic, Pass, SitePolicy, parse_policy
+from qsim.policy import GEMM_SITES, PASSES, Arithmetic, Pass, parse_policy
 
 
 def for_policy(policy: str | Arithmetic, site: str | None = None) -> DotGeneral:
@@ -14,7 +14,8 @@ def for_policy(policy: str | Arithmetic, site: str | None = None) -> DotGeneral:
     rows, as with one reduction chunk; parameters and moments, loss scaling and everything between products are the
     model's own.
     Exactness: the bits of the site, forward and backward.  A site that rounds gradients stochastically takes ``key``.
-    Errors: ValueError for an unknown policy, a site that has no matrix product, or none named where they differ.
+    Errors: ValueError for an unknown policy, a site that has no matrix product, or none named where they differ; for
+    scaled operands, flushed or stochastically rounded outputs.  Rows of single layers do not count.
     Example: ``flax.linen.Dense(256, dot_general=for_policy("bf16", "mlp_up"))``.
     """
     policy = parse_policy(policy)
@@ -33,12 +34,20 @@ def for_policy(policy: str | Arithmetic, site: str | None = None) -> DotGeneral:
 def _of_site(policy: Arithmetic, site: str) -> DotGeneral:
     if site not in GEMM_SITES:
         raise ValueError(f"site {site!r} has no matrix product; choose one of {', '.join(GEMM_SITES)}")
-    return DotGeneral(**{direction: _gemm(policy.site(site, direction), direction) for direction in PASSES})
+    return DotGeneral(**{direction: _gemm(policy, site, direction) for direction in PASSES})
 
 
-def _gemm(row: SitePolicy, direction: Pass) -> Gemm:
+def _gemm(policy: Arithmetic, site: str, direction: Pass) -> Gemm:
+    row = policy.site(site, direction)
+    if row.scaling != "none" or (row.rounding, row.subnormals) != ("nearest_even", "keep"):
+        what = (
+            "scales its operands" if row.scaling != "none" else "rounds its output another way than to nearest even"
+        )
+        raise ValueError(
+            f"{site}.{direction} of policy {policy.name} {what}; a dot_general does not, so name another"
+        )
     return Gemm(
-        inputs=row.inputs,
+        inputs=row.operands(direction),
         accumulator=row.accumulator or "",
         output=row.output,
         quantization=row.scheme(direction),

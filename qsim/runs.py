@@ -51,6 +51,8 @@ class RunFolder:
         record = {"preset": values["preset"], "seed": config.seed, "executor": executor, "parent": parent}
         record |= {"policy": policy.as_json(), "policy_sha256": policy.sha256, "config": values}
         record |= {"model": values["model"], "training": _training(config)}
+        if not policy.promises_bits:
+            record["hashes"] = "none promised"
         run.write_json("environment.json", environment())
         run.write_json("config.json", record)
         return run
@@ -121,9 +123,11 @@ class RunFolder:
         """hashes.jsonl by step."""
         return {row["step"]: row for row in self.rows("hashes.jsonl")}
 
-    def write_statistics(self, step: int, sites: dict[str, Statistics]) -> None:
+    def write_statistics(self, step: int, sites: dict[str, Statistics], scales: dict[str, Any] | None = None) -> None:
+        """Of one step; ``scales``: those that its gradients would have borne."""
         values = {key: statistics.as_json() for key, statistics in sorted(sites.items())}
-        self.write_json(f"statistics/step_{step:06d}.json", {"step": step, "sites": values})
+        more = {} if scales is None else {"scales": scales}
+        self.write_json(f"statistics/step_{step:06d}.json", {"step": step, "sites": values} | more)
 
     @property
     def finished(self) -> bool:

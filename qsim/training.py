@@ -18,6 +18,7 @@ from qsim.data import Corpus, batch, build_corpus, check_corpus, save_data, vali
 from qsim.draws import output_keys
 from qsim.hashing import scalar_hash, tree_hash, unstack
 from qsim.layers import cross_entropy_forward
+from qsim.loss_scales import needed_scales
 from qsim.model import forward, initial_parameters, step_keys
 from qsim.optimizer import ScaleState, step_scalars
 from qsim.policy import Arithmetic, parse_policy
@@ -83,7 +84,7 @@ def train(
 def train_new(
     out: Path,
     config: RunConfig,
-    policy: str,
+    policy: str | Arithmetic,
     executor: str,
     text: Sequence[Path] | None,
     *,
@@ -133,7 +134,7 @@ class _Loop:
         position.updates += finite
         position.step = number
         if counts:
-            self._write_statistics(number, step, results["records"])
+            self._write_statistics(number, step, results)
         if _due(config.record.hash_every, number):
             self._write_hashes(number, results, position.state)
         self.run.append(
@@ -156,8 +157,9 @@ class _Loop:
         data, model = self.config.data, self.config.model
         return batch(self.corpus, seed=self.config.seed, step=step, batch_size=data.batch_size, length=model.length)
 
-    def _write_statistics(self, step: int, counting: Step, records: dict[str, Any]) -> None:
-        self.run.write_statistics(step, as_statistics(records, counting.formats))
+    def _write_statistics(self, step: int, counting: Step, results: dict[str, Any]) -> None:
+        scales = needed_scales(self.policy, results["gradients"])
+        self.run.write_statistics(step, as_statistics(results["records"], counting.formats), scales)
 
     def _write_hashes(self, step: int, results: dict[str, Any], state: State) -> None:
         moments = {f"{part}.{name}": w for part in ("first", "second") for name, w in unstack(state[part]).items()}

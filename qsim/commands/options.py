@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -13,6 +13,9 @@ from precision.backends import BACKENDS
 from qsim import config as configuration
 from qsim.commands.command import Arguments
 from qsim.config import PRESETS, ConfigError, RunConfig
+
+if TYPE_CHECKING:
+    from qsim.policy import Arithmetic
 
 
 def add_run_options(parser: argparse.ArgumentParser, out: str | None = None) -> None:
@@ -29,7 +32,29 @@ def add_run_options(parser: argparse.ArgumentParser, out: str | None = None) -> 
     )  # fmt: skip
     if out is None:
         parser.add_argument("--policy", help="default fp32; see qsim policy")
+        add_rule(parser)
         parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+
+
+def add_rule(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--rule", dest="rules", action="append", default=[], metavar="PATTERN=VALUE",
+        help="change sites of the policy, later rules prevailing, as in 'layer.3.mlp_up.wgrad=bf16' or "
+        "'layernorm_*={inner: fp16}'",
+    )  # fmt: skip
+
+
+def ruled(policy: Arithmetic, rules: Sequence[str], layers: int) -> Arithmetic:
+    """The policy under the rules of the command line; itself without any."""
+    return policy.override([_rule(text) for text in rules], layers=layers) if rules else policy
+
+
+def _rule(text: str) -> tuple[str, Any]:
+    pattern, found, value = text.partition("=")
+    change = _yaml(value, f"--rule {text!r}") if found else None
+    if not isinstance(change, str | dict):
+        raise ConfigError(f"--rule {text!r} is no PATTERN=VALUE; VALUE is a policy or fields, as in {{inner: fp16}}")
+    return pattern, change
 
 
 def dotted(rest: Sequence[str]) -> list[tuple[str, Any]]:

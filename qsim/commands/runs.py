@@ -10,7 +10,7 @@ from typing import Any
 from precision.backends import BACKENDS
 from qsim import config as configuration
 from qsim.commands.command import AddCommand, Arguments
-from qsim.commands.options import add_run_options, given_pairs, resolved_config
+from qsim.commands.options import add_rule, add_run_options, given_pairs, resolved_config, ruled
 from qsim.config import ConfigError
 
 DEFAULT_EXECUTOR = "numba"
@@ -31,6 +31,7 @@ def add(command: AddCommand) -> None:
 def _add_replay(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("base", type=Path, metavar="RUN")
     parser.add_argument("--as", dest="policies", action="append", required=True, metavar="POLICY")
+    add_rule(parser)
     parser.add_argument("--executor", choices=BACKENDS, help="default: that of RUN")
     parser.add_argument("--steps", type=int, help="only the first so many steps")
     parser.add_argument("--out", type=Path, required=True, help="folder for one run folder a policy")
@@ -56,7 +57,14 @@ def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
 
 def _check_unchanged(arguments: Arguments, run: Any) -> None:
     """A resumed run is the run that was begun: an option given again must say the same."""
+    from qsim.policy import parse_policy
+
     asked = {"policy": arguments.policy, "executor": arguments.executor, "preset": arguments.preset}
+    if arguments.rules:
+        policy = ruled(parse_policy(arguments.policy or "fp32"), arguments.rules, run.config.model.layers)
+        asked["policy"] = policy.name
+        if policy.sha256 != run.policy.sha256:
+            raise ConfigError(f"a resumed run keeps its policy, and {policy.name} as asked differs; leave out --rule")
     begun = {"policy": run.policy.name, "executor": run.executor, "preset": run.config.preset}
     changed = [f"--{name} {asked[name]}" for name in asked if asked[name] not in (None, begun[name])]
     for key, value in given_pairs(arguments):
@@ -68,6 +76,7 @@ def _check_unchanged(arguments: Arguments, run: Any) -> None:
 
 def _train(arguments: Arguments) -> int:
     from qsim import progress
+    from qsim.policy import parse_policy
     from qsim.replay import resume
     from qsim.runs import RunFolder
     from qsim.summary import summarise
@@ -82,7 +91,7 @@ def _train(arguments: Arguments) -> int:
         run = train_new(
             arguments.out,
             config,
-            arguments.policy or "fp32",
+            ruled(parse_policy(arguments.policy or "fp32"), arguments.rules, config.model.layers),
             arguments.executor or DEFAULT_EXECUTOR,
             arguments.text,
             progress=progress.shown,
@@ -99,7 +108,8 @@ def _replay(arguments: Arguments) -> int:
     from qsim.summary import summarise
 
     base = RunFolder.open(arguments.base)
-    policies = [parse_policy(name) for name in dict.fromkeys(arguments.policies)]
+    depth = base.config.model.layers
+    policies = [ruled(parse_policy(name), arguments.rules, depth) for name in dict.fromkeys(arguments.policies)]
     folders = {policy.name: arguments.out / policy.name for policy in policies}
     begun = {name for name, folder in folders.items() if (folder / "config.json").is_file()}
     for name, folder in folders.items():
@@ -136,6 +146,8 @@ def _verify(arguments: Arguments) -> int:
     if not any(arguments.steps is None or step <= arguments.steps for step in base.hashes()):
         what = f"run {str(base.path)!r} recorded no hash of the steps to compare"
         raise RunError(f"{what}; raise --steps or train with --record.hash_every 1")
+    if not base.policy.promises_bits:
+        raise RunError(f"run {str(base.path)!r} multiplies natively and promises no hash; train without native GEMMs")
     with tempfile.TemporaryDirectory() as folder:
         again = replay(
             base,

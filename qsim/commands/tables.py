@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from qsim.commands.columns import print_columns
 from qsim.commands.command import AddCommand, Arguments
+
+_ALWAYS = ("site", "pass", "inputs", "output", "inner", "accumulator")
 
 
 def add(command: AddCommand) -> None:
@@ -19,10 +23,22 @@ def _policy(arguments: Arguments) -> int:
     if arguments.name is None:
         print(json.dumps(list(POLICIES)) if arguments.json else "\n".join(POLICIES))
         return 0
-    policy = parse_policy(arguments.name).as_json()
+    policy = parse_policy(arguments.name)
+    table = policy.as_json()
     if arguments.json:
-        print(json.dumps(policy, indent=1))
+        print(json.dumps(table, indent=1))
         return 0
-    print(f"{policy['name']}: parameters {policy['parameters']}, loss scaling {policy['loss_scaling']}")
-    print_columns(policy["sites"])
+    promise = "" if policy.promises_bits else ", hashes: none promised"
+    print(f"{table['name']}: parameters {table['parameters']}, loss scaling {table['loss_scaling']}{promise}")
+    print_columns(_telling(table["sites"]))
+    print_columns(table["stages"])
     return 0
+
+
+def _telling(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows without the columns in which all stand at what a site has by itself."""
+    from qsim.policy import SitePolicy
+
+    usual = vars(SitePolicy(inputs="fp32", output="fp32"))
+    columns = [name for name in rows[0] if name in _ALWAYS or any(row[name] != usual[name] for row in rows)]
+    return [{name: row[name] for name in columns} for row in rows]
