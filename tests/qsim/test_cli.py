@@ -17,7 +17,7 @@ from small_runs import STEPS, assert_sentence, contents, hash_rows, small_flags,
 
 from qsim.cli import main
 from qsim.config import PRESETS
-from qsim.policy import POLICIES
+from qsim.policy import POLICIES, STAGES
 from qsim.runs import RunFolder
 
 # Python starts with SIGINT ignored where its parent is a job in the background
@@ -148,7 +148,7 @@ def test_policy(cli: Cli) -> None:
         code, out, _ = cli("policy", name)
         assert code == 0
         assert out.startswith(f"{name}: ")
-        assert len(out.splitlines()) == 2 + len(policy.sites)
+        assert len(out.splitlines()) == 3 + len(policy.sites) + len(STAGES)
 
 
 COMMANDS = (

@@ -1,0 +1,103 @@
+"""Scales of whole tensors against their definition in exact fractions."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from bits_assertions import assert_same_bits
+from executors import Executor
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import generator
+
+from precision.accumulators import parse_accumulator
+from precision.backends import get_backend
+from precision.formats import BF16, E4M3FN, E5M2, Format
+from qsim.scaled_products import scaled, scaled_product
+
+FORMATS = (E4M3FN, E5M2)
+FINITE = st.integers(0, 0xFF7FFFFF).filter(lambda u: u & 0x7F800000 != 0x7F800000)
+
+
+def exponent_of(x: np.ndarray, fmt: Format) -> int:
+    """k of s = 2^k, the largest with absmax s <= max, at most 127."""
+    largest = max(abs(Fraction(float(v))) for v in x.reshape(-1))
+    if largest == 0:
+        return 127
+    k = 200
+    while largest * Fraction(2) ** k > Fraction(fmt.maximum):
+        k -= 1
+    return min(k, 127)
+
+
+def nearest(x: Fraction, fmt: Format) -> Fraction:
+    """x rounded to nearest even; |x| <= max."""
+    if x == 0:
+        return x
+    exponent = math.floor(math.log2(abs(x)))
+    exponent += (abs(x) >= Fraction(2) ** (exponent + 1)) - (abs(x) < Fraction(2) ** exponent)
+    unit = Fraction(2) ** (max(exponent, fmt.min_normal_exponent) - fmt.significand_bits)
+    return round(x / unit) * unit  # Python rounds a Fraction to nearest even
+
+
+@pytest.mark.parametrize("fmt", FORMATS, ids=str)
+@given(patterns=st.lists(FINITE, min_size=1, max_size=5))
+def test_scale_and_values_by_their_definition(fmt: Format, patterns: list[int]) -> None:
+    x = np.array(patterns, np.uint32).view(np.float32)
+    rounded, code = scaled(get_backend("numpy"), x, fmt)
+    k = exponent_of(x, fmt)
+    assert int(code[0, 0]) == 127 - k
+    for value, result in zip(x, rounded, strict=True):
+        product = Fraction(float(value)) * Fraction(2) ** k
+        assert Fraction(float(result)) == nearest(product, fmt)
+        assert np.signbit(result) == np.signbit(value)
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("fmt", FORMATS, ids=str)
+def test_what_is_not_finite_is_not_hidden(backend: Executor, fmt: Format, bad: float) -> None:
+    x = np.array([[[1, bad], [2, 3]]], np.float32)
+    b = np.ones((1, 2, 2), np.float32)
+    y = product(backend, x, b, (fmt, E4M3FN))
+    assert not np.isfinite(y[0, 0]).any()
+
+
+def product(backend: Executor, a: np.ndarray, b: np.ndarray, formats: tuple[Format, Format]) -> np.ndarray:
+    """Rounded to BF16, as a site does."""
+    module, accumulator = backend.module, parse_accumulator("fp32_sequential")
+
+    def run(a, b):
+        plain = scaled_product(
+            module, a, b, lambda x, y: module.matmul(x, y, None, accumulator, formats, None), formats
+        )
+        return module.round_to(plain, BF16)
+
+    return np.asarray(module.jit(run)(backend.array(a), backend.array(b)))
+
+
+def exact_product(a: np.ndarray, b: np.ndarray, formats: tuple[Format, Format]) -> np.ndarray:
+    """Operands by the definition above, multiplied exactly, float64 sums of few small integers."""
+    sides = []
+    for x, fmt in zip((a, b), formats, strict=True):
+        k = exponent_of(x, fmt)
+        values = [nearest(Fraction(float(v)) * Fraction(2) ** k, fmt) for v in x.reshape(-1)]
+        sides.append((np.array(values, object).reshape(x.shape), k))
+    (qa, ka), (qb, kb) = sides
+    total = np.einsum("bmk,bkn->bmn", qa, qb)
+    return np.array([[[v * Fraction(2) ** -(ka + kb) for v in row] for row in block] for block in total], object)
+
+
+@pytest.mark.parametrize("size", [(0, 0), (-60, 40), (-126, -20), (100, 20), (-100, 120)])
+def test_unscaling_is_exact(backend: Executor, size: tuple[int, int]) -> None:
+    """Two products of three bits each: the running sum is exact, so the result is that of fractions rounded once."""
+    rng = generator(7)
+    a = (rng.integers(-7, 8, (2, 3, 2)) * 2.0 ** size[0]).astype(np.float32)
+    b = (rng.integers(-7, 8, (2, 2, 3)) * 2.0 ** size[1]).astype(np.float32)
+    y = product(backend, a, b, (E4M3FN, E5M2))
+    with np.errstate(over="ignore"):
+        expected = np.array([float(v) for v in exact_product(a, b, (E4M3FN, E5M2)).reshape(-1)])
+    expected = np.asarray(get_backend("numpy").round_to(expected, BF16)).reshape(y.shape)
+    assert_same_bits(np.where(y == 0, np.float32(0), y), np.where(expected == 0, np.float32(0), expected))
