@@ -44,7 +44,7 @@ def add_rule(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def ruled(policy: Arithmetic, rules: Sequence[str], layers: int) -> Arithmetic:
+def ruled(policy: Arithmetic, rules: Sequence[str], layers: int | None = None) -> Arithmetic:
     """The policy under the rules of the command line; itself without any."""
     return policy.override([_rule(text) for text in rules], layers=layers) if rules else policy
 

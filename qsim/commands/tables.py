@@ -8,13 +8,17 @@ from typing import Any
 
 from qsim.commands.columns import print_columns
 from qsim.commands.command import AddCommand, Arguments
+from qsim.commands.options import add_rule, ruled
 
-_ALWAYS = ("site", "pass", "inputs", "output", "inner", "accumulator")
+_ALWAYS = ("layer", "site", "pass", "inputs", "output", "inner", "accumulator")
 
 
 def add(command: AddCommand) -> None:
     policy = command("policy", _policy, "print the resolved table of a policy")
-    policy.add_argument("name", nargs="?", metavar="NAME")
+    policy.add_argument(
+        "name", nargs="?", metavar="NAME", help="listed without it; or <bf16|fp16|tf32>-<accumulator>"
+    )
+    add_rule(policy)
 
 
 def _policy(arguments: Arguments) -> int:
@@ -23,7 +27,7 @@ def _policy(arguments: Arguments) -> int:
     if arguments.name is None:
         print(json.dumps(list(POLICIES)) if arguments.json else "\n".join(POLICIES))
         return 0
-    policy = parse_policy(arguments.name)
+    policy = ruled(parse_policy(arguments.name), arguments.rules)
     table = policy.as_json()
     if arguments.json:
         print(json.dumps(table, indent=1))
@@ -31,6 +35,8 @@ def _policy(arguments: Arguments) -> int:
     promise = "" if policy.promises_bits else ", hashes: none promised"
     print(f"{table['name']}: parameters {table['parameters']}, loss scaling {table['loss_scaling']}{promise}")
     print_columns(_telling(table["sites"]))
+    if "layers" in table:
+        print_columns(_telling(table["layers"]))
     print_columns(table["stages"])
     return 0
 
