@@ -77,9 +77,8 @@ _FLUSH = dataclasses.replace(
 # What other stacks round where.  Fused epilogues, which add a bias before the one rounding of a product, are not
 # modelled: here the product and its sum with the bias are rounded one after the other.
 
-_TORCH_SCALING = LossScaling(
-    mode="dynamic", initial=2.0**16, interval=2000, minimum=2.0**-126
-)  # torch.amp.GradScaler
+# torch.amp.GradScaler, which has no minimum
+_TORCH_SCALING = LossScaling(mode="dynamic", initial=2.0**16, interval=2000, minimum=2.0**-126)
 _MEGATRON_SCALING = LossScaling(mode="dynamic", initial=2.0**32, interval=1000)  # without its hysteresis of 2
 _JMP_SCALING = LossScaling(mode="dynamic", initial=2.0**15, interval=2000)  # jmp.DynamicLossScale(2 ** 15)
 
@@ -100,13 +99,14 @@ def _torch_amp(name: str, half: str, scaling: LossScaling) -> Arithmetic:
 
 
 def _megatron() -> Arithmetic:
-    """Megatron-LM with --fp16: half parameters and activations, float32 main parameters.
+    """Megatron-LM with --fp16 --accumulate-allreduce-grads-in-fp32: half parameters, float32 main parameters.
 
     Source: NVIDIA/Megatron-LM.  megatron/core/fusions: fused LayerNorm and fused scaled masked softmax take and give
     half and compute in float32; bias, dropout and residual addition in half unless fp32_residual_connection.
     tensor_parallel/cross_entropy.py: the loss from logits cast to float32, its gradient cast back.
     optimizer/optimizer.py: half gradients are copied to float32 ones of the main parameters, unscaled and clipped
-    there.  optimizer/grad_scaler.py and the defaults of training/arguments.py: the scale.
+    there.  Without the second flag the reduction is in half: gradient_reduction={format: fp16}.
+    optimizer/grad_scaler.py and the defaults of training/arguments.py: the scale.
     """
     return dataclasses.replace(_FP16, name="megatron-fp16", loss_scaling=_MEGATRON_SCALING)
 

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from qsim.config import DataConfig, ModelConfig, OptimizerConfig, RunConfig
+from qsim.data import build_corpus
 from qsim.hashing import scalar_hash, tree_hash, unstack
 from qsim.model import initial_parameters, step_keys
 from qsim.optimizer import ScaleState, step_scalars
 from qsim.policy import POLICIES, Arithmetic, parse_policy
 from qsim.step import Step
+from qsim.training import held_out_loss
 
 STEPS = 3
 CONFIG = RunConfig(
@@ -126,6 +128,16 @@ def test_stages_round_what_is_kept() -> None:
     for part in ("parameters", "first", "second"):
         for w in state[part].values():
             np.testing.assert_array_equal(w.astype(ml_dtypes.bfloat16).astype(np.float32), w)
+
+
+def test_held_out_loss_draws_alike_for_every_batch_and_executor() -> None:
+    """Outputs that round stochastically take the keys of step 0, each batch anew."""
+    model = dataclasses.replace(CONFIG.model, vocabulary=256)
+    config = dataclasses.replace(CONFIG, model=model, data=dataclasses.replace(CONFIG.data, validation_batches=3))
+    corpus = build_corpus(None, tokenizer="bytes", vocabulary_size=256)
+    parameters = initial_parameters(model, 0)
+    losses = {name: held_out_loss(config, MIXED, name, parameters, corpus) for name in ("numpy", "numba")}
+    assert losses["numpy"] == losses["numba"] == held_out_loss(config, MIXED, "numba", parameters, corpus)
 
 
 def test_layers_of_equal_rows_in_pieces_have_the_bits_of_one_scan() -> None:
