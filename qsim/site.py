@@ -134,7 +134,7 @@ class Site:
         """A product by the accumulator; ``exact`` rounds once, to the output."""
 
         def product(a: Array, b: Array) -> Array:
-            if accumulator.summation == "exact" and self._how == NEAREST_EVEN:
+            if accumulator.summation == "exact" and self._how == NEAREST_EVEN and self.policy.scaling == "none":
                 start = self._calculator.xp.zeros((*a.shape[:2], b.shape[2]), np.float32)
                 return self._backend.round_exact(*self._backend.exact_matmul(a, b, start), self.output_format)
             return self._backend.matmul(a, b, None, accumulator, self._operands, self._calculator.proofs)
