@@ -294,7 +294,7 @@ class Calculator:
             return 0
         if self._parts * size > 1 << 32:
             raise ValueError(
-                f"{self._parts} parts of {size} values outgrow the 32 bits that number the draws of a batch in parts; "
+                f"{self._parts} parts of {size} values outgrow the 32 bits that number a batch's draws in parts; "
                 "use data.accumulation 1 or smaller batches"
             )
         return self._part * np.uint32(size)

@@ -57,6 +57,7 @@ MIXED = POLICIES["bf16-sr"].override(
     name="mixed",
 )
 OWN = {policy.name: policy for policy in (LAYER, MIXED)}
+DRAWN = MIXED.override([("mlp_up.*", "bf16"), ("*.wgrad", {"rounding": "stochastic"})], name="drawn")
 
 
 def policy_of(name: str) -> Arithmetic:
@@ -138,6 +139,26 @@ def test_held_out_loss_draws_alike_for_every_batch_and_executor() -> None:
     parameters = initial_parameters(model, 0)
     losses = {name: held_out_loss(config, MIXED, name, parameters, corpus) for name in ("numpy", "numba")}
     assert losses["numpy"] == losses["numba"] == held_out_loss(config, MIXED, "numba", parameters, corpus)
+
+
+@pytest.mark.parametrize("executor", ["numpy", "numba"])
+def test_a_batch_in_parts_draws_as_the_whole(executor: str) -> None:
+    """Without tensor-wide scales, which a part has of its own; blocks recomputed or not."""
+    found = set()
+    for accumulation, recompute in ((1, False), (2, False), (2, True)):
+        config = dataclasses.replace(
+            CONFIG,
+            model=dataclasses.replace(CONFIG.model, recompute=recompute),
+            data=dataclasses.replace(CONFIG.data, accumulation=accumulation),
+        )
+        parameters = initial_parameters(config.model, 0)
+        zeros = {name: np.zeros_like(w) for name, w in parameters.items()}
+        state: Any = {"parameters": parameters, "first": zeros, "second": zeros}
+        scalars = step_scalars(config.optimizer, 1, STEPS, 0, 1.0)
+        keys = step_keys(config.model, DRAWN, 0, 1)
+        state, results = Step(config, DRAWN, executor)(state, inputs(1), scalars, keys)
+        found.add((tree_hash(results["gradients"]), tree_hash(state["parameters"]), scalar_hash(results["loss"])))
+    assert len(found) == 1
 
 
 def test_layers_of_equal_rows_in_pieces_have_the_bits_of_one_scan() -> None:
