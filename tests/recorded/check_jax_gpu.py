@@ -47,7 +47,7 @@ from qsim.data import batch, build_corpus  # noqa: E402
 from qsim.hashing import scalar_hash, tree_hash  # noqa: E402
 from qsim.model import initial_parameters, step_keys  # noqa: E402
 from qsim.optimizer import ScaleState, step_scalars  # noqa: E402
-from qsim.policy import POLICIES  # noqa: E402
+from qsim.policy import parse_policy  # noqa: E402
 from qsim.step import Step  # noqa: E402
 
 PARTS = (
@@ -282,7 +282,7 @@ CONFIG = RunConfig(
 
 def trajectory(policy: str, executor: str) -> list[str]:
     """Hashes of every step: loss, gradients, parameters, moments."""
-    arithmetic, corpus = POLICIES[policy], build_corpus(None, tokenizer="bytes", vocabulary_size=256)
+    arithmetic, corpus = parse_policy(policy), build_corpus(None, tokenizer="bytes", vocabulary_size=256)
     step, first = Step(CONFIG, arithmetic, executor), initial_parameters(CONFIG.model, 0)
     zeros = {name: np.zeros_like(w) for name, w in first.items()}
     state: Any = {"parameters": first, "first": zeros, "second": zeros}
@@ -302,7 +302,7 @@ def _training(policy: str) -> Iterator[Pair]:
     yield np.array(trajectory(policy, "jax")), np.array(trajectory(policy, "numpy"))
 
 
-for _policy in ("bf16", "int8-train-sr", "fp32", "fp16"):
+for _policy in ("bf16", "int8-train-sr", "fp32", "fp16", "fp16-ln16", "fp8", "int8-train", "bf16-sr", "bf16-h100"):
     check(f"training, {STEPS} steps, {_policy}", "training")(partial(_training, _policy))
 
 
