@@ -1,6 +1,7 @@
 """Layers, forward and backward, written once as array code over the arithmetic of their sites.
 
-Shapes: N = B T rows of a batch, h hidden, H heads, d = h / H, C reduction chunks.  A backward function returns the
+Shapes: N = B T rows of a batch, h hidden, H heads, d = h / H, C reduction chunks; on several devices those of the
+parts that ``ar.shards`` holds here.  A backward function returns the
 gradient of its input (rounded by the site's ``dgrad``) and the gradients of its parameters, which are sums over
 tokens: each of C contiguous chunks of the batch is summed and rounded by ``wgrad``, and the chunks are added in
 float32 by a fixed tree, so that the sum does not depend on how chunks are spread over devices or over the parts of a
@@ -36,6 +37,11 @@ def fold_chunks(ar: Calculator, partial: Array) -> Array:
     return ar.float32.sum(partial.reshape(chunks // block, block, *partial.shape[1:]), axis=1)
 
 
+def of_all_devices(ar: Calculator, name: str, folded: Array) -> Array:
+    """(K, ...) -> (D K', ...): of the gradient of a parameter, as far as that is kept here, those of all devices."""
+    return folded if ar.shards.data == 1 else ar.shards.chunks_together(name, fold_chunks(ar, folded))
+
+
 def add_chunks(ar: Calculator, folded: Array) -> Array:
     """(K, ...) -> (...): the rest of the tree, over what ``fold_chunks`` gave for all parts of the batch.
 
@@ -52,8 +58,8 @@ def sum_over_rows(ar: Calculator, wgrad: Site, rows: Array, chunks: int) -> Arra
 
 def linear_forward(ar: Calculator, site: str, x: Array, weight: Array, bias: Array | None) -> Array:
     """y = round(round(x W) + b).  (N, i) x (i, o) -> (N, o)"""
-    fprop = ar.at(site, "fprop")
-    y = fprop.output(fprop.matmul(x, weight))
+    fprop, shards = ar.at(site, "fprop"), ar.shards
+    y = fprop.output(shards.all_columns(fprop.matmul(x, shards.whole_rows(weight, x.shape[1]))))
     return y if bias is None else fprop.output(fprop.add(y, fprop.narrowed(bias)))
 
 
@@ -70,17 +76,18 @@ def linear_backward(
 
     ``keys``: of dgrad and wgrad, where these round dy stochastically: both by its elements' place in (N, o).
     """
-    xp, dgrad, wgrad = ar.xp, ar.at(site, "dgrad"), ar.at(site, "wgrad")
-    dx = dgrad.output(dgrad.matmul(dy, xp.swapaxes(weight, 0, 1), keys[0]))
+    xp, shards, dgrad, wgrad = ar.xp, ar.shards, ar.at(site, "dgrad"), ar.at(site, "wgrad")
+    turned = xp.swapaxes(shards.turned(shards.whole_rows(weight, x.shape[1])), 0, 1)  # (o, i)
+    dx = dgrad.output(shards.all_columns(dgrad.matmul(dy, turned, keys[0])))
     rows = xp.swapaxes(in_chunks(x, chunks), 1, 2)  # (C, i, N / C)
-    dw = fold_chunks(ar, wgrad.output(wgrad.matmul(rows, in_chunks(dy, chunks), keys[1])))
+    dw = fold_chunks(ar, wgrad.output(wgrad.matmul(rows, in_chunks(shards.own_columns(dy), chunks), keys[1])))
     return dx, dw
 
 
 def bias_gradient(ar: Calculator, site: str, dy: Array, chunks: int) -> Array:
     """(N, n) -> (K, n)."""
     wgrad = ar.at(site, "wgrad")
-    return sum_over_rows(ar, wgrad, wgrad.narrowed(dy), chunks)
+    return ar.shards.all_columns(sum_over_rows(ar, wgrad, wgrad.narrowed(ar.shards.own_columns(dy)), chunks))
 
 
 def layernorm_forward(
@@ -115,15 +122,16 @@ def layernorm_backward(
     dx = s.output(s.multiply(inner, cache["inverse"]))
     wgrad = ar.at(site, "wgrad")
     dgain = sum_over_rows(ar, wgrad, wgrad.multiply(dy, normal), chunks)
-    return dx, dgain, bias_gradient(ar, site, dy, chunks)
+    return dx, dgain, sum_over_rows(ar, wgrad, dy, chunks)
 
 
 def split_heads(ar: Calculator, x: Array, batch: int, heads: int, parts: int) -> list[Array]:
     """(N, parts h) -> ``parts`` arrays (B H, T, d)."""
     rows, width = x.shape
     x = x.reshape(batch, rows // batch, parts, heads, width // (parts * heads))
+    x = ar.shards.own_columns(x, 3)
     x = ar.xp.transpose(x, (2, 0, 3, 1, 4))  # (parts, B, H, T, d)
-    return [x[i].reshape(batch * heads, *x.shape[3:]) for i in range(parts)]
+    return [x[i].reshape(-1, *x.shape[3:]) for i in range(parts)]
 
 
 def merge_heads(ar: Calculator, arrays: list[Array], batch: int) -> Array:
@@ -131,7 +139,7 @@ def merge_heads(ar: Calculator, arrays: list[Array], batch: int) -> Array:
     parts, (blocks, length, width) = len(arrays), arrays[0].shape
     x = ar.xp.stack(arrays).reshape(parts, batch, blocks // batch, length, width)
     x = ar.xp.transpose(x, (1, 3, 0, 2, 4))  # (B, T, parts, H, d)
-    return x.reshape(batch * length, parts * (blocks // batch) * width)
+    return ar.shards.all_columns(x, 3).reshape(batch * length, -1)
 
 
 def causal_mask(ar: Calculator, length: int) -> Array:
@@ -153,7 +161,8 @@ def attention_forward(
     q = s.output(s.multiply(q, s.scalar(q.shape[-1] ** -0.5)))
     scores = s.output(_masked(ar, mask, s.matmul(q, ar.xp.swapaxes(k, 1, 2))))
     if slopes is not None:
-        biased = s.add(scores.reshape(batch, heads, *mask.shape), alibi_bias(ar, slopes, mask))
+        bias = alibi_bias(ar, ar.shards.own_columns(slopes), mask)
+        biased = s.add(scores.reshape(batch, -1, *mask.shape), bias)
         scores = s.output(_masked(ar, mask, biased).reshape(scores.shape))
     weights = softmax_forward(ar, scores, mask)
     s = ar.at("values", "fprop")
@@ -268,19 +277,25 @@ def positions_backward(ar: Calculator, dx: Array, batch: int, length: int, chunk
 
 def cross_entropy_forward(ar: Calculator, logits: Array, targets: Array, chunks: int) -> tuple[Array, Cache]:
     """Mean of log(sum exp(z)) - z[target] with z = logits - max.  (N, V), (N,) -> ()"""
-    sums, cache = cross_entropy_sums(ar, logits, targets, chunks)
-    return mean_loss(ar, sums, len(targets)), cache
+    losses, cache = cross_entropy_rows(ar, logits, targets)
+    losses = ar.shards.all_rows(losses)
+    return mean_loss(ar, loss_sums(ar, losses, chunks), len(losses)), cache
 
 
-def cross_entropy_sums(ar: Calculator, logits: Array, targets: Array, chunks: int) -> tuple[Array, Cache]:
-    """Losses summed by chunk.  (N, V), (N,) -> (C,)"""
+def cross_entropy_rows(ar: Calculator, logits: Array, targets: Array) -> tuple[Array, Cache]:
+    """(N, V), (N,) -> (N,)"""
     s = ar.at("loss", "fprop")
     shifted = s.subtract(logits, s.max(logits))
     powers = s.exp(shifted)
     total = s.sum(powers)[:, None]
     picked = ar.xp.take_along_axis(shifted, targets[:, None], axis=1)
     losses = s.subtract(s.log(total), picked)[:, 0]
-    return s.sum(in_chunks(losses, chunks), axis=1), {"powers": powers, "total": total}
+    return losses, {"powers": powers, "total": total}
+
+
+def loss_sums(ar: Calculator, losses: Array, chunks: int) -> Array:
+    """(N,) -> (C,), summed by chunk."""
+    return ar.at("loss", "fprop").sum(in_chunks(losses, chunks), axis=1)
 
 
 def mean_loss(ar: Calculator, sums: Array, rows: int) -> Array:

@@ -118,13 +118,16 @@ def _positions(ar: Calculator, config: ModelConfig, parameters: Parameters) -> A
     """What is added to the embedding: a parameter, a constant or nothing."""
     if config.positions == "sinusoidal":
         return ar.xp.asarray(sinusoidal_table(config.length, config.hidden))
-    return parameters.get("embedding.positions")
+    learned = parameters.get("embedding.positions")
+    return None if learned is None else ar.shards.whole_rows(learned, config.length)
 
 
-def _logits_weight(ar: Calculator, parameters: Parameters) -> Array:
+def _logits_weight(ar: Calculator, config: ModelConfig, parameters: Parameters) -> Array:
     """(h, V): a parameter, or the token table transposed where the two are tied."""
-    own = parameters.get("logits.weight")
-    return ar.xp.swapaxes(parameters["embedding.tokens"], 0, 1) if own is None else own
+    if not config.tied:
+        return parameters["logits.weight"]
+    table = ar.shards.whole_rows(parameters["embedding.tokens"], config.vocabulary)
+    return ar.shards.own_columns(ar.xp.swapaxes(table, 0, 1))
 
 
 def forward(
@@ -141,7 +144,8 @@ def forward(
     recompute: of every block keep its input alone, in place of what ``block_backward`` needs.
     """
     blocks, rest = _split(parameters)
-    x = layers.embedding_forward(ar, tokens, rest["embedding.tokens"], _positions(ar, config, rest))
+    table = ar.shards.whole_rows(rest["embedding.tokens"], config.vocabulary)
+    x = layers.embedding_forward(ar, tokens, table, _positions(ar, config, rest))
 
     def body(x: Array, layer: dict[str, Array]) -> tuple[Array, layers.Cache]:
         y, cache = block_forward(ar, config, layer, x, tokens.shape[0])
@@ -156,7 +160,7 @@ def forward(
         rest["layernorm_final.bias"],
         config.layernorm_epsilon,
     )
-    logits = layers.linear_forward(ar, "logits", x, _logits_weight(ar, rest), None)
+    logits = layers.linear_forward(ar, "logits", x, _logits_weight(ar, config, rest), None)
     return logits, {"blocks": caches, "layernorm_final": norm, "head_input": x}
 
 
@@ -213,20 +217,23 @@ def loss_and_gradients(
 
     def of_part(tokens: Array, targets: Array) -> tuple[Array, Parameters]:
         logits, caches = forward(ar, config, parameters, tokens, keys, recompute=config.recompute)
-        own = chunks // accumulation
-        sums, cache = layers.cross_entropy_sums(ar, logits, targets.reshape(-1), own)
+        own = ar.shards.own_chunks(chunks) // accumulation
+        losses, cache = layers.cross_entropy_rows(ar, logits, targets.reshape(-1))
+        sums = layers.loss_sums(ar, losses, own)
         dlogits = layers.cross_entropy_backward(ar, cache, targets.reshape(-1), loss_scale, rows)
         return sums, backward(ar, config, parameters, tokens, caches, dlogits, own, keys)
 
-    rows = targets.size
+    rows = targets.size * ar.shards.data
     parts = of_part(tokens, targets) if accumulation == 1 else ar.in_parts(of_part, accumulation, tokens, targets)
     sums, folded = parts
-    gradients = {name: layers.add_chunks(ar, gradient) for name, gradient in folded.items()}
+    gathered = {name: layers.of_all_devices(ar, name, gradient) for name, gradient in folded.items()}
+    gradients = {name: layers.add_chunks(ar, gradient) for name, gradient in gathered.items()}
     if config.tied:
-        own = ar.xp.swapaxes(gradients.pop("logits.weight"), 0, 1)
+        own = ar.xp.swapaxes(ar.shards.all_columns(gradients.pop("logits.weight")), 0, 1)
+        own = ar.shards.own_rows("embedding.tokens", own)
         reduction = ar.stage("gradient_reduction")
         gradients["embedding.tokens"] = reduction.output(reduction.add(gradients["embedding.tokens"], own))
-    return layers.mean_loss(ar, sums, rows), gradients
+    return layers.mean_loss(ar, ar.shards.all_rows(sums), rows), gradients
 
 
 def backward(
@@ -246,7 +253,7 @@ def backward(
     blocks, rest = _split(parameters)
     gradients: Parameters = {}
     dx, gradients["logits.weight"] = layers.linear_backward(
-        ar, "logits", caches["head_input"], _logits_weight(ar, rest), dlogits, chunks
+        ar, "logits", caches["head_input"], _logits_weight(ar, config, rest), dlogits, chunks
     )
     dx, gradients["layernorm_final.gain"], gradients["layernorm_final.bias"] = layers.layernorm_backward(
         ar, "layernorm_final", caches["layernorm_final"], rest["layernorm_final.gain"], dx, chunks

@@ -60,8 +60,8 @@ def global_norm(ar: Calculator, gradients: Tree) -> Array:
     """sqrt(sum of squares): trees over the last axis, over rows, then over tensors in name order."""
     f = ar.float32
     totals = []
-    for _, g in sorted(gradients.items()):
-        squares = f.sum(f.multiply(g, g))
+    for name, g in sorted(gradients.items()):
+        squares = ar.shards.row_sums(f, name, f.multiply(g, g))
         totals.append(f.sum(squares.reshape(-1)))
     return f.square_root(f.sum(ar.xp.stack(totals)))
 

@@ -11,7 +11,9 @@ from typing import Any
 from qsim.checkpoints import load_checkpoint
 from qsim.config import RunConfig
 from qsim.data import load_data, reference_data
+from qsim.devices import find_devices
 from qsim.hashing import tree_hash
+from qsim.mesh import Mesh
 from qsim.policy import Arithmetic
 from qsim.progress import Progress, silent
 from qsim.runs import RunError, RunFolder
@@ -27,10 +29,12 @@ def replay(
     steps: int | None = None,
     data: Path | None = None,
     progress: Callable[..., Progress] = silent,
+    mesh: Mesh | None = None,
 ) -> RunFolder:
     """Run a recorded run again under another policy, freely: from its first weights, each step from the last.
 
     executor: that of the parent unless given.  steps: only the first so many.  data: where its tokens now lie.
+    mesh: as in ``train``, of this process alone.
     Writes a run folder that names its parent, and refuses tokens whose hash differs from the recorded one.
     """
     corpus = load_data(parent.path, data)
@@ -38,9 +42,10 @@ def replay(
     config = parent.config
     if steps is not None:
         config = _first_steps(config, steps)
-    run = RunFolder.create(out, config, policy, executor or parent.executor, _identity(parent, out, start))
+    find_devices(config, policy, executor or parent.executor, mesh)  # refused before anything is written
+    run = RunFolder.create(out, config, policy, executor or parent.executor, _identity(parent, out, start), mesh)
     reference_data(run.path, corpus, parent.path)
-    return train(run, corpus, parameters=start, progress=progress)
+    return train(run, corpus, parameters=start, progress=progress, mesh=mesh)
 
 
 def _first_steps(config: RunConfig, steps: int) -> RunConfig:
@@ -58,8 +63,14 @@ def _identity(parent: RunFolder, out: Path, start: dict[str, Any]) -> dict[str, 
     return {"path": Path(where).as_posix(), "hash": tree_hash(start), "policy": parent.policy.name}
 
 
-def resume(run: RunFolder, *, data: Path | None = None, progress: Callable[..., Progress] = silent) -> RunFolder:
-    """Carry an interrupted run or replay to its end; a finished one is left as it is."""
+def resume(
+    run: RunFolder,
+    *,
+    data: Path | None = None,
+    progress: Callable[..., Progress] = silent,
+    mesh: Mesh | None = None,
+) -> RunFolder:
+    """Carry an interrupted run or replay to its end, on any mesh; a finished one is left as it is."""
     if run.finished:
         return run
-    return train(run, load_data(run.path, data), resume=True, progress=progress)
+    return train(run, load_data(run.path, data), resume=True, progress=progress, mesh=mesh)

@@ -16,6 +16,7 @@ from qsim import config as configuration
 from qsim import policy as policies
 from qsim.atomic import write_atomically
 from qsim.config import RunConfig
+from qsim.mesh import Mesh
 from qsim.policy import Arithmetic
 
 _PACKAGES = ("numpy", "numba", "jax", "jaxlib", "ml_dtypes", "qsim-precision")
@@ -42,6 +43,7 @@ class RunFolder:
         policy: Arithmetic,
         executor: str,
         parent: dict[str, Any] | None = None,
+        mesh: Mesh | None = None,
     ) -> RunFolder:
         """A new run folder; RunError where anything is there already."""
         require_new(path)
@@ -53,7 +55,7 @@ class RunFolder:
         record |= {"model": values["model"], "training": _training(config)}
         if not policy.promises_bits:
             record["hashes"] = "none promised"
-        run.write_json("environment.json", environment())
+        run.write_json("environment.json", environment() | ({"mesh": str(mesh)} if mesh else {}))
         run.write_json("config.json", record)
         return run
 
@@ -133,6 +135,38 @@ class RunFolder:
     def finished(self) -> bool:
         """Whether the held-out loss, the last thing a run writes, is there."""
         return any("validation_loss" in row for row in self.rows("metrics.jsonl"))
+
+
+class FollowedRun(RunFolder):
+    """A run folder that another process writes: what this one would write is left out.
+
+    Its configuration is what this process was given, for the folder may not be there yet.
+    """
+
+    def __init__(self, path: Path, config: RunConfig, policy: Arithmetic, executor: str) -> None:
+        super().__init__(path)
+        self._given = (config, policy, executor)
+
+    @property
+    def config(self) -> RunConfig:
+        return self._given[0]
+
+    @property
+    def policy(self) -> Arithmetic:
+        return self._given[1]
+
+    @property
+    def executor(self) -> str:
+        return self._given[2]
+
+    def write_json(self, name: str, value: Any) -> None:
+        pass
+
+    def append(self, name: str, row: dict[str, Any]) -> None:
+        pass
+
+    def cut_after(self, step: int) -> None:
+        pass
 
 
 def require_new(path: Path) -> None:

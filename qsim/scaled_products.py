@@ -14,17 +14,26 @@ Array = Any
 _POWER = 256  # ``times_power`` multiplies by 2^(power - 256)
 
 
+def _itself(x: Array) -> Array:
+    return x
+
+
 def scaled_product(
-    backend: Any, a: Array, b: Array, product: Callable[[Array, Array], Array], formats: tuple[Format, Format]
+    backend: Any,
+    a: Array,
+    b: Array,
+    product: Callable[[Array, Array], Array],
+    formats: tuple[Format, Format],
+    of_all: Callable[[Array], Array] = _itself,
 ) -> Array:
     """product(round(a s_a), round(b s_b)) / (s_a s_b).
 
-    Shapes: as ``product`` takes them.
+    Shapes: as ``product`` takes them.  of_all: the largest absmax of the parts of a tensor, where these are parts.
     Exactness: scaling and unscaling by powers of two are exact, so that the only roundings are those of the operands,
     to nearest even, and of the product.  A result that is no multiple of 2^-149 is rounded to odd: rounded again to
     a format of 16 bits it is what the exact one rounds to.
     """
-    (qa, code_a), (qb, code_b) = (scaled(backend, x, fmt) for x, fmt in zip((a, b), formats, strict=True))
+    (qa, code_a), (qb, code_b) = (scaled(backend, x, fmt, of_all) for x, fmt in zip((a, b), formats, strict=True))
     y = product(qa, qb)
     xp = backend.array_module
     total = code_a.astype(xp.int32) + code_b.astype(xp.int32) - 2 * BIAS
@@ -34,7 +43,7 @@ def scaled_product(
     return y
 
 
-def scaled(backend: Any, x: Array, fmt: Format) -> tuple[Array, Array]:
+def scaled(backend: Any, x: Array, fmt: Format, of_all: Callable[[Array], Array] = _itself) -> tuple[Array, Array]:
     """(x s rounded to the format, code of 1 / s),  s = 2^floor(log2(max / absmax)) <= 2^127,  code uint8 (1, 1).
 
     With absmax = 1.f 2^e and max = 1.m 2^E, floor(log2(max / absmax)) = E - e - (1 where f > m): integers throughout.
@@ -43,7 +52,7 @@ def scaled(backend: Any, x: Array, fmt: Format) -> tuple[Array, Array]:
     """
     largest = pattern_of(fmt.maximum)
     threshold, exponent = largest & ((1 << WIDTH) - 1), (largest >> WIDTH) - BIAS
-    code = backend.shared_scales(backend.absmax(x.reshape(1, -1), 1), threshold, exponent)
+    code = backend.shared_scales(of_all(backend.absmax(x.reshape(1, -1), 1)), threshold, exponent)
     up = BIAS - code.astype(backend.array_module.int32)
     return backend.round_to(_times(backend, x, up), fmt), code
 

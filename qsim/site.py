@@ -123,11 +123,13 @@ class Site:
             )
         if self._scheme is not None:
             gradient = a if self._direction == "dgrad" else b
-            first = 0 if key is None else self._calculator.first_index(gradient.shape[-1])
-            return quantized_product(self._backend, a, b, self._scheme, key, first)
+            by_column = self._direction == "wgrad"
+            counter = 0 if key is None else self._calculator.indices(gradient.shape, own_columns=by_column)
+            return quantized_product(self._backend, a, b, self._scheme, key, counter)
         accumulator = parse_accumulator(self.policy.accumulator or "")
         if self.policy.scaling == "tensor":
-            return scaled_product(self._backend, a, b, self._product(accumulator), self._operands)
+            of_all = self._calculator.shards.largest
+            return scaled_product(self._backend, a, b, self._product(accumulator), self._operands, of_all)
         return self._product(accumulator)(a, b)
 
     def _product(self, accumulator: Accumulator) -> Any:

@@ -6,6 +6,7 @@ A ``Calculator`` joins a back end, a policy and, where wanted, a ``Recorder``.  
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property, partial
@@ -20,6 +21,7 @@ from precision.rounding_modes import NEAREST_EVEN, Rounding
 from qsim.arithmetic import Arithmetic
 from qsim.draws import WRITE_BACK, for_calculator, in_layers
 from qsim.segments import joined, length_of, sliced
+from qsim.sharding import ONE_DEVICE, Shards
 from qsim.site import Site, StageSite
 from qsim.site_policy import Pass, SitePolicy
 from qsim.stages import Stage
@@ -100,12 +102,19 @@ class Calculator:
 
     With ``speculative`` a back end may compute by a faster path that is exact only under conditions on the values;
     ``proved`` then says whether they held everywhere, and a result for which they did not is to be thrown away.
+    ``shards``: which part of a computation over several devices this is.
     """
 
     def __init__(
-        self, policy: Arithmetic, backend: str, recorder: Recorder | None = None, *, speculative: bool = False
+        self,
+        policy: Arithmetic,
+        backend: str,
+        recorder: Recorder | None = None,
+        *,
+        speculative: bool = False,
+        shards: Shards = ONE_DEVICE,
     ) -> None:
-        self.policy, self.recorder = policy, recorder
+        self.policy, self.recorder, self.shards = policy, recorder, shards
         self.proofs: list[Array] | None = [] if speculative else None
         self.backend = get_backend(backend)
         self.xp = self.backend.array_module
@@ -259,7 +268,8 @@ class Calculator:
         rounded = self._round(w, how)
         if self.recorder is not None:
             for key, part in parameter_parts(name, w.shape[0]):
-                self.recorder.record(self.backend, f"{key}.weights", w[part], rounded[part], self.parameters)
+                place = self.shards.weights_key(key, name)
+                self.recorder.record(self.backend, place, w[part], rounded[part], self.parameters)
         return rounded
 
     def updated(self, name: str, w: Array) -> Array:
@@ -273,20 +283,33 @@ class Calculator:
         if how == NEAREST_EVEN:
             return self.backend.round_to(w, self.parameters)
         random = self.stream(key) if how.stochastic and key is not None else None
+        if random is not None:
+            random = random._replace(counter=self.shards.places(key.removeprefix(WRITE_BACK), w.shape))
         return self.backend.round_to(w, self.parameters, how, random)
 
     def random_words(self, key: Any, shape: tuple[int, ...]) -> Array:
         """One uint32 an element of rows (N, n), that of its index in the whole batch."""
-        return self.backend.random_words((key[0], key[1]), shape, self.first_index(shape[-1]))
+        return self.backend.random_words((key[0], key[1]), shape, self.first_index(shape))
 
-    def first_index(self, width: int) -> Array:
-        """Row-major index, in the whole batch, of the first element of rows that are so wide."""
-        if self._rows * width > 1 << 32:
+    def first_index(self, shape: tuple[int, ...]) -> Array:
+        """Row-major index, in the whole batch, of the first element of an array (..., n) of this part's rows."""
+        *leading, width = shape
+        here = self._rows or math.prod(leading)  # rows of all parts that this device computes
+        rows = here * self.shards.data
+        if (rows > math.prod(leading) or self.shards.count > 1) and rows * width > 1 << 32:
             raise ValueError(
-                f"{self._rows} rows of {width} values outgrow the 32 bits that number the draws of a batch in parts; "
-                "use data.accumulation 1 or smaller batches"
+                f"{rows} rows of {width} values outgrow the 32 bits that number the draws of a batch in parts; "
+                "use data.accumulation 1 on one device, or smaller batches"
             )
-        return self._first_row * np.uint32(width)
+        return (self._first_row + self.shards.first_row(here)) * np.uint32(width)
+
+    def indices(self, shape: tuple[int, ...], *, own_columns: bool) -> Array:
+        """The same, or the index of every element where the array has the columns of this device alone."""
+        if not own_columns or self.shards.model == 1:
+            return self.first_index(shape)
+        whole = (*shape[:-1], shape[-1] * self.shards.model)
+        places = self.xp.arange(math.prod(whole), dtype=np.uint32).reshape(whole)
+        return self.shards.own_columns(places + self.first_index(whole))
 
     def _first_element(self, size: int) -> Array:
         """Index, in the arrays of all parts laid end to end, of the first of this part's ``size`` elements."""

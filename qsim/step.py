@@ -6,17 +6,19 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from precision.backends import get_backend
 from precision.formats import Format
 from qsim.config import RunConfig
+from qsim.devices import Devices, Kind, Kinds, OneDevice
 from qsim.model import loss_and_gradients
 from qsim.optimizer import adamw, clip_factor, global_norm
 from qsim.policy import Arithmetic
+from qsim.sharding import plain_key
 from qsim.sites import Calculator, Recorder
 
 Array = Any
 Tree = dict[str, Array]
 State = dict[str, Tree]
+_RESULTS = ("loss", "gradients", "gradient_norm", "finite", "proved")
 
 
 def training_step(
@@ -57,15 +59,16 @@ def training_step(
 def _all_finite(ar: Calculator, gradients: Tree) -> Array:
     """Whether no gradient holds an infinity or a NaN."""
     flags = [ar.xp.all(ar.xp.isfinite(g)) for _, g in sorted(gradients.items())]
-    return ar.xp.all(ar.xp.stack(flags))
+    return ar.shards.everywhere(ar.xp.all(ar.xp.stack(flags)))
 
 
 class Step:
     """``training_step`` of one policy on one executor, compiled where that compiles.
 
-    Called with (state, batch, scalars, keys).  With a recorder the results hold ``records``, its values by site,
-    and ``formats`` the format of each.  The first attempt is speculative (see ``Calculator``); it is made again
-    without speculation where its proofs did not hold, so the bits never depend on it.
+    Called with (state, batch, scalars, keys), host arrays or what it returned.  With a recorder the results hold
+    ``records``, its values by site, and ``formats`` the format of each.  The first attempt is speculative (see
+    ``Calculator``); it is made again without speculation where its proofs did not hold, so the bits never depend on
+    it.
     """
 
     def __init__(
@@ -74,15 +77,23 @@ class Step:
         policy: Arithmetic,
         executor: str,
         recorder: Callable[[], Recorder] | None = None,
+        devices: Devices | None = None,
     ) -> None:
         self.config, self.policy, self.executor, self.recorder = config, policy, executor, recorder
+        self.devices = devices or OneDevice(executor)
         self.formats: dict[str, Format] = {}
-        jit = get_backend(executor).jit
-        self._speculative, self._certain = jit(partial(self._run, True)), jit(partial(self._run, False))
+        self._speculative, self._certain = self._compiled(True), self._compiled(False)
+
+    def _compiled(self, speculative: bool) -> Callable:
+        names = (*_RESULTS, *(["records"] if self.recorder else []))
+        results: Kinds = dict.fromkeys(names, "same") | {"gradients": "parameters"}
+        inputs: tuple[Kind, ...] = ("state", "batch", "same", "same")
+        return self.devices.compiled(partial(self._run, speculative), inputs, ("state", results))
 
     def __call__(
         self, state: State, batch: tuple[Array, Array], scalars: Tree, keys: Any
     ) -> tuple[State, dict[str, Any]]:
+        state, batch = self.devices.place(state, "state"), self.devices.place(batch, "batch")
         new, results = self._speculative(state, batch, scalars, keys)
         if not results["proved"]:
             new, results = self._certain(state, batch, scalars, keys)
@@ -90,9 +101,10 @@ class Step:
 
     def _run(self, speculative: bool, state: State, batch: tuple[Array, Array], scalars: Tree, keys: Any) -> Any:
         observer = self.recorder() if self.recorder else None
-        ar = Calculator(self.policy, self.executor, observer, speculative=speculative)
+        shards = self.devices.shards
+        ar = Calculator(self.policy, self.executor, observer, speculative=speculative, shards=shards)
         state, results = training_step(ar, self.config, state, batch, scalars, keys)
         if observer:
-            self.formats.update(observer.formats)
-            results["records"] = observer.results(ar.backend)
-        return state, results | {"proved": ar.proved()}
+            self.formats.update({plain_key(key): fmt for key, fmt in observer.formats.items()})
+            results["records"] = shards.totals(observer.results(ar.backend))
+        return state, results | {"proved": shards.everywhere(ar.proved())}

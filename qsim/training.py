@@ -15,15 +15,17 @@ from precision.statistics import Statistics
 from qsim.checkpoints import Checkpoint, load_checkpoint, save_checkpoint, saved_steps
 from qsim.config import RunConfig
 from qsim.data import Corpus, batch, build_corpus, check_corpus, save_data, validation_batches
+from qsim.devices import Devices, OneDevice, find_devices
 from qsim.draws import output_keys
 from qsim.hashing import scalar_hash, tree_hash, unstack
 from qsim.layers import cross_entropy_forward
 from qsim.loss_scales import needed_scales
+from qsim.mesh import Mesh
 from qsim.model import forward, initial_parameters, step_keys
 from qsim.optimizer import ScaleState, step_scalars
 from qsim.policy import Arithmetic, parse_policy
 from qsim.progress import Progress, silent
-from qsim.runs import RunError, RunFolder, require_new
+from qsim.runs import FollowedRun, RunError, RunFolder, require_new
 from qsim.schedules import learning_rate
 from qsim.sites import Calculator, Recorder
 from qsim.step import Step
@@ -56,11 +58,15 @@ def train(
     parameters: dict[str, np.ndarray] | None = None,
     resume: bool = False,
     progress: Callable[..., Progress] = silent,
+    mesh: Mesh | None = None,
 ) -> RunFolder:
     """Carry a run to its last step.
 
     parameters: where it starts, drawn from the seed unless given.  resume: go on from the last whole checkpoint.
-    Errors: DataError for a corpus that is too short, RunError for a run that cannot be resumed.
+    mesh: devices to compute on, one unless given; no hash depends on it.  Of several processes all call this, and
+    the first writes the folder.
+    Errors: DataError for a corpus that is too short, RunError for a run that cannot be resumed, ConfigError for a
+    mesh that does not fit.
     """
     config, policy, executor = run.config, run.policy, run.executor
     check_corpus(
@@ -69,7 +75,10 @@ def train(
         length=config.model.length,
         vocabulary_size=config.model.vocabulary,
     )
-    loop = _Loop(run, config, policy, executor, corpus)
+    devices = find_devices(config, policy, executor, mesh)
+    if not devices.writes:
+        run, progress = FollowedRun(run.path, config, policy, executor), silent
+    loop = _Loop(run, config, policy, executor, corpus, devices)
     position = loop.resume() if resume else start(config, policy, parameters)
     if not resume:
         loop.checkpoint(position)
@@ -89,10 +98,13 @@ def train_new(
     text: Sequence[Path] | None,
     *,
     progress: Callable[..., Progress] = silent,
+    mesh: Mesh | None = None,
 ) -> RunFolder:
-    """A new run on the embedded corpus or on the given text."""
-    require_new(out)
+    """A new run on the embedded corpus or on the given text; ``mesh`` as in ``train``."""
     arithmetic = parse_policy(policy)
+    devices = find_devices(config, arithmetic, executor, mesh)
+    if devices.writes:
+        require_new(out)
     corpus = build_corpus(
         text,
         tokenizer=config.data.tokenizer,
@@ -105,18 +117,29 @@ def train_new(
         length=config.model.length,
         vocabulary_size=config.model.vocabulary,
     )
-    run = RunFolder.create(out, config, arithmetic, executor)
+    if not devices.writes:
+        return train(FollowedRun(out, config, arithmetic, executor), corpus, mesh=mesh)
+    run = RunFolder.create(out, config, arithmetic, executor, mesh=mesh)
     save_data(run.path, corpus)
-    return train(run, corpus, progress=progress)
+    return train(run, corpus, progress=progress, mesh=mesh)
 
 
 class _Loop:
     """The steps of one run."""
 
-    def __init__(self, run: RunFolder, config: RunConfig, policy: Arithmetic, executor: str, corpus: Corpus) -> None:
+    def __init__(
+        self,
+        run: RunFolder,
+        config: RunConfig,
+        policy: Arithmetic,
+        executor: str,
+        corpus: Corpus,
+        devices: Devices,
+    ) -> None:
         self.run, self.config, self.policy, self.executor, self.corpus = run, config, policy, executor, corpus
-        self.plain = Step(config, policy, executor)
-        self.counting = Step(config, policy, executor, Recorder)
+        self.devices = devices
+        self.plain = Step(config, policy, executor, devices=devices)
+        self.counting = Step(config, policy, executor, Recorder, devices)
 
     def advance(self, position: _Position) -> float:
         """One step: computed, hashed, recorded, and where it is due counted and saved."""
@@ -162,13 +185,19 @@ class _Loop:
         self.run.write_statistics(step, as_statistics(results["records"], counting.formats), scales)
 
     def _write_hashes(self, step: int, results: dict[str, Any], state: State) -> None:
+        state, gradients = self._on_host(state), self.devices.on_host(results["gradients"])
         moments = {f"{part}.{name}": w for part in ("first", "second") for name, w in unstack(state[part]).items()}
         row = {"step": step, "loss": scalar_hash(results["loss"])}
-        row |= {"gradients": tree_hash(results["gradients"]), "parameters": tree_hash(state["parameters"])}
+        row |= {"gradients": tree_hash(gradients), "parameters": tree_hash(state["parameters"])}
         self.run.append("hashes.jsonl", row | {"optimizer": tree_hash(moments)})
 
+    def _on_host(self, state: State) -> dict[str, dict[str, np.ndarray]]:
+        return {part: self.devices.on_host(tree) for part, tree in sorted(state.items())}
+
     def checkpoint(self, position: _Position) -> None:
-        state = {part: {name: np.asarray(w) for name, w in tree.items()} for part, tree in position.state.items()}
+        state = self._on_host(position.state)
+        if not self.devices.writes:
+            return
         save_checkpoint(
             self.run.path,
             Checkpoint(
@@ -194,7 +223,8 @@ class _Loop:
 
     def finish(self, position: _Position) -> None:
         """Held-out loss under the run's own arithmetic."""
-        loss = held_out_loss(self.config, self.policy, self.executor, position.state["parameters"], self.corpus)
+        parameters = position.state["parameters"]
+        loss = held_out_loss(self.config, self.policy, self.executor, parameters, self.corpus, self.devices)
         self.run.append("metrics.jsonl", {"step": position.step, "validation_loss": loss})
 
 
@@ -211,22 +241,34 @@ def as_statistics(records: dict[str, Any], formats: dict[str, Format]) -> dict[s
 
 
 def held_out_loss(
-    config: RunConfig, policy: Arithmetic, executor: str, parameters: dict[str, Any], corpus: Corpus
+    config: RunConfig,
+    policy: Arithmetic,
+    executor: str,
+    parameters: dict[str, Any],
+    corpus: Corpus,
+    devices: Devices | None = None,
 ) -> float:
     """Mean loss over the first held-out batches, forward pass only, without dropout."""
-    calculator = Calculator(policy, executor)
-
-    def loss_of(parameters: dict[str, Any], tokens: Any, targets: Any) -> Any:
-        calculator.draw_from(output_keys(policy, config.model.layers, config.seed, 0))
-        logits, _ = forward(calculator, config.model, calculator.working_copy(parameters), tokens)
-        return cross_entropy_forward(calculator, logits, targets.reshape(-1), 1)[0]
-
-    compiled = calculator.backend.jit(loss_of)
     batches = validation_batches(
         corpus,
         batch_size=config.data.batch_size,
         length=config.model.length,
         limit=config.data.validation_batches,
     )
-    whole = [pair for pair in batches if len(pair[0]) == config.data.batch_size] or batches[:1]
-    return float(np.mean([float(compiled(parameters, *pair)) for pair in whole]))
+    whole = [pair for pair in batches if len(pair[0]) == config.data.batch_size]
+    if devices is None:
+        devices = OneDevice(executor)
+    elif not whole:  # rows that the devices might not share evenly
+        devices, parameters = OneDevice(executor), devices.on_host(parameters)
+    calculator = Calculator(policy, executor, shards=devices.shards)
+
+    def loss_of(parameters: dict[str, Any], pair: tuple[Any, Any]) -> Any:
+        tokens, targets = pair
+        calculator.draw_from(output_keys(policy, config.model.layers, config.seed, 0))
+        logits, _ = forward(calculator, config.model, calculator.working_copy(parameters), tokens)
+        return cross_entropy_forward(calculator, logits, targets.reshape(-1), 1)[0]
+
+    compiled = devices.compiled(loss_of, ("parameters", "batch"), "same")
+    parameters = devices.place(parameters, "parameters")
+    losses = [float(compiled(parameters, devices.place(pair, "batch"))) for pair in whole or batches[:1]]
+    return float(np.mean(losses))

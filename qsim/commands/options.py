@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +16,7 @@ from precision.backends import BACKENDS
 from qsim import config as configuration
 from qsim.commands.command import Arguments
 from qsim.config import PRESETS, ConfigError, RunConfig
+from qsim.mesh import Mesh, parse_mesh
 
 if TYPE_CHECKING:
     from qsim.policy import Arithmetic
@@ -55,6 +59,57 @@ def _rule(text: str) -> tuple[str, Any]:
     if not isinstance(change, str | dict):
         raise ConfigError(f"--rule {text!r} is no PATTERN=VALUE; VALUE is a policy or fields, as in {{inner: fp16}}")
     return pattern, change
+
+
+def add_mesh_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--devices", type=int, metavar="N", help="JAX devices, each with a part of the batch")
+    parser.add_argument("--mesh", metavar="data=D,model=M", help="D parts of the batch by M of every weight matrix")
+
+
+def add_process_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--distributed", action="store_true", help="one of several processes, as the cluster says")
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens, without a cluster")
+    parser.add_argument("--processes", type=int, metavar="N", help="how many there are")
+    parser.add_argument("--process", type=int, metavar="I", help="which one this is, from 0")
+
+
+def asked_mesh(arguments: Arguments) -> Mesh | None:
+    """What --devices or --mesh says; None without either.  ConfigError where it cannot be."""
+    if arguments.mesh is not None and arguments.devices is not None:
+        raise ConfigError("--devices N is --mesh data=N; give one of them")
+    if arguments.devices is None:
+        return None if arguments.mesh is None else parse_mesh(arguments.mesh)
+    if arguments.devices < 1:
+        raise ConfigError(f"--devices is {arguments.devices}; a run needs at least 1")
+    return Mesh(data=arguments.devices)
+
+
+def asked_processes(arguments: Arguments) -> tuple[str | None, int | None, int | None] | None:
+    """(coordinator, processes, process), each None where the cluster is to say; None for a process by itself."""
+    given = (arguments.coordinator, arguments.processes, arguments.process)
+    if all(one is None for one in given):
+        return given if arguments.distributed else None
+    if any(one is None for one in given):
+        raise ConfigError(
+            "--coordinator, --processes and --process go together; give all three, or none on a cluster"
+        )
+    if not 0 <= arguments.process < arguments.processes:
+        raise ConfigError(f"--process is {arguments.process}; it must be 0 to {arguments.processes - 1}")
+    return given
+
+
+@contextmanager
+def output_of_libraries_apart() -> Iterator[None]:
+    """Standard output goes to standard error meanwhile: what joins processes reports there, past Python."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def dotted(rest: Sequence[str]) -> list[tuple[str, Any]]:

@@ -5,13 +5,28 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from precision.backends import BACKENDS
 from qsim import config as configuration
 from qsim.commands.command import AddCommand, Arguments
-from qsim.commands.options import add_rule, add_run_options, given_pairs, resolved_config, ruled
+from qsim.commands.options import (
+    add_mesh_options,
+    add_process_options,
+    add_rule,
+    add_run_options,
+    asked_mesh,
+    asked_processes,
+    given_pairs,
+    output_of_libraries_apart,
+    resolved_config,
+    ruled,
+)
 from qsim.config import ConfigError
+from qsim.mesh import Mesh
+
+if TYPE_CHECKING:
+    from qsim.runs import RunFolder
 
 DEFAULT_EXECUTOR = "numba"
 
@@ -19,7 +34,10 @@ DEFAULT_EXECUTOR = "numba"
 def add(command: AddCommand) -> None:
     demo = command("demo", _demo, "train, replay under three formats, quantize, report")
     add_run_options(demo, "demo, or demo-2, demo-3 ... where that exists")
-    add_run_options(command("train", _train, "train a GPT under a policy into a run folder"))
+    train = command("train", _train, "train a GPT under a policy into a run folder")
+    add_run_options(train)
+    add_mesh_options(train)
+    add_process_options(train)
     _add_replay(command("replay", _replay, "run a recorded run again under other arithmetic"))
     _add_verify(command("verify", _verify, "run a recorded run again and compare every hash"))
     report = command("report", _report, "write report.html for a run and its replays")
@@ -37,6 +55,7 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for one run folder a policy")
     parser.add_argument("--data", type=Path, help="where the tokens of RUN now lie")
     parser.add_argument("--resume", action="store_true", help="go on with interrupted replays")
+    add_mesh_options(parser)
 
 
 def _add_verify(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +63,7 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--executor", choices=BACKENDS, help="default: that of RUN")
     parser.add_argument("--steps", type=int, help="only the first so many steps")
     parser.add_argument("--data", type=Path, help="where the tokens of RUN now lie")
+    add_mesh_options(parser)
 
 
 def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
@@ -75,29 +95,47 @@ def _check_unchanged(arguments: Arguments, run: Any) -> None:
 
 
 def _train(arguments: Arguments) -> int:
+    from qsim.devices import join_processes
+    from qsim.runs import require_new
+    from qsim.summary import summarise
+
+    mesh, others = asked_mesh(arguments), asked_processes(arguments)
+    if not arguments.resume:
+        require_new(arguments.out)  # in every process, before the first of them may write
+    if others is None:
+        run = _trained(arguments, mesh)
+    else:
+        with output_of_libraries_apart():
+            mesh, leads = join_processes(*others, mesh)
+            run = _trained(arguments, mesh)
+        if not leads:
+            return 0
+    _print_rows(summarise(run.path, []), arguments.json)
+    return 0
+
+
+def _trained(arguments: Arguments, mesh: Mesh | None) -> RunFolder:
+    """The run carried to its end."""
     from qsim import progress
     from qsim.policy import parse_policy
     from qsim.replay import resume
     from qsim.runs import RunFolder
-    from qsim.summary import summarise
     from qsim.training import train_new
 
     if arguments.resume:
         begun = RunFolder.open(arguments.out)
         _check_unchanged(arguments, begun)
-        run = resume(begun, progress=progress.shown)
-    else:
-        config = resolved_config(arguments)
-        run = train_new(
-            arguments.out,
-            config,
-            ruled(parse_policy(arguments.policy or "fp32"), arguments.rules, config.model.layers),
-            arguments.executor or DEFAULT_EXECUTOR,
-            arguments.text,
-            progress=progress.shown,
-        )
-    _print_rows(summarise(run.path, []), arguments.json)
-    return 0
+        return resume(begun, progress=progress.shown, mesh=mesh)
+    config = resolved_config(arguments)
+    return train_new(
+        arguments.out,
+        config,
+        ruled(parse_policy(arguments.policy or "fp32"), arguments.rules, config.model.layers),
+        arguments.executor or ("jax" if mesh else DEFAULT_EXECUTOR),
+        arguments.text,
+        progress=progress.shown,
+        mesh=mesh,
+    )
 
 
 def _replay(arguments: Arguments) -> int:
@@ -107,6 +145,7 @@ def _replay(arguments: Arguments) -> int:
     from qsim.runs import RunFolder, require_new
     from qsim.summary import summarise
 
+    mesh = asked_mesh(arguments)
     base = RunFolder.open(arguments.base)
     depth = base.config.model.layers
     policies = [ruled(parse_policy(name), arguments.rules, depth) for name in dict.fromkeys(arguments.policies)]
@@ -117,7 +156,7 @@ def _replay(arguments: Arguments) -> int:
             require_new(folder)
     for policy in policies:
         if arguments.resume and policy.name in begun:
-            resume(RunFolder.open(folders[policy.name]), data=arguments.data, progress=progress.shown)
+            resume(RunFolder.open(folders[policy.name]), data=arguments.data, progress=progress.shown, mesh=mesh)
             continue
         replay(
             base,
@@ -127,6 +166,7 @@ def _replay(arguments: Arguments) -> int:
             steps=arguments.steps,
             data=arguments.data,
             progress=progress.shown,
+            mesh=mesh,
         )
     _print_rows(summarise(base.path, list(folders.values())), arguments.json)
     return 0
@@ -157,6 +197,7 @@ def _verify(arguments: Arguments) -> int:
             steps=arguments.steps,
             data=arguments.data,
             progress=progress.shown,
+            mesh=asked_mesh(arguments),
         )
         verdict = compare_hashes(read_run(base.path), read_run(again.path))
         executor = again.executor

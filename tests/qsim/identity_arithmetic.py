@@ -11,6 +11,7 @@ from scipy import special
 
 from precision.backends.numpy_ import scan
 from precision.random_bits import random_bits
+from qsim.sharding import ONE_DEVICE
 
 
 class IdentitySite:
@@ -24,8 +25,8 @@ class IdentitySite:
     exp = staticmethod(np.exp)
     log = staticmethod(np.log)
 
-    def matmul(self, a: Any, b: Any, key: None = None) -> Any:
-        del key
+    def matmul(self, a: Any, b: Any, key: None = None, counter: int = 0) -> Any:
+        del key, counter
         return np.matmul(a, b)
 
     def sum(self, x: Any, axis: int = -1) -> Any:
@@ -60,6 +61,7 @@ class IdentityCalculator:
     """``qsim.sites.Calculator`` for the layers, in float64."""
 
     xp = np
+    shards = ONE_DEVICE
     scan = staticmethod(scan)
     unrecorded = staticmethod(nullcontext)
 

@@ -133,8 +133,8 @@ def test_draws_beyond_their_numbers_are_refused() -> None:
     ar = Calculator(POLICIES["fp32"], "numpy")
     tokens = np.broadcast_to(np.int8(0), (2, 1 << 30))
     with pytest.raises(ValueError, match=r"2147483648 rows of 4 values outgrow .* use data\.accumulation 1"):
-        ar.in_parts(lambda *_: ar.first_index(4), 2, tokens, tokens)
-    assert ar.first_index(1 << 31) == 0
+        ar.in_parts(lambda *_: ar.first_index((1, 4)), 2, tokens, tokens)
+    assert ar.first_index((1, 1 << 31)) == 0
 
 
 # What is recorded

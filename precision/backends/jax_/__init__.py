@@ -1,5 +1,6 @@
 """JAX arrays and tracers: the same sources under jit, on CPU, GPU and TPU."""
 
+from precision.backends.jax_ import devices
 from precision.backends.jax_.arithmetic import (
     absmax,
     add,
@@ -71,6 +72,7 @@ __all__ = [
     "count",
     "counted_matmul",
     "decode",
+    "devices",
     "differentiable",
     "divide",
     "encode",

@@ -1,0 +1,135 @@
+"""Computations over several devices: a mesh, arrays laid out on it, and what moves between its devices.
+
+Inside a computation floats only move, by ``gather`` and ``exchange``; what is summed over devices is integers, so
+that the order of no rounding depends on the mesh.  A layout is a tuple that names, for each axis of an array, the
+axis of the mesh that it is split over, or None; axes left out at the end are whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from precision.backends.jax_.rounding import from_bits, refuse_too_many, to_bits
+
+Array = Any
+Layout = tuple[str | None, ...]
+
+
+def join_processes(coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """Make this process one of several that compute together, before anything else asks for a device.
+
+    All None: what the cluster that runs the job says of itself.
+    Errors: ValueError where there is no such cluster; RuntimeError where the others do not answer.
+    """
+    jax.distributed.initialize(coordinator_address=coordinator, num_processes=processes, process_id=process)
+
+
+def process_index() -> int:
+    return jax.process_index()
+
+
+def device_count() -> int:
+    """Devices of all processes."""
+    return jax.device_count()
+
+
+def make_mesh(sizes: Mapping[str, int]) -> Mesh:
+    """The first devices there are, in a grid of named axes.  ValueError where they are too few."""
+    needed, devices = int(np.prod(list(sizes.values()))), jax.devices()
+    if needed > len(devices):
+        raise ValueError(f"a mesh of {needed} devices needs more than the {len(devices)} there are")
+    kinds = (AxisType.Auto,) * len(sizes)
+    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=kinds, devices=devices[:needed])
+
+
+# Outside a computation
+
+
+def compiled(function: Callable, mesh: Mesh, inputs: Any, outputs: Any) -> Callable:
+    """function as every device runs it on its own parts, under jit; ``inputs``, ``outputs``: layouts, or trees."""
+    # what is replicated is so by construction: XLA is asked neither to check nor to sum
+    mapped = jax.shard_map(
+        function, mesh=mesh, in_specs=_specs(inputs), out_specs=_specs(outputs), check_vma=False
+    )  # fmt: skip
+    return jax.jit(mapped)
+
+
+def _specs(layouts: Any) -> Any:
+    return jax.tree.map(lambda layout: PartitionSpec(*layout), layouts, is_leaf=_is_layout)
+
+
+def _is_layout(x: Any) -> bool:
+    return isinstance(x, tuple) and all(axis is None or isinstance(axis, str) for axis in x)
+
+
+def place(x: np.ndarray, mesh: Mesh, layout: Layout) -> jax.Array:
+    """A host array, the same in every process, spread over the mesh; a process copies its own parts alone."""
+    sharding = NamedSharding(mesh, PartitionSpec(*layout))
+    return jax.make_array_from_callback(x.shape, sharding, lambda part: x[part])
+
+
+def on_host(x: jax.Array | np.ndarray) -> np.ndarray:
+    """The whole array in every process; all of them must ask for it."""
+    if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
+        whole = NamedSharding(x.sharding.mesh, PartitionSpec())
+        x = jax.jit(_same, out_shardings=whole)(x)
+    return np.asarray(x)
+
+
+def _same(x: Array) -> Array:
+    """Compiled once a shape, because it is one function."""
+    return x
+
+
+# Inside
+
+
+def index(axis: str) -> Array:
+    """Place of this device along an axis of the mesh, int32."""
+    return lax.axis_index(axis)
+
+
+def gather(x: Array, mesh_axis: str, axis: int) -> Array:
+    """The parts of all devices along a mesh axis, joined along an axis."""
+    return lax.all_gather(x, mesh_axis, axis=axis % x.ndim, tiled=True)
+
+
+def exchange(x: Array, mesh_axis: str, apart: int, together: int) -> Array:
+    """Split along the axis ``apart``, each device receiving its part of all devices, joined along ``together``."""
+    return lax.all_to_all(x, mesh_axis, apart % x.ndim, together % x.ndim, tiled=True)
+
+
+def own_part(x: Array, mesh_axis: str, axis: int) -> Array:
+    """This device's part of an array that all hold."""
+    size = x.shape[axis] // lax.axis_size(mesh_axis)
+    return lax.dynamic_slice_in_dim(x, index(mesh_axis) * size, size, axis % x.ndim)
+
+
+def counted(size: int) -> Array:
+    """A number of values as int32.  ValueError where it does not fit."""
+    refuse_too_many(size)
+    return jnp.asarray(size, jnp.int32)
+
+
+def integer_sum(x: Array, mesh_axes: tuple[str, ...]) -> Array:
+    """Sum over devices.  TypeError for floats, whose sum would depend on the order."""
+    if not jnp.issubdtype(x.dtype, jnp.integer):
+        raise TypeError(f"sums over devices are for integers, not for {x.dtype}; gather, then sum in a stated order")
+    return lax.psum(x, mesh_axes)
+
+
+def largest(x: Array, mesh_axes: tuple[str, ...]) -> Array:
+    """The largest of the magnitudes of all devices, by integer order."""
+    return from_bits(lax.pmax(to_bits(x), mesh_axes))
+
+
+def everywhere(flag: Array, mesh_axes: tuple[str, ...]) -> Array:
+    """Whether a flag holds on every device."""
+    return lax.pmin(flag.astype(jnp.int32), mesh_axes) == 1

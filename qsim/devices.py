@@ -1,0 +1,176 @@
+"""Where a run computes: one device, a mesh of them, several processes; how arrays get there and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from precision.backends import get_backend
+from precision.quantization.scheme import MatmulScheme, QScheme
+from qsim.config import ConfigError, RunConfig
+from qsim.mesh import Mesh
+from qsim.model import parameter_shapes
+from qsim.policy import Arithmetic
+from qsim.sharding import DATA, MODEL, Layout, Shards
+
+Array = Any
+# State: parameters and moments by name.  Batch: arrays of rows.  Same: whatever every device holds whole.
+Kind = Literal["state", "parameters", "batch", "same"]
+Kinds = Any  # a kind, or dicts and tuples of kinds
+STATE = ("parameters", "first", "second")
+_ALONG_K = ("vector", "group")
+
+
+class OneDevice:
+    """Everything where the executor puts it."""
+
+    shards = Shards()
+    writes = True  # whether this process keeps the run folder
+
+    def __init__(self, executor: str) -> None:
+        self._backend = get_backend(executor)
+
+    def compiled(self, function: Callable, inputs: Sequence[Kind], outputs: Kinds) -> Callable:
+        """The function, compiled where that compiles."""
+        del inputs, outputs
+        return self._backend.jit(function)
+
+    def place(self, value: Any, kind: Kind) -> Any:
+        """Host arrays as the compiled function takes them; ``value`` a tree as the kind says."""
+        del kind
+        return value
+
+    def on_host(self, tree: Mapping[str, Array]) -> dict[str, np.ndarray]:
+        """Whole arrays by name, in every process: all of them must ask."""
+        return {name: np.asarray(x) for name, x in tree.items()}
+
+
+class MeshDevices:
+    """A mesh of JAX devices, of this process or of several."""
+
+    def __init__(self, config: RunConfig, mesh: Mesh) -> None:
+        self._jax = get_backend("jax").devices
+        self._mesh = self._jax.make_mesh({DATA: mesh.data, MODEL: mesh.model})
+        self.shards = Shards.of(mesh.data, mesh.model, parameter_shapes(config.model))
+        self.writes = self._jax.process_index() == 0
+
+    def compiled(self, function: Callable, inputs: Sequence[Kind], outputs: Kinds) -> Callable:
+        """The function as every device runs it on its own parts."""
+        return self._jax.compiled(function, self._mesh, tuple(map(self._layout, inputs)), self._layouts(outputs))
+
+    def _layouts(self, kinds: Kinds) -> Any:
+        if isinstance(kinds, str):
+            return self._layout(kinds)
+        if isinstance(kinds, dict):
+            return {name: self._layouts(kind) for name, kind in kinds.items()}
+        return tuple(map(self._layouts, kinds))
+
+    def _layout(self, kind: str) -> Any:
+        if kind == "state":
+            return {part: dict(self.shards.layouts) for part in STATE}
+        return {"parameters": dict(self.shards.layouts), "batch": (DATA,), "same": ()}[kind]
+
+    def place(self, value: Any, kind: Kind) -> Any:
+        if kind == "state":
+            return {part: self.place(tree, "parameters") for part, tree in value.items()}
+        if kind == "parameters":
+            return {name: self._place(x, self.shards.layouts[name]) for name, x in value.items()}
+        return tuple(self._place(x, (DATA,)) for x in value) if kind == "batch" else value
+
+    def _place(self, x: Array, layout: Layout) -> Array:
+        return self._jax.place(x, self._mesh, layout) if isinstance(x, np.ndarray) else x
+
+    def on_host(self, tree: Mapping[str, Array]) -> dict[str, np.ndarray]:
+        return {name: self._jax.on_host(x) for name, x in sorted(tree.items())}
+
+
+Devices = OneDevice | MeshDevices
+
+
+def find_devices(config: RunConfig, policy: Arithmetic, executor: str, mesh: Mesh | None) -> Devices:
+    """What a run is to compute on; the bits are the same wherever that is.
+
+    Errors: ConfigError where the mesh does not fit the run, or there are no such devices.
+    """
+    if mesh is None or mesh.count == 1:
+        return OneDevice(executor)
+    check_mesh(config, policy, executor, mesh)
+    return MeshDevices(config, mesh)
+
+
+def check_mesh(config: RunConfig, policy: Arithmetic, executor: str, mesh: Mesh) -> None:
+    """ConfigError where the mesh does not fit the run."""
+    if executor != "jax":
+        raise ConfigError(
+            f"executor {executor} computes on one device; use --executor jax for a mesh of {mesh.count}"
+        )
+    _check_divides(config, mesh)
+    _check_schemes(config, policy, mesh)
+    available = get_backend("jax").devices.device_count()
+    if mesh.count > available:
+        raise ConfigError(
+            f"mesh {mesh} needs {mesh.count} devices and JAX has {available}; choose a smaller one, or divide a CPU "
+            f"by XLA_FLAGS=--xla_force_host_platform_device_count={mesh.count}"
+        )
+
+
+def _check_divides(config: RunConfig, mesh: Mesh) -> None:
+    model, chunks = config.model, config.data.reduction_chunks
+    for axis, size, name, value in (
+        (DATA, mesh.data, "data.reduction_chunks / data.accumulation", chunks // config.data.accumulation),
+        (MODEL, mesh.model, "model.heads", model.heads),
+        (MODEL, mesh.model, "model.vocabulary", model.vocabulary),
+    ):
+        if value % size:
+            raise ConfigError(f"{axis}={size} of the mesh does not divide {name} {value}; choose a divisor of it")
+
+
+def _check_schemes(config: RunConfig, policy: Arithmetic, mesh: Mesh) -> None:
+    """Scales and outlier columns must be those of whole vectors that one device holds, outputs must not draw."""
+    rows = [*policy.sites, *(row[1:] for row in policy.layers)]
+    for site, direction, row in rows:
+        place, scheme = f"{site}.{direction} of policy {policy.name}", row.scheme(direction)
+        if row.rounding == "stochastic":
+            raise ConfigError(
+                f"{place} rounds its output stochastically, which a mesh does not number; use one device"
+            )
+        if row.scaling == "tensor" and config.data.accumulation > 1 and mesh.data > 1:
+            raise ConfigError(
+                f"{place} has scales of all rows of a part; use data.accumulation 1 on data={mesh.data}"
+            )
+        if scheme is not None and not _is_of_vectors(scheme):
+            raise ConfigError(
+                f"{place} is quantized by {scheme.name}, whose scales or outliers span the rows of several devices; "
+                "use one device"
+            )
+
+
+def _is_of_vectors(scheme: MatmulScheme) -> bool:
+    schemes = (scheme.x, scheme.w)
+    return scheme.threshold is None and all(
+        isinstance(one, QScheme) and one.granularity in _ALONG_K for one in schemes
+    )
+
+
+def join_processes(
+    coordinator: str | None, processes: int | None, process: int | None, mesh: Mesh | None
+) -> tuple[Mesh, bool]:
+    """Make this process one of several that train together; all None: as the cluster says.
+
+    -> (the mesh, by default every device of all of them along ``data``; whether this process is the first).
+    Errors: ConfigError where the processes do not find each other, or the mesh leaves a device out.
+    """
+    devices = get_backend("jax").devices
+    try:
+        devices.join_processes(coordinator, processes, process)
+    except (RuntimeError, ValueError) as error:
+        because = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"the processes did not find each other ({because}); give each --coordinator, --processes and --process"
+        ) from None
+    every = Mesh(data=devices.device_count())
+    if mesh is not None and mesh.count != every.count:
+        raise ConfigError(f"mesh {mesh} is not of all {every.count} devices of the processes; name one that is")
+    return mesh or every, devices.process_index() == 0

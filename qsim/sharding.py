@@ -1,0 +1,189 @@
+"""How a step is spread over devices without a bit of it changing, as the layers see it.
+
+A mesh has two axes.  ``data``: each device holds a contiguous part of the batch, of whole reduction chunks, and the
+rows of every weight matrix (with their moments) in equal parts.  ``model``: each device holds the columns of the
+weights of linear layers, and computes those columns of their products, and its share of the attention heads; the
+activations between are the same on all of them.
+
+    x (N / D, k) W        W (k / D, n / M) stored, rows gathered   -> (N / D, n / M), columns gathered
+    dy (N / D, n) W^T     W exchanged to (k / M, n)                -> (N / D, k / M), columns gathered
+    x^T dy by chunks      dy's own columns (N / D, n / M)          -> (C / D, k, n / M), exchanged: (C, k / D, n / M)
+
+No product is split along its contraction and no float is summed on its way: what has to be added is gathered, or
+exchanged for parts of other sums, and added here in the order that one device adds it in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from precision.backends import get_backend
+
+Array = Any
+Layout = tuple[str | None, ...]
+DATA, MODEL = "data", "model"
+_LINEAR = ("qkv", "attention_out", "mlp_up", "mlp_down", "logits")
+_BY_HEAD = ("scores", "softmax", "values")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shards:
+    """The mesh that a computation runs on, and where on it this is; on one device everything is the identity.
+
+    Methods that move values are called inside the computation, on JAX; shapes are those of the parts held here.
+    """
+
+    data: int = 1
+    model: int = 1
+    layouts: Mapping[str, Layout] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, data: int, model: int, shapes: Mapping[str, tuple[int, ...]]) -> Shards:
+        """The mesh for parameters of these shapes.
+
+        ``layouts``: which axes of each, of its gradient and of its moments are split.  Gains and biases are held
+        everywhere, and rows that D does not divide.
+        """
+        bare = cls(data=data, model=model)
+        return cls(
+            data=data, model=model, layouts={name: bare._layout(name, shape) for name, shape in shapes.items()}
+        )
+
+    def _layout(self, name: str, shape: tuple[int, ...]) -> Layout:
+        if not name.endswith(".weight") and not name.startswith("embedding."):
+            return ()
+        rows = DATA if self.data > 1 and shape[-2] % self.data == 0 else None
+        columns = MODEL if name.endswith(".weight") and self.model > 1 else None
+        return (*(None,) * (len(shape) - 2), rows, columns)
+
+    @property
+    def count(self) -> int:
+        return self.data * self.model
+
+    @cached_property
+    def _devices(self) -> Any:
+        return get_backend("jax").devices
+
+    # Rows and chunks of the batch
+
+    def own_chunks(self, chunks: int) -> int:
+        """How many of the chunks of the batch this device holds."""
+        return chunks // self.data
+
+    def all_rows(self, x: Array) -> Array:
+        """(N / D, ...) -> (N, ...)"""
+        return x if self.data == 1 else self._devices.gather(x, DATA, 0)
+
+    def first_row(self, rows: int) -> Any:
+        """Which row of the whole batch is the first of the ``rows`` here."""
+        return 0 if self.data == 1 else self._devices.index(DATA).astype(np.uint32) * np.uint32(rows)
+
+    def chunks_together(self, name: str, folded: Array) -> Array:
+        """What each device has of the tree over chunks, (K, ...), of all of them: (D K, ...).
+
+        Of the gradient of a matrix (K, ..., i, o) each device receives its own rows: (D K, ..., i / D, o).
+        """
+        if self.data == 1:
+            return folded
+        if DATA in self.layouts.get(name, ()):
+            return self._devices.exchange(folded, DATA, apart=-2, together=0)
+        return self._devices.gather(folded, DATA, 0)
+
+    # Parameters
+
+    def whole_rows(self, w: Array, rows: int) -> Array:
+        """Stored (rows / D, n), or (rows, n) where D does not divide them -> (rows, n)"""
+        return w if w.shape[0] == rows else self._devices.gather(w, DATA, 0)
+
+    def own_rows(self, name: str, x: Array) -> Array:
+        """(rows, n) -> what is stored of a parameter of that shape."""
+        return self._devices.own_part(x, DATA, 0) if DATA in self.layouts.get(name, ()) else x
+
+    def turned(self, w: Array) -> Array:
+        """Own columns, (k, n / M), for own rows, (k / M, n)."""
+        return w if self.model == 1 else self._devices.exchange(w, MODEL, apart=0, together=1)
+
+    def row_sums(self, arithmetic: Any, name: str, x: Array) -> Array:
+        """Tree sums over the last axis of an array laid out as a parameter.  (..., i / D, o / M) -> (..., i)"""
+        layout = self.layouts.get(name, ())
+        sums = arithmetic.sum(self._devices.gather(x, MODEL, -1) if MODEL in layout else x)
+        return self._devices.gather(sums, DATA, -1) if DATA in layout else sums
+
+    # Columns and heads
+
+    def own_columns(self, x: Array, axis: int = -1) -> Array:
+        """(..., n) -> (..., n / M)"""
+        return x if self.model == 1 else self._devices.own_part(x, MODEL, axis)
+
+    def all_columns(self, x: Array, axis: int = -1) -> Array:
+        """(..., n / M) -> (..., n)"""
+        return x if self.model == 1 else self._devices.gather(x, MODEL, axis)
+
+    # What holds or is counted everywhere
+
+    def everywhere(self, flag: Array) -> Array:
+        """Whether a flag holds on every device."""
+        return flag if self.count == 1 else self._devices.everywhere(flag, (DATA, MODEL))
+
+    def largest(self, magnitude: Array) -> Array:
+        """The largest of every device's, NaN above all."""
+        return magnitude if self.count == 1 else self._devices.largest(magnitude, (DATA, MODEL))
+
+    def places(self, name: str, shape: tuple[int, ...]) -> Any:
+        """Row-major index, in the whole of a parameter, of every element held here, or 0, that of the first."""
+        layout = self.layouts.get(name, ())
+        if not any(layout):
+            return 0
+        sizes = [n * (getattr(self, axis) if axis else 1) for n, axis in zip(shape, layout, strict=True)]
+        if math.prod(sizes) > 1 << 32:
+            raise ValueError(
+                f"{name} of {math.prod(sizes)} values outgrows the 32 bits that number its draws; use one device"
+            )
+        whole = get_backend("jax").array_module.arange(math.prod(sizes), dtype=np.uint32).reshape(sizes)
+        for place, axis in enumerate(layout):
+            whole = self._devices.own_part(whole, axis, place) if axis else whole
+        return whole
+
+    def weights_key(self, key: str, name: str) -> str:
+        """Under what a parameter's own rounding is recorded before ``totals``: with the axes it is split over."""
+        axes = [axis for axis in self.layouts.get(name, ()) if axis]
+        return f"{key}.weights" if self.count == 1 else f"{key}.weights@{'+'.join(axes)}"
+
+    def totals(self, records: Mapping[str, tuple[int, Array, Array]]) -> dict[str, Any]:
+        """Counts of this device by key, as those of all devices: integers, each value counted once."""
+        if self.count == 1:
+            return dict(records)
+        sums: dict[str, Any] = {}
+        for key, (size, counts, exponents) in records.items():
+            name, axes = plain_key(key), self._spread(key)
+            size *= math.prod(getattr(self, axis) for axis in axes)
+            if axes:
+                counts, exponents = (self._devices.integer_sum(x, axes) for x in (counts, exponents))
+            before = sums.get(name, (0, 0, 0))
+            sums[name] = (before[0] + size, before[1] + counts, before[2] + exponents)
+        return {name: (self._devices.counted(size), *rest) for name, (size, *rest) in sums.items()}
+
+    def _spread(self, key: str) -> tuple[str, ...]:
+        """The axes of the mesh over which the values recorded under a key are split."""
+        name, marked, axes = key.partition("@")
+        if marked:
+            return tuple(filter(None, axes.split("+")))
+        site, direction = name.split(".")[-2:]
+        if (site, direction) == ("loss", "fprop"):
+            return ()
+        by_column = site in _BY_HEAD or (site in _LINEAR and direction == "wgrad")
+        return (DATA, MODEL) if by_column else (DATA,)
+
+
+def plain_key(key: str) -> str:
+    """A key of ``weights_key`` as it is known outside."""
+    return key.partition("@")[0]
+
+
+ONE_DEVICE = Shards()
