@@ -282,9 +282,10 @@ class Calculator:
     def _round(self, w: Array, how: Rounding, key: str | None = None) -> Array:
         if how == NEAREST_EVEN:
             return self.backend.round_to(w, self.parameters)
-        random = self.stream(key) if how.stochastic and key is not None else None
-        if random is not None:
-            random = random._replace(counter=self.shards.places(key.removeprefix(WRITE_BACK), w.shape))
+        random = None
+        if how.stochastic and key is not None:
+            places = self.shards.places(key.removeprefix(WRITE_BACK), w.shape)
+            random = self.stream(key)._replace(counter=places)
         return self.backend.round_to(w, self.parameters, how, random)
 
     def random_words(self, key: Any, shape: tuple[int, ...]) -> Array:

@@ -181,7 +181,7 @@ class _Loop:
         return batch(self.corpus, seed=self.config.seed, step=step, batch_size=data.batch_size, length=model.length)
 
     def _write_statistics(self, step: int, counting: Step, results: dict[str, Any]) -> None:
-        scales = needed_scales(self.policy, results["gradients"])
+        scales = needed_scales(self.policy, self.devices.on_host(results["gradients"]))
         self.run.write_statistics(step, as_statistics(results["records"], counting.formats), scales)
 
     def _write_hashes(self, step: int, results: dict[str, Any], state: State) -> None:
