@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -42,6 +42,7 @@ class Shards:
     data: int = 1
     model: int = 1
     layouts: Mapping[str, Layout] = field(default_factory=dict)
+    turns: Any = field(default=None, compare=False)
 
     @classmethod
     def of(cls, data: int, model: int, shapes: Mapping[str, tuple[int, ...]]) -> Shards:
@@ -70,6 +71,25 @@ class Shards:
     def _devices(self) -> Any:
         return get_backend("jax").devices
 
+    def for_computation(self) -> Shards:
+        """The same for one computation, to be traced once: what moves in it is kept in order."""
+        return self if self.count == 1 else replace(self, turns=self._devices.Turns())
+
+    def after_turns(self, x: Array) -> Array:
+        """x, to be had when all that has moved so far is there."""
+        return x if self.count == 1 else self.turns.after(x)
+
+    def begin_turns_after(self, x: Array) -> None:
+        """What moves next moves after x is there."""
+        if self.count > 1:
+            self.turns.begin_after(x)
+
+    def _gather(self, x: Array, mesh_axis: str, axis: int) -> Array:
+        return self.turns.take(lambda x: self._devices.gather(x, mesh_axis, axis), x)
+
+    def _exchange(self, x: Array, mesh_axis: str, *, apart: int, together: int) -> Array:
+        return self.turns.take(lambda x: self._devices.exchange(x, mesh_axis, apart, together), x)
+
     # Rows and chunks of the batch
 
     def own_chunks(self, chunks: int) -> int:
@@ -78,7 +98,7 @@ class Shards:
 
     def all_rows(self, x: Array) -> Array:
         """(N / D, ...) -> (N, ...)"""
-        return x if self.data == 1 else self._devices.gather(x, DATA, 0)
+        return x if self.data == 1 else self._gather(x, DATA, 0)
 
     def first_row(self, rows: int) -> Any:
         """Which row of the whole batch is the first of the ``rows`` here."""
@@ -92,14 +112,14 @@ class Shards:
         if self.data == 1:
             return folded
         if DATA in self.layouts.get(name, ()):
-            return self._devices.exchange(folded, DATA, apart=-2, together=0)
-        return self._devices.gather(folded, DATA, 0)
+            return self._exchange(folded, DATA, apart=-2, together=0)
+        return self._gather(folded, DATA, 0)
 
     # Parameters
 
     def whole_rows(self, w: Array, rows: int) -> Array:
         """Stored (rows / D, n), or (rows, n) where D does not divide them -> (rows, n)"""
-        return w if w.shape[0] == rows else self._devices.gather(w, DATA, 0)
+        return w if w.shape[0] == rows else self._gather(w, DATA, 0)
 
     def own_rows(self, name: str, x: Array) -> Array:
         """(rows, n) -> what is stored of a parameter of that shape."""
@@ -107,13 +127,13 @@ class Shards:
 
     def turned(self, w: Array) -> Array:
         """Own columns, (k, n / M), for own rows, (k / M, n)."""
-        return w if self.model == 1 else self._devices.exchange(w, MODEL, apart=0, together=1)
+        return w if self.model == 1 else self._exchange(w, MODEL, apart=0, together=1)
 
     def row_sums(self, arithmetic: Any, name: str, x: Array) -> Array:
         """Tree sums over the last axis of an array laid out as a parameter.  (..., i / D, o / M) -> (..., i)"""
         layout = self.layouts.get(name, ())
-        sums = arithmetic.sum(self._devices.gather(x, MODEL, -1) if MODEL in layout else x)
-        return self._devices.gather(sums, DATA, -1) if DATA in layout else sums
+        sums = arithmetic.sum(self._gather(x, MODEL, -1) if MODEL in layout else x)
+        return self._gather(sums, DATA, -1) if DATA in layout else sums
 
     # Columns and heads
 
@@ -123,17 +143,21 @@ class Shards:
 
     def all_columns(self, x: Array, axis: int = -1) -> Array:
         """(..., n / M) -> (..., n)"""
-        return x if self.model == 1 else self._devices.gather(x, MODEL, axis)
+        return x if self.model == 1 else self._gather(x, MODEL, axis)
 
     # What holds or is counted everywhere
 
     def everywhere(self, flag: Array) -> Array:
         """Whether a flag holds on every device."""
-        return flag if self.count == 1 else self._devices.everywhere(flag, (DATA, MODEL))
+        if self.count == 1:
+            return flag
+        return self.turns.take(lambda x: self._devices.everywhere(x, (DATA, MODEL)), flag.astype(np.int32))
 
     def largest(self, magnitude: Array) -> Array:
         """The largest of every device's, NaN above all."""
-        return magnitude if self.count == 1 else self._devices.largest(magnitude, (DATA, MODEL))
+        if self.count == 1:
+            return magnitude
+        return self.turns.take(lambda x: self._devices.largest(x, (DATA, MODEL)), magnitude)
 
     def places(self, name: str, shape: tuple[int, ...]) -> Any:
         """Row-major index, in the whole of a parameter, of every element held here, or 0, that of the first."""
@@ -164,10 +188,13 @@ class Shards:
             name, axes = plain_key(key), self._spread(key)
             size *= math.prod(getattr(self, axis) for axis in axes)
             if axes:
-                counts, exponents = (self._devices.integer_sum(x, axes) for x in (counts, exponents))
+                counts, exponents = (self._integer_sum(x, axes) for x in (counts, exponents))
             before = sums.get(name, (0, 0, 0))
             sums[name] = (before[0] + size, before[1] + counts, before[2] + exponents)
         return {name: (self._devices.counted(size), *rest) for name, (size, *rest) in sums.items()}
+
+    def _integer_sum(self, x: Array, axes: tuple[str, ...]) -> Array:
+        return self.turns.take(lambda x: self._devices.integer_sum(x, axes), x)
 
     def _spread(self, key: str) -> tuple[str, ...]:
         """The axes of the mesh over which the values recorded under a key are split."""

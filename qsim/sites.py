@@ -240,14 +240,17 @@ class Calculator:
         def observed(carry: Any, x: Any) -> tuple[Any, Any]:
             outside, self.proofs = self.proofs, None if self.proofs is None else []
             self._keys, self._drawn = keys | x["draws"], {}
+            self.shards.begin_turns_after(carry)
             own: AbstractContextManager = self.recorder.frame() if self.recorder else nullcontext({})
             with own as frame:
                 carry, y = body(carry, x["xs"])
             proved, self.proofs = self.proved(), outside
-            return carry, (y, frame, proved)
+            return self.shards.after_turns(carry), (y, frame, proved)
 
         xs = {"xs": xs, "draws": draws or {}}
-        carry, (ys, frames, proved) = self.backend.scan(observed, carry, xs, reverse=reverse)
+        start = self.shards.after_turns(carry)
+        carry, (ys, frames, proved) = self.backend.scan(observed, start, xs, reverse=reverse)
+        self.shards.begin_turns_after(carry)
         self._keys, self._drawn = keys, drawn
         if self.recorder:
             gather(self.recorder, self.backend, frames, len(proved))

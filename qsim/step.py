@@ -101,7 +101,7 @@ class Step:
 
     def _run(self, speculative: bool, state: State, batch: tuple[Array, Array], scalars: Tree, keys: Any) -> Any:
         observer = self.recorder() if self.recorder else None
-        shards = self.devices.shards
+        shards = self.devices.shards.for_computation()
         ar = Calculator(self.policy, self.executor, observer, speculative=speculative, shards=shards)
         state, results = training_step(ar, self.config, state, batch, scalars, keys)
         if observer:

@@ -260,10 +260,10 @@ def held_out_loss(
         devices = OneDevice(executor)
     elif not whole:  # rows that the devices might not share evenly
         devices, parameters = OneDevice(executor), devices.on_host(parameters)
-    calculator = Calculator(policy, executor, shards=devices.shards)
 
     def loss_of(parameters: dict[str, Any], pair: tuple[Any, Any]) -> Any:
         tokens, targets = pair
+        calculator = Calculator(policy, executor, shards=devices.shards.for_computation())
         calculator.draw_from(output_keys(policy, config.model.layers, config.seed, 0))
         logits, _ = forward(calculator, config.model, calculator.working_copy(parameters), tokens)
         return cross_entropy_forward(calculator, logits, targets.reshape(-1), 1)[0]

@@ -19,7 +19,7 @@ from precision.ftz import Ftz32, make_ftz32
 Array = Any
 
 
-def _unknown_zero(u: Array) -> Array:
+def unknown_zero(u: Array) -> Array:
     """A zero that no compiler recognises: u^2 mod 8 is 0, 1 or 4, so its bits 0 and 2 are never both set."""
     square = u * u
     return square & (square >> 2) & 1
@@ -31,14 +31,14 @@ def guard(x: Array) -> Array:
     (``where(x == x, x, nan)`` in its place is taken away wherever x is provably not NaN.)
     """
     u = to_bits(x)
-    return from_bits(u ^ _unknown_zero(u))
+    return from_bits(u ^ unknown_zero(u))
 
 
 def _hidden(x: Array, y: Array) -> tuple[Array, Array]:
     """Both operands, of their common shape and unknown even where one is a constant: the compiler reads x + 0 and x 1
     as x, unflushed, and (x + c) + d as x + (c + d)."""
     u, v = to_bits(x), to_bits(y)
-    zero = _unknown_zero(u ^ v)
+    zero = unknown_zero(u ^ v)
     return from_bits(u ^ zero), from_bits(v ^ zero)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from precision.backends.jax_.arithmetic import unknown_zero
 from precision.backends.jax_.rounding import from_bits, refuse_too_many, to_bits
 
 Array = Any
@@ -91,6 +92,38 @@ def _same(x: Array) -> Array:
 # Inside
 
 
+class Turns:
+    """One computation's movements between devices, one after another and everywhere in the same order.
+
+    XLA starts whatever has its operands, on a CPU with few threads for all devices: two that start such operations in
+    different orders wait for each other for ever.  So each operand depends on a word of what came before, through a
+    zero that the compiler cannot see.
+    """
+
+    def __init__(self) -> None:
+        self._last: Array | None = None
+
+    def take(self, move: Callable[[Array], Array], x: Array) -> Array:
+        """move(x), in its turn."""
+        y = move(self.after(x))
+        self.begin_after(y)
+        return y
+
+    def after(self, x: Array) -> Array:
+        """x, to be had when all that moved so far has arrived."""
+        if self._last is None:
+            return x
+        zero = unknown_zero(self._last)
+        if x.dtype == jnp.float32:
+            return from_bits(to_bits(x) ^ zero)
+        return x ^ zero.astype(x.dtype)
+
+    def begin_after(self, x: Array) -> None:
+        """What moves next moves after x is there."""
+        first = x.reshape(-1)[:1].reshape(())
+        self._last = to_bits(first) if x.dtype == jnp.float32 else first.astype(jnp.uint32)
+
+
 def index(axis: str) -> Array:
     """Place of this device along an axis of the mesh, int32."""
     return lax.axis_index(axis)
@@ -131,5 +164,5 @@ def largest(x: Array, mesh_axes: tuple[str, ...]) -> Array:
 
 
 def everywhere(flag: Array, mesh_axes: tuple[str, ...]) -> Array:
-    """Whether a flag holds on every device."""
-    return lax.pmin(flag.astype(jnp.int32), mesh_axes) == 1
+    """Whether a flag, int32 0 or 1, holds on every device."""
+    return lax.pmin(flag, mesh_axes) == 1
