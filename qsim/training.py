@@ -68,6 +68,7 @@ def train(
         batch_size=config.data.batch_size,
         length=config.model.length,
         vocabulary_size=config.model.vocabulary,
+        order=config.data.order,
     )
     loop = _Loop(run, config, policy, executor, corpus)
     position = loop.resume() if resume else start(config, policy, parameters)
@@ -98,12 +99,15 @@ def train_new(
         tokenizer=config.data.tokenizer,
         vocabulary_size=config.model.vocabulary,
         held_out_fraction=config.data.held_out,
+        tokenizer_model=None if config.data.tokenizer_model is None else Path(config.data.tokenizer_model),
+        dtype=config.data.token_dtype,
     )
     check_corpus(
         corpus,
         batch_size=config.data.batch_size,
         length=config.model.length,
         vocabulary_size=config.model.vocabulary,
+        order=config.data.order,
     )
     run = RunFolder.create(out, config, arithmetic, executor)
     save_data(run.path, corpus)
@@ -155,7 +159,14 @@ class _Loop:
 
     def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         data, model = self.config.data, self.config.model
-        return batch(self.corpus, seed=self.config.seed, step=step, batch_size=data.batch_size, length=model.length)
+        return batch(
+            self.corpus,
+            seed=self.config.seed,
+            step=step,
+            batch_size=data.batch_size,
+            length=model.length,
+            order=data.order,
+        )
 
     def _write_statistics(self, step: int, counting: Step, results: dict[str, Any]) -> None:
         scales = needed_scales(self.policy, results["gradients"])
