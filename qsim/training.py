@@ -12,11 +12,12 @@ import numpy as np
 
 from precision.formats import Format
 from precision.statistics import Statistics
-from qsim.checkpoints import Checkpoint, load_checkpoint, save_checkpoint, saved_steps
+from qsim.checkpoints import Checkpoint, load_last_checkpoint, save_checkpoint, saved_steps
 from qsim.config import RunConfig
 from qsim.data import Corpus, batch, build_corpus, check_corpus, save_data, validation_batches
 from qsim.draws import output_keys
 from qsim.hashing import scalar_hash, tree_hash, unstack
+from qsim.interruption import Interrupted, Stop, graceful
 from qsim.layers import cross_entropy_forward
 from qsim.loss_scales import needed_scales
 from qsim.model import forward, initial_parameters, step_keys
@@ -60,7 +61,8 @@ def train(
     """Carry a run to its last step.
 
     parameters: where it starts, drawn from the seed unless given.  resume: go on from the last whole checkpoint.
-    Errors: DataError for a corpus that is too short, RunError for a run that cannot be resumed.
+    Errors: DataError for a corpus that is too short, RunError for a run that cannot be resumed, Interrupted, with the
+    last step saved, where SIGINT or SIGTERM asked for the end (``qsim.interruption``).
     """
     config, policy, executor = run.config, run.policy, run.executor
     check_corpus(
@@ -74,10 +76,11 @@ def train(
     position = loop.resume() if resume else start(config, policy, parameters)
     if not resume:
         loop.checkpoint(position)
-    with progress(policy.name, position.step, config.steps) as bar:
+    with graceful() as stop, progress(policy.name, position.step, config.steps) as bar:
         while position.step < config.steps:
             loss = loop.advance(position)
             bar.update(position.step, loss)
+            loop.heed(stop, position)
     loop.finish(position)
     return run
 
@@ -178,7 +181,16 @@ class _Loop:
         row |= {"gradients": tree_hash(results["gradients"]), "parameters": tree_hash(state["parameters"])}
         self.run.append("hashes.jsonl", row | {"optimizer": tree_hash(moments)})
 
+    def heed(self, stop: Stop, position: _Position) -> None:
+        """Where a signal asks for the end: the step saved, then Interrupted."""
+        if stop.signal is None:
+            return
+        if position.step not in saved_steps(self.run.path):
+            self.checkpoint(position)
+        raise Interrupted(stop.signal)
+
     def checkpoint(self, position: _Position) -> None:
+        self.run.sync()
         state = {part: {name: np.asarray(w) for name, w in tree.items()} for part, tree in position.state.items()}
         save_checkpoint(
             self.run.path,
@@ -194,10 +206,9 @@ class _Loop:
 
     def resume(self) -> _Position:
         """The last whole checkpoint, everything recorded after it dropped."""
-        steps = saved_steps(self.run.path)
-        if not steps:
+        saved = load_last_checkpoint(self.run.path)
+        if saved is None:
             raise RunError(f"run {str(self.run.path)!r} has no checkpoint to resume from; start it anew elsewhere")
-        saved = load_checkpoint(self.run.path, steps[-1])
         if saved.policy_sha256 != self.policy.sha256 or saved.data_sha256 != self.corpus.sha256:
             raise RunError(f"the checkpoint of run {str(self.run.path)!r} is of another policy or other data")
         self.run.cut_after(saved.step)

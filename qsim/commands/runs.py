@@ -9,6 +9,7 @@ from typing import Any
 
 from precision.backends import BACKENDS
 from qsim import config as configuration
+from qsim import strict_json
 from qsim.commands.command import AddCommand, Arguments
 from qsim.commands.options import add_rule, add_run_options, given_pairs, resolved_config, ruled
 from qsim.config import ConfigError
@@ -48,7 +49,7 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
 
 def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(rows, indent=1))
+        print(strict_json.dumps(rows, indent=1))
         return
     from qsim.summary import print_table
 
@@ -187,7 +188,7 @@ def _demo(arguments: Arguments) -> int:
     )
     rows = summarise(base.path, [run.path for run in replays])
     if arguments.json:
-        print(json.dumps({"runs": rows, "report": str(report)}, indent=1))
+        print(strict_json.dumps({"runs": rows, "report": str(report)}, indent=1))
         return 0
     _print_rows(rows, False)
     print_quantization(base.path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -76,7 +77,10 @@ def test_files_are_safetensors_by_layer_and_json(tmp_path: Path) -> None:
     names = {f"{p}/layer.{i}.qkv.weight" for p in PARTS for i in range(12)}
     assert set(load_file(folder / "state.safetensors")) == names | {f"{p}/logits.weight" for p in PARTS}
     record = json.loads((folder / "state.json").read_text())
+    assert record.pop("sha256") == hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+    files = {"state.safetensors": hashlib.sha256((folder / "state.safetensors").read_bytes()).hexdigest()}
     assert record == {
+        "files": files,
         "step": 3,
         "updates": 2,
         "loss_scale": 0.125,
