@@ -61,10 +61,12 @@ def _warnings_in_one_line(command: str) -> Iterator[None]:
     """This package's warnings without the place in its source; others as Python shows them."""
     plain = warnings.formatwarning
 
-    def shown(message: Warning | str, category: type[Warning], file: str, line: int, text: str | None = None) -> str:
+    def shown(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
         if category.__module__.startswith("qsim."):
             return f"qsim {command}: {message}\n"
-        return plain(message, category, file, line, text)
+        return plain(message, category, filename, lineno, line)
 
     warnings.formatwarning = shown
     try:

@@ -30,7 +30,8 @@ def graceful() -> Iterator[Stop]:
     """Inside, the first SIGINT or SIGTERM is noted and nothing else; the next one does what it did before.
 
     That is KeyboardInterrupt for Ctrl-C; SIGTERM then ends the process at once, in the middle of compiled code too.
-    Outside the main thread, which alone may handle signals, nothing changes.
+    A signal that the process ignores, as one in the background of a shell ignores Ctrl-C, stays ignored.  Outside the
+    main thread, which alone may handle signals, nothing changes.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -40,10 +41,12 @@ def graceful() -> Iterator[Stop]:
 
     def note(number: int, _: Any) -> None:
         stop.signal = number
-        signal.signal(signal.SIGINT, before[signal.SIGINT])
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for other in _SIGNALS:
+            if signal.getsignal(other) is note:
+                signal.signal(other, before[other] if other == signal.SIGINT else signal.SIG_DFL)
 
-    with _handling({number: note for number in _SIGNALS if before[number] is not None}):
+    left_alone = (None, signal.SIG_IGN)
+    with _handling({number: note for number in _SIGNALS if before[number] not in left_alone}):
         yield stop
 
 
@@ -55,7 +58,7 @@ def raising_on_termination() -> Iterator[None]:
         raise Interrupted(number)
 
     main = threading.current_thread() is threading.main_thread()
-    with _handling({signal.SIGTERM: end} if main and signal.getsignal(signal.SIGTERM) is not None else {}):
+    with _handling({signal.SIGTERM: end} if main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL else {}):
         yield
 
 
