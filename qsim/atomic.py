@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _TEMPORARY = ".*.tmp"
@@ -43,7 +43,8 @@ def append_line(path: Path, line: str) -> None:
             while rest:
                 rest = rest[file.write(rest) :]
         except BaseException:
-            file.truncate(end)
+            with suppress(OSError):
+                file.truncate(end)
             raise
 
 

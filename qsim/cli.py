@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         if parsed.traceback:
             raise
-        print(f"qsim {parsed.command}: {_sentence(error)}", file=sys.stderr)
+        print(f"qsim {parsed.command}: {_sentence(error, parsed)}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
@@ -75,9 +75,9 @@ def _warnings_in_one_line(command: str) -> Iterator[None]:
         warnings.formatwarning = plain
 
 
-def _sentence(error: Exception) -> str:
+def _sentence(error: Exception, parsed: Arguments) -> str:
     if isinstance(error, OSError) and error.strerror:
-        remedy = "; free some space and go on" if error.errno == errno.ENOSPC else ""
+        remedy = f"; free some space{_hint(parsed)}" if error.errno == errno.ENOSPC else ""
         return f"{error.strerror.lower()}: {error.filename}{remedy}"
     return " ".join(str(error).split())
 
