@@ -1,5 +1,6 @@
 """JSON of numbers that may be no JSON: NaN and the infinities as the texts that Protocol Buffers' JSON mapping uses.
 
+Those three texts are numbers, then, wherever they stand: no field of a run folder's rows holds them as words.
 Files written with bare NaN and Infinity, which Python's parser takes, are read alike.
 """
 
