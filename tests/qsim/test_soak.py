@@ -39,10 +39,10 @@ SETTINGS = {
 }
 FLAGS = [word for key, value in SETTINGS.items() for word in (f"--{key}", str(value))]
 COMMAND = "from qsim.cli import main; main()"
-# Before the call of that number that opens, makes, renames or removes something at or below a path, the process dies.
+# Python starts with SIGINT ignored where its parent is a job in the background
+HEEDING = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
 DYING = """
 import os, signal, sys
-path, left = sys.argv.pop(1), int(sys.argv.pop(1))
 def count(event, arguments):
     global left
     if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir") and str(arguments[0]).startswith(path):
@@ -53,19 +53,24 @@ sys.addaudithook(count)
 """
 
 
-def start(
-    folder: Path, text: Path, *, steps: int = STEPS, dying: tuple[Path, int] | None = None
-) -> subprocess.Popen[str]:
-    """``qsim train`` into a folder, as a user would go on with it: resumed, or anew where nothing was saved yet."""
+def start(folder: Path, text: Path, *, steps: int = STEPS, before: str = "") -> subprocess.Popen[str]:
+    """``qsim train`` into a folder, as a user would go on with it: resumed, or anew where nothing was saved yet.
+
+    before: what the process does first.
+    """
     resumed = bool(saved_steps(folder))
     if not resumed:
         shutil.rmtree(folder, ignore_errors=True)
-    program, words = (COMMAND, []) if dying is None else (DYING + COMMAND, [*map(str, dying)])
-    words += ["train", "--text", str(text), "--out", str(folder), "--steps", str(steps), *FLAGS]
+    words = ["train", "--text", str(text), "--out", str(folder), "--steps", str(steps), *FLAGS]
     words += ["--resume"] if resumed else []
     return subprocess.Popen(
-        [sys.executable, "-c", program, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", before + COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
+
+
+def dying(path: Path, call: int) -> str:
+    """A death before the call of that number that opens, makes, renames or removes something at or below a path."""
+    return f"path, left = {str(path)!r}, {call}\n{DYING}"
 
 
 def finish(folder: Path, text: Path, *, steps: int = STEPS) -> str:
@@ -143,7 +148,7 @@ def test_fifty_kills(tmp_path: Path, text: Path, peace: tuple[Path, float]) -> N
 
 def dies_and_resumes(folder: Path, text: Path, call: int, steps: int) -> bool:
     """Whether there was such a call before the run's end."""
-    process = start(folder, text, steps=steps, dying=(folder, call))
+    process = start(folder, text, steps=steps, before=dying(folder, call))
     _, err = process.communicate(timeout=120)
     if process.returncode == 0:
         return False
@@ -160,7 +165,7 @@ def test_death_inside_the_checkpoint_writer(
 ) -> None:
     """Call 2 finds the tensors written and nothing else, call 7 all but the folder's new name."""
     temporary = tmp_path / "run" / "checkpoints" / ".step_6.tmp"
-    process = start(tmp_path / "run", text, dying=(temporary, call))
+    process = start(tmp_path / "run", text, before=dying(temporary, call))
     process.communicate(timeout=120)
     assert process.returncode == -signal.SIGKILL
     assert sorted(path.name for path in temporary.iterdir()) == left
@@ -178,6 +183,41 @@ def test_death_before_every_call(tmp_path: Path, text: Path) -> None:
         assert hashes(tmp_path / str(call)) == hashes(tmp_path / "peace")
         call += 1
     print(f"{call - 1} calls")
+
+
+# A second signal
+
+SLEEPING = """
+import time
+from qsim.training import _Loop
+advance = _Loop.advance
+def slow(loop, position):
+    if position.step == 5:
+        print("asleep", flush=True)
+        time.sleep(100)
+    return advance(loop, position)
+_Loop.advance = slow
+"""
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_does_not_wait_for_the_step(
+    tmp_path: Path, text: Path, peace: tuple[Path, float], second: signal.Signals
+) -> None:
+    run, began = tmp_path / "run", time.monotonic()
+    process = start(run, text, before=HEEDING + SLEEPING)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "asleep\n"
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    assert process.poll() is None
+    process.send_signal(second)
+    process.communicate(timeout=60)
+    assert process.returncode == (130 if second == signal.SIGINT else -signal.SIGTERM)
+    assert time.monotonic() - began < 60
+    assert saved_steps(run) == [0, 3]
+    finish(run, text)
+    assert hashes(run) == hashes(peace[0])
 
 
 # A damaged checkpoint
