@@ -1,9 +1,18 @@
-"""Files that are whole or absent."""
+"""Files that are whole or absent, and lines that are.
+
+Where the system refuses a write (a full disk, no permission), the OSError names the file that was to be written, not
+the temporary one, and no temporary file stays.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+_TEMPORARY = ".*.tmp"
 
 
 def write_atomically(path: Path, data: bytes | memoryview) -> None:
@@ -13,18 +22,39 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with naming(path):
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file; an error leaves the file as it was, a kill at worst part of the line at its end."""
+    with naming(path), path.open("ab", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        rest = memoryview(line.encode() + b"\n")
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+        except BaseException:
+            with suppress(OSError):
+                file.truncate(end)
+            raise
+
+
+def sync_file(path: Path) -> None:
+    """Let what was written to a file reach the disk."""
+    with naming(path), path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
     """Make the new name durable; only POSIX can open a folder."""
     if os.name != "posix":
         return
@@ -33,3 +63,23 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files and folders that a killed writer left in a folder."""
+    for path in folder.glob(_TEMPORARY):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError of the system raised inside names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error

@@ -1,10 +1,17 @@
-"""Checkpoints: one safetensors file and one JSON file in a folder that is whole or absent."""
+"""Checkpoints: one safetensors file and one JSON file in a folder that is whole or absent.
+
+The JSON holds the SHA-256 of the tensors' file and, under "sha256", of its own other fields; both are compared when a
+checkpoint is loaded.  Checkpoints written before these were recorded are loaded without.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +20,21 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from qsim.atomic import write_atomically
+from qsim.atomic import naming, sync_file, sync_folder, write_atomically
 from qsim.hashing import stack, unstack
 from qsim.optimizer import ScaleState
 
 PARTS = ("parameters", "first", "second")
 _TENSORS, _RECORD = "state.safetensors", "state.json"
+_FACTS = ("step", "updates", "loss_scale", "good_steps", "policy_sha256", "data_sha256")
 
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be read, in one sentence."""
+
+
+class CheckpointWarning(UserWarning):
+    """A damaged checkpoint was passed over, in one sentence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,17 +63,43 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
         raise CheckpointError(f"checkpoint {str(final)!r} exists already; remove that folder first")
     temporary = final.with_name(f".{final.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    try:
+        with naming(final):
+            temporary.mkdir(parents=True)
+            _write(temporary, checkpoint)
+            os.replace(temporary, final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    sync_folder(final.parent)
+
+
+def _write(folder: Path, checkpoint: Checkpoint) -> None:
     tensors = {
         f"{part}/{name}": np.ascontiguousarray(array)
         for part in PARTS
         for name, array in unstack(checkpoint.state[part]).items()
     }
-    save_file(tensors, temporary / _TENSORS)
-    with (temporary / _TENSORS).open("rb+") as file:
-        os.fsync(file.fileno())
-    write_atomically(temporary / _RECORD, json.dumps(_record(checkpoint), indent=1).encode())
-    os.replace(temporary, final)
+    try:
+        save_file(tensors, folder / _TENSORS)
+    except SafetensorError as error:  # of the system's errors it keeps the number in its text alone
+        number = re.search(r"os error (\d+)", str(error))
+        raise (OSError(int(number[1]), "") if number else OSError(str(error))) from None
+    sync_file(folder / _TENSORS)
+    record = _record(checkpoint) | {"files": {_TENSORS: _file_sha256(folder / _TENSORS)}}
+    record["sha256"] = _record_sha256(record)
+    write_atomically(folder / _RECORD, json.dumps(record, indent=1).encode())
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _record_sha256(record: dict[str, Any]) -> str:
+    """Of all fields but itself, as JSON with sorted keys."""
+    fields = {name: value for name, value in record.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 def _record(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -75,6 +113,25 @@ def _record(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
+def load_last_checkpoint(run: Path) -> Checkpoint | None:
+    """The newest checkpoint that is whole, None where there is none.
+
+    A damaged one on the way is renamed to ``step_<N>.damaged``, so that its step can be saved again, and a
+    CheckpointWarning says so.
+    """
+    for step in reversed(saved_steps(run)):
+        try:
+            return load_checkpoint(run, step)
+        except CheckpointError as error:
+            folder = checkpoint_path(run, step)
+            aside = folder.with_name(f"{folder.name}.damaged")
+            shutil.rmtree(aside, ignore_errors=True)
+            os.replace(folder, aside)
+            reason = str(error).partition(";")[0]
+            warnings.warn(f"{reason}; it is now {aside.name!r} and the one before it is used", CheckpointWarning, 2)
+    return None
+
+
 def load_checkpoint(run: Path, step: int) -> Checkpoint:
     """The checkpoint of that step.  CheckpointError where it is missing or damaged."""
     folder = checkpoint_path(run, step)
@@ -82,6 +139,7 @@ def load_checkpoint(run: Path, step: int) -> Checkpoint:
         raise CheckpointError(f"run {str(run)!r} has no checkpoint of step {step}; it has {saved_steps(run)}")
     try:
         record = json.loads((folder / _RECORD).read_text())
+        _check_hashes(folder, step, record)
         tensors = load_file(folder / _TENSORS)
         state = {part: stack(_part(tensors, part)) for part in PARTS}
         _check_shapes(state)
@@ -97,6 +155,18 @@ def load_checkpoint(run: Path, step: int) -> Checkpoint:
         raise CheckpointError(
             f"checkpoint {str(folder)!r} is damaged ({error}); remove that folder to go on from the one before"
         ) from None
+
+
+def _check_hashes(folder: Path, step: int, record: dict[str, Any]) -> None:
+    """The record is that of this step and unchanged, and so are the files it names."""
+    if record["step"] != step:
+        raise ValueError(f"it is of step {record['step']}")
+    if set(record) == set(_FACTS):  # written before hashes were
+        return
+    if _record_sha256(record) != record["sha256"]:
+        raise ValueError(f"{_RECORD} was altered")
+    if _file_sha256(folder / _TENSORS) != record["files"][_TENSORS]:
+        raise ValueError(f"{_TENSORS} was altered")
 
 
 def _check_shapes(state: dict[str, dict[str, np.ndarray]]) -> None:

@@ -1,21 +1,26 @@
 """The command line: one entry point, ``qsim COMMAND``; what the commands do stands in ``qsim.commands``.
 
-Bad input is one sentence on standard error and exit code 2; Ctrl-C is exit code 130; where nobody
-reads on, 141, as the shell calls SIGPIPE.
+Bad input, and a file that cannot be read or written (a full disk), is one sentence on standard error and exit code
+2; Ctrl-C is exit code 130 and SIGTERM 143, a run's step finished and saved; where nobody reads on, 141, as the shell
+calls SIGPIPE.  A warning is one sentence, too.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn
 
 from qsim.commands import accumulators, bench, formats, quantizers, runs, tables
 from qsim.commands.command import Arguments, Run
 from qsim.commands.options import dotted
 from qsim.config import ConfigError
+from qsim.interruption import raising_on_termination
 
 
 class _Parser(argparse.ArgumentParser):
@@ -34,25 +39,46 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if rest and not hasattr(parsed, "config"):
             raise ConfigError(f"unexpected argument {rest[0]!r}; see qsim {parsed.command} --help")
         parsed.overrides = dotted(rest)
-        code = parsed.run(parsed)
+        with raising_on_termination(), _warnings_in_one_line(parsed.command):
+            code = parsed.run(parsed)
         sys.stdout.flush()
         raise SystemExit(code)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         print(f"qsim {parsed.command}: interrupted; what was saved is whole{_hint(parsed)}", file=sys.stderr)
-        raise SystemExit(130) from None
+        raise SystemExit(getattr(stopped, "exit_code", 130)) from None
     except BrokenPipeError:  # as in `qsim formats | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
     except (ValueError, OSError) as error:
         if parsed.traceback:
             raise
-        print(f"qsim {parsed.command}: {_sentence(error)}", file=sys.stderr)
+        print(f"qsim {parsed.command}: {_sentence(error, parsed)}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
-def _sentence(error: Exception) -> str:
+@contextmanager
+def _warnings_in_one_line(command: str) -> Iterator[None]:
+    """This package's warnings without the place in its source; others as Python shows them."""
+    plain = warnings.formatwarning
+
+    def shown(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        if category.__module__.startswith("qsim."):
+            return f"qsim {command}: {message}\n"
+        return plain(message, category, filename, lineno, line)
+
+    warnings.formatwarning = shown
+    try:
+        yield
+    finally:
+        warnings.formatwarning = plain
+
+
+def _sentence(error: Exception, parsed: Arguments) -> str:
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror.lower()}: {error.filename}"
+        remedy = f"; free some space{_hint(parsed)}" if error.errno == errno.ENOSPC else ""
+        return f"{error.strerror.lower()}: {error.filename}{remedy}"
     return " ".join(str(error).split())
 
 

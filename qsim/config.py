@@ -119,12 +119,19 @@ class OptimizerConfig:
 class DataConfig:
     """Tokenizer and batches.
 
+    tokenizer: ``bytes``, ``sentencepiece``, or ``none`` for ``.bin`` files of tokens, whose width token_dtype states
+    or ``auto`` infers (``qsim.token_files``).  tokenizer_model: a SentencePiece model file to load instead of
+    training one.  order: ``random``, windows drawn anew with replacement, or ``epochs``, every window once before
+    any comes again (``qsim.data``).
     reduction_chunks: contiguous parts of the batch that gradients are summed in.  accumulation: parts, each of as
     many whole chunks, that a step computes one after another; it divides reduction_chunks and changes no bit, except
     under schemes whose scale or choice of outliers looks at all rows: there it is part of what is computed.
     """
 
-    tokenizer: Literal["bytes", "sentencepiece"] = "bytes"
+    tokenizer: Literal["bytes", "sentencepiece", "none"] = "bytes"
+    tokenizer_model: str | None = None
+    token_dtype: Literal["auto", "uint16", "uint32"] = "auto"
+    order: Literal["random", "epochs"] = "random"
     batch_size: int = 8
     reduction_chunks: int = 8
     accumulation: int = 1

@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from qsim.text_sources import DataError, embedded_text, read_bytes, read_text
+from qsim.token_files import read_token_files
 from qsim.tokenizers import (
     BYTE_VALUES,
     TOKENIZERS,
     ByteTokenizer,
+    SentencePieceTokenizer,
     Tokenizer,
     token_dtype,
     tokenizer_named,
@@ -31,12 +33,14 @@ class Corpus:
     """Tokens with a contiguous held-out tail, checked on creation; two corpora are equal by ``sha256``.
 
     Fields
-        tokens: (N,) little-endian uint16, or uint32 where the vocabulary exceeds 65,536; a read-only view.
+        tokens: (N,) little-endian uint16, or uint32 where the vocabulary exceeds 65,536 or the tokens came so; a
+            read-only view, of memory or of a file.
         vocabulary_size: every token is below it.
         tokenizer: "bytes", "sentencepiece", or "none" where the corpus came as tokens.
         tokenizer_model: the serialized SentencePiece model, else None.
         sources: the paths as the user gave them, or ("embedded",).
         held_out: number of trailing tokens never trained on.
+        file: the user's file that ``tokens`` is a view of, which a run folder refers to; else None.
     """
 
     tokens: np.ndarray
@@ -45,6 +49,7 @@ class Corpus:
     tokenizer_model: bytes | None = None
     sources: tuple[str, ...]
     held_out: int
+    file: Path | None = None
 
     def __post_init__(self) -> None:
         _check_fields(self)
@@ -100,25 +105,29 @@ def build_corpus(
     tokenizer: str = "bytes",
     vocabulary_size: int | None = None,
     held_out_fraction: float = 0.1,
+    tokenizer_model: Path | None = None,
+    dtype: str = "auto",
 ) -> Corpus:
     """Read, tokenize and split a corpus; ``paths`` None or empty means the embedded text.
 
-    vocabulary_size: 256 or None for "bytes"; required for "sentencepiece"; for "none" (``.bin`` files of
-    raw tokens, uint16, or uint32 where it exceeds 65,536) None means the largest token + 1.
+    vocabulary_size: 256 or None for "bytes"; for "sentencepiece" required to train one, an upper bound where a
+    model is given; for "none" (``.bin`` files of raw tokens) None means the largest token + 1.
+    tokenizer_model: a trained SentencePiece model to load instead of training one on the text.
+    dtype: width of the raw tokens, see ``qsim.token_files``.
     held_out_fraction: in [0, 1); the tail holds ``int(fraction * N)`` tokens.
     Raises DataError on unreadable sources and on settings that do not go together.
     """
     if not 0 <= held_out_fraction < 1:
         raise DataError(f"held_out_fraction {held_out_fraction} is outside [0, 1); choose for example 0.1")
     paths = [Path(path) for path in paths or ()]
-    _check_kinds(paths, tokenizer)
+    _check_kinds(paths, tokenizer, tokenizer_model, dtype)
     if tokenizer == "none":
-        tokens = _read_tokens(paths, vocabulary_size)
+        tokens = read_token_files(paths, dtype, vocabulary_size)
         size = int(tokens.max()) + 1 if vocabulary_size is None else vocabulary_size
         model = None
     else:
         text = read_text(paths) if paths else embedded_text()
-        chosen = _choose_tokenizer(text, tokenizer, vocabulary_size)
+        chosen = _choose_tokenizer(text, tokenizer, vocabulary_size, tokenizer_model)
         tokens, size, model = chosen.encode(text), chosen.vocabulary_size, chosen.model
     return Corpus(
         tokens=tokens,
@@ -127,13 +136,18 @@ def build_corpus(
         tokenizer_model=model,
         sources=tuple(str(path) for path in paths) or (EMBEDDED,),
         held_out=int(held_out_fraction * len(tokens)),
+        file=paths[0] if tokenizer == "none" and len(paths) == 1 else None,
     )
 
 
-def _check_kinds(paths: Sequence[Path], tokenizer: str) -> None:
-    """Text goes with a text tokenizer, token files with "none"."""
+def _check_kinds(paths: Sequence[Path], tokenizer: str, model: Path | None, dtype: str) -> None:
+    """Text goes with a text tokenizer, token files and their width with "none", a model with "sentencepiece"."""
     if tokenizer not in TOKENIZERS:
         raise DataError(f"unknown tokenizer {tokenizer!r}; known tokenizers: {', '.join(TOKENIZERS)}")
+    if model is not None and tokenizer != "sentencepiece":
+        raise DataError(f"tokenizer {tokenizer!r} takes no model; choose tokenizer 'sentencepiece'")
+    if dtype != "auto" and tokenizer != "none":
+        raise DataError(f"tokenizer {tokenizer!r} reads text, which has no token_dtype {dtype!r}; leave it out")
     if tokenizer == "none" and not paths:
         raise DataError("tokenizer 'none' needs a .bin file of tokens; give one with --text")
     for path in paths:
@@ -144,7 +158,9 @@ def _check_kinds(paths: Sequence[Path], tokenizer: str) -> None:
             raise DataError(f"{str(path)!r} holds tokens, not text; choose tokenizer 'none'")
 
 
-def _choose_tokenizer(text: str, tokenizer: str, vocabulary_size: int | None) -> Tokenizer:
+def _choose_tokenizer(text: str, tokenizer: str, vocabulary_size: int | None, model: Path | None) -> Tokenizer:
+    if model is not None:
+        return _given_tokenizer(model, vocabulary_size)
     if tokenizer == "sentencepiece":
         if vocabulary_size is None:
             raise DataError("tokenizer 'sentencepiece' needs a vocabulary_size; give for example 1024")
@@ -154,24 +170,25 @@ def _choose_tokenizer(text: str, tokenizer: str, vocabulary_size: int | None) ->
     return ByteTokenizer()
 
 
-def _read_tokens(paths: Sequence[Path], vocabulary_size: int | None) -> np.ndarray:
-    """(N,) tokens of raw ``.bin`` files one after another."""
-    dtype = token_dtype(vocabulary_size or 1)
-    parts = []
-    for path in paths:
-        data = read_bytes(path)
-        if len(data) % dtype.itemsize:
-            what = f"token file {str(path)!r} has {len(data)} bytes, no multiple of {dtype.itemsize}"
-            raise DataError(f"{what}; give raw {dtype.name} tokens")
-        parts.append(np.frombuffer(data, dtype=dtype))
-    return np.concatenate(parts)
+def _given_tokenizer(model: Path, vocabulary_size: int | None) -> Tokenizer:
+    chosen = SentencePieceTokenizer(model=read_bytes(model))
+    try:
+        size = chosen.vocabulary_size
+    except DataError:
+        raise DataError(
+            f"{str(model)!r} is not a SentencePiece model; give the file that its training wrote"
+        ) from None
+    if vocabulary_size is not None and size > vocabulary_size:
+        what = f"tokenizer model {str(model)!r} has {size} pieces, more than vocabulary_size {vocabulary_size}"
+        raise DataError(f"{what}; set model.vocabulary {size}")
+    return chosen
 
 
 def _check_fields(corpus: Corpus) -> None:
     size, tokens, held_out = corpus.vocabulary_size, corpus.tokens, corpus.held_out
     if not 1 <= size <= LARGEST_VOCABULARY:
         raise DataError(f"vocabulary_size {size} is outside 1 to 2^31; choose one in that range")
-    if tokens.ndim != 1 or tokens.dtype != token_dtype(size):
+    if tokens.ndim != 1 or tokens.dtype not in (token_dtype(size), np.dtype("<u4")):
         found = f"{tokens.dtype.name} of shape {tokens.shape}"
         raise DataError(f"tokens are {found}; give 1-D little-endian {token_dtype(size).name}")
     if not 0 <= held_out < max(len(tokens), 1):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import NoneType
@@ -15,6 +17,7 @@ import numpy as np
 from qsim.atomic import write_atomically
 from qsim.corpus import Corpus, corpus_hash, token_bytes
 from qsim.text_sources import DataError
+from qsim.token_files import map_tokens
 from qsim.tokenizers import token_dtype
 
 RECORD_FILE = "data.json"
@@ -38,12 +41,16 @@ class _Record:
 
 
 def save_data(folder: Path, corpus: Corpus) -> None:
-    """Write the corpus into a run folder, each file whole or not at all, data.json last."""
+    """Write the corpus into a run folder, each file whole or not at all, data.json last.
+
+    Tokens that are a view of a user's file are not copied: data.json names that file and their hash.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / TOKENS_FILE, token_bytes(corpus.tokens))
+    if corpus.file is None:
+        write_atomically(folder / TOKENS_FILE, token_bytes(corpus.tokens))
     if corpus.tokenizer_model is not None:
         write_atomically(folder / TOKENIZER_FILE, corpus.tokenizer_model)
-    _write_record(folder, corpus, TOKENS_FILE)
+    _write_record(folder, corpus, TOKENS_FILE if corpus.file is None else _relative(corpus.file, folder))
 
 
 def reference_data(folder: Path, corpus: Corpus, data_folder: Path) -> None:
@@ -56,8 +63,7 @@ def reference_data(folder: Path, corpus: Corpus, data_folder: Path) -> None:
         what = f"run {str(data_folder)!r} records data {found.sha256[:12]}, not {corpus.sha256[:12]}"
         raise DataError(f"{what}; refer to a run on the same corpus")
     folder.mkdir(parents=True, exist_ok=True)
-    tokens = (data_folder / found.file).resolve()  # the file itself, however long the chain of references
-    _write_record(folder, corpus, Path(os.path.relpath(tokens, folder.resolve())).as_posix())
+    _write_record(folder, corpus, _relative(data_folder / found.file, folder))
 
 
 def load_data(folder: Path, data: Path | None = None) -> Corpus:
@@ -78,6 +84,11 @@ def load_data(folder: Path, data: Path | None = None) -> Corpus:
         sources=tuple(record.sources),
         held_out=record.held_out,
     )
+
+
+def _relative(file: Path, folder: Path) -> str:
+    """The file itself, however long the chain of references, as seen from the folder."""
+    return Path(os.path.relpath(file.resolve(), folder.resolve())).as_posix()
 
 
 def _tokens_path(data: Path) -> Path:
@@ -127,16 +138,23 @@ def _is_record(value: Any) -> bool:
         and isinstance(sources, list)
         and all(isinstance(source, str) for source in sources)
         and isinstance(model_hash, str if value["tokenizer"] == "sentencepiece" else NoneType)
-        and value["dtype"] == token_dtype(value["vocabulary_size"]).name
+        and value["dtype"] in (token_dtype(value["vocabulary_size"]).name, *_wide(value["tokenizer"]))
     )
 
 
+def _wide(tokenizer: str) -> tuple[str, ...]:
+    """Tokens that came as such may be wider than they need be."""
+    return ("uint32",) if tokenizer == "none" else ()
+
+
 def _read_tokens(path: Path, record: _Record) -> np.ndarray:
-    data, dtype = _read(path), token_dtype(record.vocabulary_size)
-    if len(data) != record.count * dtype.itemsize:
-        what = f"tokens {str(path)!r} have {len(data)} bytes where {record.count * dtype.itemsize} are recorded"
+    """A map of the file, read through once for its hash."""
+    dtype = np.dtype(record.dtype).newbyteorder("<")
+    size = _size(path)
+    if size != record.count * dtype.itemsize:
+        what = f"tokens {str(path)!r} have {size} bytes where {record.count * dtype.itemsize} are recorded"
         raise DataError(f"{what}; restore the file or name it with --data")
-    tokens = np.frombuffer(data, dtype=dtype)
+    tokens = map_tokens(path, dtype) if size else np.empty(0, dtype)
     found = corpus_hash(
         tokens,
         held_out=record.held_out,
@@ -159,9 +177,21 @@ def _read_model(path: Path, sha256: str | None) -> bytes | None:
     return model
 
 
+def _size(path: Path) -> int:
+    with _told(path), path.open("rb") as file:
+        return os.fstat(file.fileno()).st_size
+
+
 def _read(path: Path) -> bytes:
-    try:
+    with _told(path):
         return path.read_bytes()
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """What the system says about a data file, as a DataError."""
+    try:
+        yield
     except FileNotFoundError:
         raise DataError(f"data file {str(path)!r} is missing; restore it or name it with --data") from None
     except OSError as error:

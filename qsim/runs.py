@@ -14,11 +14,13 @@ from typing import Any
 from precision.statistics import Statistics
 from qsim import config as configuration
 from qsim import policy as policies
-from qsim.atomic import write_atomically
+from qsim import strict_json
+from qsim.atomic import append_line, remove_leftovers, sync_file, write_atomically
 from qsim.config import RunConfig
 from qsim.mesh import Mesh
 from qsim.policy import Arithmetic
 
+_LOGS = ("metrics.jsonl", "hashes.jsonl")
 _PACKAGES = ("numpy", "numba", "jax", "jaxlib", "ml_dtypes", "qsim-precision")
 
 
@@ -92,12 +94,17 @@ class RunFolder:
     def write_json(self, name: str, value: Any) -> None:
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, (json.dumps(value, indent=1) + "\n").encode())
+        write_atomically(path, (strict_json.dumps(value, indent=1) + "\n").encode())
 
     def append(self, name: str, row: dict[str, Any]) -> None:
         """One line of a .jsonl file."""
-        with (self.path / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        append_line(self.path / name, strict_json.dumps(row))
+
+    def sync(self) -> None:
+        """Let the lines written so far reach the disk, before a checkpoint that counts on them."""
+        for name in _LOGS:
+            if (self.path / name).is_file():
+                sync_file(self.path / name)
 
     def rows(self, name: str) -> Iterator[dict[str, Any]]:
         """The lines of a .jsonl file; a last line cut short by a kill is left out, RunError for any other."""
@@ -107,19 +114,24 @@ class RunFolder:
         lines = path.read_text(encoding="utf-8").splitlines()
         for number, line in enumerate(lines, start=1):
             try:
-                yield json.loads(line)
+                yield strict_json.loads(line)
             except json.JSONDecodeError:
                 if number < len(lines):
                     raise RunError(f"line {number} of {str(path)!r} is damaged; restore it or delete it") from None
 
     def cut_after(self, step: int) -> None:
-        """Drop what was written after a step, before going on from its checkpoint; both files are read first."""
+        """Drop what was written after a step, before going on from its checkpoint; both files are read first.
+
+        Temporary files of a writer that was killed go, too.
+        """
         kept = {
             name: [row for row in self.rows(name) if row["step"] <= step and "validation_loss" not in row]
-            for name in ("metrics.jsonl", "hashes.jsonl")
+            for name in _LOGS
         }
+        for folder in (self.path, self.path / "checkpoints", self.path / "statistics"):
+            remove_leftovers(folder)
         for name, rows in kept.items():
-            write_atomically(self.path / name, "".join(json.dumps(row) + "\n" for row in rows).encode())
+            write_atomically(self.path / name, "".join(strict_json.dumps(row) + "\n" for row in rows).encode())
 
     def hashes(self) -> dict[int, dict[str, Any]]:
         """hashes.jsonl by step."""

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
+from qsim.hub_datasets import hub_texts, is_hub_dataset
+
 # Folders with much prose for little source: 1.8 MB of docstrings are parsed in half a second.
 DOCSTRING_FOLDERS = (
     "numpy/fft",
@@ -87,7 +89,8 @@ def _docstrings_of(path: Path) -> Iterator[str]:
 def read_text(paths: Sequence[Path]) -> str:
     """All documents of the files and folders, in the given order, separated by one empty line.
 
-    A folder stands for its ``*.txt`` and ``*.md`` files at any depth, sorted by relative path; ``.jsonl`` and
+    ``hf:NAME[:SPLIT]`` and a folder of ``save_to_disk`` are Hugging Face datasets (``qsim.hub_datasets``); any other
+    folder stands for its ``*.txt`` and ``*.md`` files at any depth, sorted by relative path; ``.jsonl`` and
     ``.jsonl.zst`` hold one object with a "text" per line; any other file is UTF-8 text, taken as it is.
     Raises DataError on a missing, empty, undecodable or malformed file.
     """
@@ -108,6 +111,8 @@ def read_bytes(path: Path) -> bytes:
 
 
 def _documents(path: Path) -> list[str]:
+    if is_hub_dataset(path):
+        return _hub_documents(path)
     if path.is_dir():
         return _folder_documents(path)
     name, data = path.name.lower(), read_bytes(path)
@@ -115,6 +120,13 @@ def _documents(path: Path) -> list[str]:
         return _json_documents(path, _decode(path, _decompress(path, data)))
     text = _decode(path, data)
     return _json_documents(path, text) if name.endswith(".jsonl") else [text]
+
+
+def _hub_documents(path: Path) -> list[str]:
+    try:
+        return hub_texts(path)
+    except ValueError as error:
+        raise DataError(str(error)) from None
 
 
 def _folder_documents(folder: Path) -> list[str]:

@@ -25,6 +25,9 @@ BYTE_VALUES = 256
 _SPACE_SIGN = "\u2581"
 _ESCAPE = "\ue000"
 
+# Spaces, a full-width and a combining character, an escape: normalisation, trimming or a lack of bytes changes them.
+_HARD_TEXT = f"  a  \n \uff21e\u0301\t{_ESCAPE}1 "
+
 # Longer lines are cut for training only: SentencePiece leaves out what exceeds its limit.
 _TRAINING_LINE = 1000
 _TRAINING_SETTINGS: dict[str, Any] = {
@@ -85,7 +88,11 @@ class ByteTokenizer:
 
 @dataclass(frozen=True, kw_only=True)
 class SentencePieceTokenizer:
-    """Byte-pair pieces of a trained SentencePiece model; a character without a piece becomes its bytes."""
+    """Pieces of a SentencePiece model; under ours a character without a piece becomes its bytes.
+
+    A model trained elsewhere may normalise, drop spaces or know no bytes: then text is encoded whole and as it is,
+    decode gives what the model makes of it, and only under a lossless one decode(encode(text)) == text.
+    """
 
     model: bytes
     name: str = "sentencepiece"
@@ -105,9 +112,19 @@ class SentencePieceTokenizer:
     def vocabulary_size(self) -> int:
         return int(self._processor.get_piece_size())
 
+    @cached_property
+    def _lossless(self) -> bool:
+        """Whether hard text comes back and no piece holds a newline, so that lines may be encoded one by one."""
+        processor = self._processor
+        if processor.decode(processor.encode(_HARD_TEXT)) != _HARD_TEXT:
+            return False
+        return not any("\n" in piece for piece in processor.id_to_piece(list(range(self.vocabulary_size))))
+
     def encode(self, text: str) -> np.ndarray:
         """(N,) uint16 or uint32; DataError where the text holds half of a surrogate pair."""
         _utf8(text)
+        if not self._lossless:
+            return np.array(self._processor.encode(text), dtype=token_dtype(self.vocabulary_size))
         *lines, last = _escape(text).split("\n")
         # No piece contains a newline, so line by line gives the tokens of the whole, in linear time.
         pieces = self._processor.encode([*(line + "\n" for line in lines), last], num_threads=1)
@@ -116,7 +133,8 @@ class SentencePieceTokenizer:
     def decode(self, tokens: Tokens) -> str:
         """Text of any tokens; byte tokens that are no UTF-8 become U+FFFD.  DataError on an unknown token."""
         checked = _checked_tokens(tokens, self.vocabulary_size)
-        return _unescape(self._processor.decode(checked))
+        text = self._processor.decode(checked)
+        return _unescape(text) if self._lossless else text
 
 
 def train_sentencepiece(text: str, vocabulary_size: int) -> SentencePieceTokenizer:

@@ -12,12 +12,13 @@ import numpy as np
 
 from precision.formats import Format
 from precision.statistics import Statistics
-from qsim.checkpoints import Checkpoint, load_checkpoint, save_checkpoint, saved_steps
+from qsim.checkpoints import Checkpoint, load_last_checkpoint, save_checkpoint, saved_steps
 from qsim.config import RunConfig
 from qsim.data import Corpus, batch, build_corpus, check_corpus, save_data, validation_batches
 from qsim.devices import Devices, OneDevice, find_devices
 from qsim.draws import output_keys
 from qsim.hashing import scalar_hash, tree_hash, unstack
+from qsim.interruption import Interrupted, Stop, graceful
 from qsim.layers import cross_entropy_forward
 from qsim.loss_scales import needed_scales
 from qsim.mesh import Mesh
@@ -66,7 +67,8 @@ def train(
     mesh: devices to compute on, one unless given; no hash depends on it.  Of several processes all call this, and
     the first writes the folder.
     Errors: DataError for a corpus that is too short, RunError for a run that cannot be resumed, ConfigError for a
-    mesh that does not fit.
+    mesh that does not fit; Interrupted, with the last step saved, where SIGINT or SIGTERM asked for the end
+    (``qsim.interruption``).
     """
     config, policy, executor = run.config, run.policy, run.executor
     check_corpus(
@@ -74,6 +76,7 @@ def train(
         batch_size=config.data.batch_size,
         length=config.model.length,
         vocabulary_size=config.model.vocabulary,
+        order=config.data.order,
     )
     devices = find_devices(config, policy, executor, mesh)
     if not devices.writes:
@@ -82,10 +85,11 @@ def train(
     position = loop.resume() if resume else start(config, policy, parameters)
     if not resume:
         loop.checkpoint(position)
-    with progress(policy.name, position.step, config.steps) as bar:
+    with graceful() as stop, progress(policy.name, position.step, config.steps) as bar:
         while position.step < config.steps:
             loss = loop.advance(position)
             bar.update(position.step, loss)
+            loop.heed(stop, position)
     loop.finish(position)
     return run
 
@@ -110,12 +114,15 @@ def train_new(
         tokenizer=config.data.tokenizer,
         vocabulary_size=config.model.vocabulary,
         held_out_fraction=config.data.held_out,
+        tokenizer_model=None if config.data.tokenizer_model is None else Path(config.data.tokenizer_model),
+        dtype=config.data.token_dtype,
     )
     check_corpus(
         corpus,
         batch_size=config.data.batch_size,
         length=config.model.length,
         vocabulary_size=config.model.vocabulary,
+        order=config.data.order,
     )
     if not devices.writes:
         return train(FollowedRun(out, config, arithmetic, executor), corpus, mesh=mesh)
@@ -140,6 +147,7 @@ class _Loop:
         self.devices = devices
         self.plain = Step(config, policy, executor, devices=devices)
         self.counting = Step(config, policy, executor, Recorder, devices)
+        self.saved: int | None = None  # the step of the last checkpoint
 
     def advance(self, position: _Position) -> float:
         """One step: computed, hashed, recorded, and where it is due counted and saved."""
@@ -178,7 +186,14 @@ class _Loop:
 
     def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         data, model = self.config.data, self.config.model
-        return batch(self.corpus, seed=self.config.seed, step=step, batch_size=data.batch_size, length=model.length)
+        return batch(
+            self.corpus,
+            seed=self.config.seed,
+            step=step,
+            batch_size=data.batch_size,
+            length=model.length,
+            order=data.order,
+        )
 
     def _write_statistics(self, step: int, counting: Step, results: dict[str, Any]) -> None:
         scales = needed_scales(self.policy, self.devices.on_host(results["gradients"]))
@@ -194,10 +209,20 @@ class _Loop:
     def _on_host(self, state: State) -> dict[str, dict[str, np.ndarray]]:
         return {part: self.devices.on_host(tree) for part, tree in sorted(state.items())}
 
+    def heed(self, stop: Stop, position: _Position) -> None:
+        """Where a signal asks for the end: the step saved, then Interrupted."""
+        if stop.signal is None:
+            return
+        if position.step != self.saved:
+            self.checkpoint(position)
+        raise Interrupted(stop.signal)
+
     def checkpoint(self, position: _Position) -> None:
         state = self._on_host(position.state)
+        self.saved = position.step
         if not self.devices.writes:
             return
+        self.run.sync()
         save_checkpoint(
             self.run.path,
             Checkpoint(
@@ -212,10 +237,9 @@ class _Loop:
 
     def resume(self) -> _Position:
         """The last whole checkpoint, everything recorded after it dropped."""
-        steps = saved_steps(self.run.path)
-        if not steps:
+        saved = load_last_checkpoint(self.run.path)
+        if saved is None:
             raise RunError(f"run {str(self.run.path)!r} has no checkpoint to resume from; start it anew elsewhere")
-        saved = load_checkpoint(self.run.path, steps[-1])
         if saved.policy_sha256 != self.policy.sha256 or saved.data_sha256 != self.corpus.sha256:
             raise RunError(f"the checkpoint of run {str(self.run.path)!r} is of another policy or other data")
         self.run.cut_after(saved.step)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from precision.backends import BACKENDS
 from qsim import config as configuration
+from qsim import strict_json
 from qsim.commands.command import AddCommand, Arguments
 from qsim.commands.options import (
     add_mesh_options,
@@ -68,7 +69,7 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
 
 def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(rows, indent=1))
+        print(strict_json.dumps(rows, indent=1))
         return
     from qsim.summary import print_table
 
@@ -228,7 +229,7 @@ def _demo(arguments: Arguments) -> int:
     )
     rows = summarise(base.path, [run.path for run in replays])
     if arguments.json:
-        print(json.dumps({"runs": rows, "report": str(report)}, indent=1))
+        print(strict_json.dumps({"runs": rows, "report": str(report)}, indent=1))
         return 0
     _print_rows(rows, False)
     print_quantization(base.path)

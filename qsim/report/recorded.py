@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from qsim import strict_json
 
 __all__ = ["HASHED", "KINDS", "ReportError", "Run", "Site", "read_run"]
 
@@ -136,7 +138,7 @@ def read_run(folder: Path) -> Run:
         hashes=_read_rows(folder / "hashes.jsonl"),
         sampled=sampled,
         sites=sites,
-        quantization=_read_object(folder / "quantization.json") or None,
+        quantization=_read_object(folder / "quantization.json", strict_json.loads) or None,
     )
 
 
@@ -150,12 +152,12 @@ def _column(rows: Mapping[int, Mapping[str, Any]], name: str) -> dict[int, float
     return {step: float(value) for step, value in found.items() if isinstance(value, int | float)}
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def _read_object(path: Path, loads: Callable[[str], Any] = json.loads) -> dict[str, Any]:
     """A JSON object, empty where there is no file."""
     if not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ReportError(f"{path} is not JSON ({error}); restore it or record the run again") from error
     if not isinstance(value, dict):
@@ -181,7 +183,7 @@ def _read_rows(path: Path) -> dict[int, dict[str, Any]]:
 
 def _parse_row(line: str) -> dict[str, Any] | None:
     try:
-        row = json.loads(line)
+        row = strict_json.loads(line)
     except ValueError:
         return None
     return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import hashlib
 import json
 import os
 import re
@@ -12,15 +14,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from small_runs import assert_same_trees, assert_sentence, contents
 
+from qsim import checkpoints
 from qsim.checkpoints import (
     PARTS,
     Checkpoint,
     CheckpointError,
+    CheckpointWarning,
     checkpoint_path,
     load_checkpoint,
+    load_last_checkpoint,
     save_checkpoint,
     saved_steps,
 )
@@ -76,7 +82,10 @@ def test_files_are_safetensors_by_layer_and_json(tmp_path: Path) -> None:
     names = {f"{p}/layer.{i}.qkv.weight" for p in PARTS for i in range(12)}
     assert set(load_file(folder / "state.safetensors")) == names | {f"{p}/logits.weight" for p in PARTS}
     record = json.loads((folder / "state.json").read_text())
+    assert record.pop("sha256") == hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+    files = {"state.safetensors": hashlib.sha256((folder / "state.safetensors").read_bytes()).hexdigest()}
     assert record == {
+        "files": files,
         "step": 3,
         "updates": 2,
         "loss_scale": 0.125,
@@ -228,4 +237,100 @@ def test_advice_of_the_sentence_works(tmp_path: Path) -> None:
     assert named is not None
     shutil.rmtree(named[1])
     assert saved_steps(tmp_path) == [2]
+    assert_same_checkpoint(load_checkpoint(tmp_path, 2), example(2))
+
+
+# Hashes
+
+
+@pytest.mark.parametrize("name", ["state.json", "state.safetensors"])
+def test_no_flipped_bit_passes(tmp_path: Path, name: str) -> None:
+    """Every bit of the record, every 7th byte of the tensors: refused, or, as white space may be, without effect."""
+    save_checkpoint(tmp_path, example())
+    path = checkpoint_path(tmp_path, 3) / name
+    whole = path.read_bytes()
+    places = [(i, b) for i in range(len(whole)) for b in range(8)] if name == "state.json" else []
+    for byte, bit in places or [(i, i % 8) for i in range(0, len(whole), 7)]:
+        path.write_bytes(whole[:byte] + bytes([whole[byte] ^ 1 << bit]) + whole[byte + 1 :])
+        try:
+            found = load_checkpoint(tmp_path, 3)
+        except CheckpointError as error:
+            assert_sentence(error, "is damaged", "remove that folder")
+        else:
+            assert name == "state.json"
+            assert_same_checkpoint(found, example())
+
+
+def test_checkpoints_of_before_hashes_are_loaded(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, example())
+    path = checkpoint_path(tmp_path, 3) / "state.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({key: record[key] for key in record if key not in ("files", "sha256")}, indent=1))
+    assert_same_checkpoint(load_checkpoint(tmp_path, 3), example())
+
+
+def test_checkpoint_of_another_step_is_refused(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, example())
+    checkpoint_path(tmp_path, 3).rename(checkpoint_path(tmp_path, 4))
+    with pytest.raises(CheckpointError) as error:
+        load_checkpoint(tmp_path, 4)
+    assert_sentence(error.value, "it is of step 3", "remove that folder")
+
+
+def test_newest_whole_checkpoint_is_loaded(tmp_path: Path) -> None:
+    assert load_last_checkpoint(tmp_path) is None
+    for step in (2, 10):
+        save_checkpoint(tmp_path, example(step))
+    loaded = load_last_checkpoint(tmp_path)
+    assert loaded is not None
+    assert_same_checkpoint(loaded, example(10))
+
+
+@pytest.mark.parametrize("damage", [cut, empty, scramble, remove])
+@pytest.mark.parametrize("name", ["state.json", "state.safetensors"])
+def test_damaged_checkpoint_is_passed_over_and_set_aside(tmp_path: Path, name: str, damage: Any) -> None:
+    for step in (2, 4):
+        save_checkpoint(tmp_path, example(step))
+    folder = checkpoint_path(tmp_path, 4)
+    damage(folder / name)
+    with pytest.warns(CheckpointWarning) as warned:
+        loaded = load_last_checkpoint(tmp_path)
+    assert loaded is not None
+    assert_same_checkpoint(loaded, example(2))
+    assert_sentence(
+        warned[0].message, repr(str(folder)), "is damaged", "'step_4.damaged'", "the one before it is used"
+    )
+    assert saved_steps(tmp_path) == [2]
+    save_checkpoint(tmp_path, example(4))
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["step_2", "step_4", "step_4.damaged"]
+
+
+# A full disk
+
+
+@pytest.mark.parametrize("call", [1, 2, 3])
+def test_full_disk_names_the_checkpoint_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    """The writing of the tensors, the syncing of them and that of the record."""
+    save_checkpoint(tmp_path, example(2))
+    fsync, made = os.fsync, 1
+
+    def full_fsync(descriptor: int) -> None:
+        nonlocal made
+        made += 1
+        if made == call:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    def full_save(*_: Any) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(os, "fsync", full_fsync)
+    if call == 1:
+        monkeypatch.setattr(checkpoints, "save_file", full_save)
+    with pytest.raises(OSError, match="No space left on device") as error:
+        save_checkpoint(tmp_path, example(4))
+    assert (error.value.errno, error.value.filename) == (errno.ENOSPC, str(checkpoint_path(tmp_path, 4)))
+    assert os.listdir(tmp_path / "checkpoints") == ["step_2"]
     assert_same_checkpoint(load_checkpoint(tmp_path, 2), example(2))

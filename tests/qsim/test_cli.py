@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import signal
@@ -15,6 +16,7 @@ import pytest
 from command_line import Cli
 from small_runs import STEPS, assert_sentence, contents, hash_rows, small_flags, small_run, write_text
 
+from qsim.checkpoints import load_checkpoint, save_checkpoint, saved_steps
 from qsim.cli import main
 from qsim.config import PRESETS
 from qsim.policy import POLICIES, STAGES
@@ -123,7 +125,8 @@ def test_verify_finds_an_altered_hash(cli: Cli, own: Path, part: str) -> None:
 
 
 def test_verify_finds_altered_weights(cli: Cli, own: Path) -> None:
-    shutil.copytree(own / "checkpoints" / "step_2", own / "checkpoints" / "step_0", dirs_exist_ok=True)
+    shutil.rmtree(own / "checkpoints" / "step_0")
+    save_checkpoint(own, dataclasses.replace(load_checkpoint(own, 2), step=0))
     code, out, _ = cli("verify", own)
     assert code == 1
     assert out.replace("\u00a0", " ").endswith("first difference at step 1\n")
@@ -216,24 +219,27 @@ def start(*arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_interrupt_and_resume(cli: Cli, tmp_path: Path) -> None:
-    """Ctrl-C after the first line of progress; with --resume the same hashes as without the interruption."""
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupt_and_resume(cli: Cli, tmp_path: Path, number: signal.Signals, code: int) -> None:
+    """A signal after the first line of progress: its step is saved, and with --resume the hashes are the same."""
     text, steps = write_text(tmp_path), 80
-    changes = {"model.dropout": 0.1, "record.checkpoint_every": 3, "record.statistics_every": 0}
+    changes = {"model.dropout": 0.1, "record.checkpoint_every": 0, "record.statistics_every": 0}
     flags = ("--text", text, *small_flags(steps=steps, **changes))
     command = ("train", "--policy", "fp16", *flags, "--out", tmp_path / "stopped")
     process = start(*command)
     assert process.stderr is not None
     first = process.stderr.readline()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=120)
     assert first.startswith("fp16: step 8/80 ")
-    assert process.returncode == 130
+    assert process.returncode == code
     assert out == ""
     *progress, last = err.splitlines()
     assert all(line.startswith("fp16: step ") for line in progress)
     assert_sentence(last, "qsim train: interrupted", "--resume")
-    assert 8 <= len(hash_rows(tmp_path / "stopped")) < steps
+    made = len(hash_rows(tmp_path / "stopped"))
+    assert 8 <= made < steps
+    assert saved_steps(tmp_path / "stopped") == [0, made]
 
     assert cli(*command, "--resume")[0] == 0
     assert cli("train", "--policy", "fp16", *flags, "--out", tmp_path / "straight")[0] == 0

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import shutil
 from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
@@ -29,7 +30,7 @@ from small_runs import (
 )
 
 from qsim import training
-from qsim.checkpoints import checkpoint_path, load_checkpoint, saved_steps
+from qsim.checkpoints import checkpoint_path, load_checkpoint, save_checkpoint, saved_steps
 from qsim.data import DataError, batch, build_corpus, load_data, save_data
 from qsim.hashing import scalar_hash, tree_hash, unstack
 from qsim.model import initial_parameters
@@ -398,8 +399,9 @@ def test_no_checkpoint_to_resume_from(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["policy_sha256", "data_sha256"])
 def test_checkpoint_of_something_else_is_refused(tmp_path: Path, key: str) -> None:
     stopped = interrupted_run(tmp_path / "run", 3)
-    path = checkpoint_path(stopped.path, 2) / "state.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {key: "0" * 64}))
+    saved = load_checkpoint(stopped.path, 2)
+    shutil.rmtree(checkpoint_path(stopped.path, 2))
+    save_checkpoint(stopped.path, dataclasses.replace(saved, **{key: "0" * 64}))
     before = contents(stopped.path)
     with pytest.raises(RunError) as error:
         resume(stopped)
