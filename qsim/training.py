@@ -12,7 +12,7 @@ import numpy as np
 
 from precision.formats import Format
 from precision.statistics import Statistics
-from qsim.checkpoints import Checkpoint, load_last_checkpoint, save_checkpoint, saved_steps
+from qsim.checkpoints import Checkpoint, load_last_checkpoint, save_checkpoint
 from qsim.config import RunConfig
 from qsim.data import Corpus, batch, build_corpus, check_corpus, save_data, validation_batches
 from qsim.devices import Devices, OneDevice, find_devices
