@@ -42,13 +42,19 @@ def format_of(policy: Arithmetic, name: str) -> Format:
 
 def largest_exponent(x: float, fmt: Format) -> int:
     """Largest k for which x 2^k, rounded to nearest even as if exponents had no end, is at most the maximum."""
+    limit, exponent, tie_stays = overflow_threshold(fmt)
+    significand, own = math.frexp(x)
+    fits = significand <= limit if tie_stays else significand < limit
+    return exponent - own - (not fits)
+
+
+def overflow_threshold(fmt: Format) -> tuple[float, int, bool]:
+    """(s, e, whether s 2^e itself still fits): the tie above the largest finite value, 1/2 <= s < 1."""
     _, top = math.frexp(fmt.maximum)
     half_unit = math.ldexp(1.0, top - 1 - fmt.significand_bits - 1)
     limit, exponent = math.frexp(fmt.maximum + half_unit)
-    significand, own = math.frexp(x)
     tie_stays = int(math.ldexp(fmt.maximum, fmt.significand_bits + 1 - top)) % 2 == 0  # an even significand
-    fits = significand <= limit if tie_stays else significand < limit
-    return exponent - own - (not fits)
+    return limit, exponent, tie_stays
 
 
 def smallest_exponent(x: float, fmt: Format) -> int:

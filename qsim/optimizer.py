@@ -101,9 +101,14 @@ def _by_decay(config: OptimizerConfig, parameters: Tree) -> dict[float, list[str
     """Names by weight decay: that of the configuration, or 0 for gains and biases unless they decay too."""
     groups: dict[float, list[str]] = {}
     for name in sorted(parameters):
-        decays = config.decay_gains_and_biases or not name.endswith((".gain", ".bias"))
-        groups.setdefault(config.weight_decay if decays else 0.0, []).append(name)
+        groups.setdefault(decay_of(config, name), []).append(name)
     return groups
+
+
+def decay_of(config: OptimizerConfig, name: str) -> float:
+    """Weight decay of a parameter."""
+    decays = config.decay_gains_and_biases or not name.endswith((".gain", ".bias"))
+    return config.weight_decay if decays else 0.0
 
 
 def _join(ar: Calculator, tree: Tree, names: list[str]) -> Array:
@@ -135,8 +140,18 @@ def _update(
     first = moments.output(f.add(decayed, f.multiply(g, f.scalar(1 - config.beta1))))
     squared = f.multiply(f.multiply(g, g), f.scalar(1 - config.beta2))
     second = moments.output(f.add(f.multiply(second, f.scalar(config.beta2)), squared))
-    deviation = f.square_root(f.multiply(second, scalars["correction_2"]))
-    direction = f.divide(f.multiply(first, scalars["correction_1"]), f.add(deviation, f.scalar(config.epsilon)))
-    if decay:
-        direction = f.add(direction, f.multiply(w, f.scalar(decay)))
+    direction = with_decay(ar, gradient_direction(ar, config, first, second, scalars), w, decay)
     return f.subtract(w, f.multiply(direction, scalars["learning_rate"])), first, second
+
+
+def gradient_direction(ar: Calculator, config: OptimizerConfig, first: Array, second: Array, scalars: Tree) -> Array:
+    """m c1 / (sqrt(v c2) + eps), of moments as they are kept after the step."""
+    f = ar.float32
+    deviation = f.square_root(f.multiply(second, scalars["correction_2"]))
+    return f.divide(f.multiply(first, scalars["correction_1"]), f.add(deviation, f.scalar(config.epsilon)))
+
+
+def with_decay(ar: Calculator, direction: Array, w: Array, decay: float) -> Array:
+    """direction + decay w."""
+    f = ar.float32
+    return f.add(direction, f.multiply(w, f.scalar(decay))) if decay else direction

@@ -137,10 +137,9 @@ class RunFolder:
         """hashes.jsonl by step."""
         return {row["step"]: row for row in self.rows("hashes.jsonl")}
 
-    def write_statistics(self, step: int, sites: dict[str, Statistics], scales: dict[str, Any] | None = None) -> None:
-        """Of one step; ``scales``: those that its gradients would have borne."""
+    def write_statistics(self, step: int, sites: dict[str, Statistics], **more: Any) -> None:
+        """Of one step; ``more``: what else was counted of it (``scales``, ``swallowed``, ``what_if``)."""
         values = {key: statistics.as_json() for key, statistics in sorted(sites.items())}
-        more = {} if scales is None else {"scales": scales}
         self.write_json(f"statistics/step_{step:06d}.json", {"step": step, "sites": values} | more)
 
     @property

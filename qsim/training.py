@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ from qsim.runs import FollowedRun, RunError, RunFolder, require_new
 from qsim.schedules import learning_rate
 from qsim.sites import Calculator, Recorder
 from qsim.step import Step
+from qsim.swallowed import Update, swallowed
+from qsim.what_if import what_if
 
 State = dict[str, dict[str, Any]]
 
@@ -159,13 +161,15 @@ class _Loop:
         scale = position.scale.scale
         scalars = step_scalars(config.optimizer, number, config.steps, position.updates, scale)
         keys = step_keys(config.model, self.policy, config.seed, number)
+        before = position.state["parameters"] if counts else {}
         position.state, results = step(position.state, self.batch(number), scalars, keys)
         loss, finite = float(results["loss"]), bool(results["finite"])
         position.scale = position.scale.after(self.policy.loss_scaling, finite)
         position.updates += finite
         position.step = number
         if counts:
-            self._write_statistics(number, step, results)
+            update = Update(before=before, after=position.state, scalars=scalars, keys=keys)
+            self._write_statistics(number, step, results, update)
         if _due(config.record.hash_every, number):
             self._write_hashes(number, results, position.state)
         self.run.append(
@@ -195,9 +199,18 @@ class _Loop:
             order=data.order,
         )
 
-    def _write_statistics(self, step: int, counting: Step, results: dict[str, Any]) -> None:
-        scales = needed_scales(self.policy, self.devices.on_host(results["gradients"]))
-        self.run.write_statistics(step, as_statistics(results["records"], counting.formats), scales)
+    def _write_statistics(self, step: int, counting: Step, results: dict[str, Any], update: Update) -> None:
+        gradients, before = self.devices.on_host(results["gradients"]), self.devices.on_host(update.before)
+        update = replace(update, before=before, after=self._on_host(update.after))
+        if not self.devices.writes:
+            return
+        self.run.write_statistics(
+            step,
+            as_statistics(results["records"], counting.formats),
+            scales=needed_scales(self.policy, gradients),
+            swallowed=swallowed(self.policy, self.config.optimizer, update) if results["finite"] else None,
+            what_if=what_if(gradients),
+        )
 
     def _write_hashes(self, step: int, results: dict[str, Any], state: State) -> None:
         state, gradients = self._on_host(state), self.devices.on_host(results["gradients"])

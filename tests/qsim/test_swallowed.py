@@ -1,0 +1,203 @@
+"""Updates that changed no bit: counted by hand, as the step made them, and without a trace in the run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from bits_assertions import assert_same_bits
+from small_runs import figures, hash_rows, small_config, write_text
+
+from qsim.config import OptimizerConfig
+from qsim.draws import write_back_keys
+from qsim.optimizer import adamw, decay_of, gradient_direction, step_scalars, with_decay
+from qsim.policy import POLICIES, Arithmetic, LossScaling
+from qsim.report.recorded import read_run
+from qsim.runs import RunFolder
+from qsim.sites import Calculator
+from qsim.swallowed import Update, swallowed
+from qsim.training import train_new
+
+RATE = 2.0**-10
+SCALARS = {"learning_rate": np.float32(RATE), "correction_1": np.float32(1), "correction_2": np.float32(1)}
+PLAIN = OptimizerConfig(weight_decay=0.0)
+SHAPES = {"logits.weight": (40, 30), "blocks.qkv.weight": (2, 20, 30), "blocks.qkv.bias": (2, 30)}
+
+
+def counted(
+    w: list[float], direction: list[float], policy: str = "fp16", config: OptimizerConfig = PLAIN, rate: float = RATE
+) -> dict[str, Any]:
+    """Counts of one update of a tensor: moments that make m c1 / (sqrt(v c2) + eps) the given direction."""
+    before, first = np.array(w, np.float32), np.array(direction, np.float32)
+    ar = Calculator(POLICIES[policy], "numpy")
+    f, scalars = ar.float32, SCALARS | {"learning_rate": np.float32(rate)}
+    total = with_decay(ar, first, before, config.weight_decay)
+    new = ar.updated("logits.weight", f.subtract(before, f.multiply(total, scalars["learning_rate"])))
+    after = {"parameters": new, "first": first, "second": np.ones_like(first)}
+    update = Update(
+        before={"logits.weight": before},
+        after={part: {"logits.weight": x} for part, x in after.items()},
+        scalars=scalars,
+    )
+    return swallowed(POLICIES[policy], config, update)["logits.weight"]
+
+
+def drawn_update(policy: Arithmetic, config: OptimizerConfig, *, scale: float = 1.0) -> Update:
+    """The tenth update of drawn parameters by drawn gradients of every size, as ``adamw`` makes it."""
+    rng = np.random.default_rng(3)
+    ar = Calculator(policy, "numpy")
+    keys = write_back_keys(policy, SHAPES, 5, 8)
+    ar.draw_from(keys)
+
+    def draw() -> dict[str, np.ndarray]:
+        sizes = {name: 10.0 ** rng.integers(-9, 1, shape) for name, shape in SHAPES.items()}
+        return {name: (rng.standard_normal(x.shape) * x).astype(np.float32) for name, x in sizes.items()}
+
+    before = ar.working_copy(draw()) if not policy.has_master else draw()
+    gradients, first = draw(), draw()
+    state = {
+        "parameters": before,
+        "first": {name: np.float32(scale) * x for name, x in first.items()},
+        "second": {name: np.float32(scale) * np.square(x) for name, x in first.items()},
+    }
+    gradients = {name: np.float32(scale) * g for name, g in gradients.items()}
+    scalars = step_scalars(config, 10, 20, 9, 1.0)
+    after = adamw(ar, config, state, gradients, scalars, np.float32(1))
+    return Update(before=before, after=after, scalars=scalars, keys=keys)
+
+
+# By hand
+
+
+def test_ties_and_their_neighbours_in_a_float32_master() -> None:
+    """1 - 2^-25 is a tie and 1 again; 1 - 1.5 2^-25 and 1 + 2^-23 are not; a direction of zero is no update."""
+    counts = counted([1, 1, 1, 1, 1, 0], [2.0**-15, 1.5 * 2.0**-15, -(2.0**-13), -(2.0**-14), 0.0, 2.0**-100])
+    assert counts == {
+        "format": "fp32",
+        "count": 6,
+        "updates": 5,
+        "swallowed": 2,
+        "swallowed_directions": 2,
+        "decays": 0,
+        "swallowed_decays": 0,
+        "swallowed_in": {"fp16": 4, "bf16": 4},  # of zero fp16 makes -0, which is a change
+    }
+
+
+@pytest.mark.parametrize(("policy", "fmt", "bits"), [("fp16-nomaster", "fp16", 11), ("bf16-nomaster", "bf16", 8)])
+def test_kept_in_16_bits(policy: str, fmt: str, bits: int) -> None:
+    """Half a unit below and above 1 are ties and swallowed; the next float32 beyond them are not."""
+    half = 2.0 ** -(bits + 1)
+    moves = [half, half + 2.0**-24, -2 * half, -2 * half - 2.0**-23]
+    counts = counted([1, 1, 1, 1], [move / RATE for move in moves], policy)
+    assert (counts["format"], counts["updates"], counts["swallowed"]) == (fmt, 4, 2)
+    assert counts["swallowed_in"] == ({"fp16": 2, "bf16": 4} if fmt == "fp16" else {"fp16": 0, "bf16": 2})
+
+
+def test_what_float32_flushes_is_an_update() -> None:
+    """2^-120 2^-10 is zero in the step's arithmetic alone, and swallowed.  A rate of zero makes no update."""
+    assert counted([1.0], [2.0**-120])["swallowed"] == 1
+    at_rest = counted([1.0], [2.0**-120], rate=0.0)
+    assert (at_rest["updates"], at_rest["swallowed"]) == (0, 0)
+
+
+def test_decay_alone() -> None:
+    """lr decay w is 2^-13 w, far above half a unit of float32, below that of bf16 and fp16; zero does not decay."""
+    config = OptimizerConfig(weight_decay=2.0**-3)
+    w = [1.0, -1.5, 0.0, float("inf"), 1.0]
+    direction = [0.0, 0.0, 0.0, 0.0, 1.0]
+    master, kept = (counted(w, direction, policy, config) for policy in ("fp16", "bf16-nomaster"))
+    for counts in (master, kept):
+        assert (counts["count"], counts["updates"], counts["decays"]) == (5, 3, 3)
+    assert (master["swallowed"], master["swallowed_decays"]) == (0, 0)
+    assert (kept["swallowed"], kept["swallowed_directions"], kept["swallowed_decays"]) == (3, 1, 3)
+
+
+# As the step made them
+
+
+@pytest.mark.parametrize("policy", ["fp16", "fp16-nomaster", "bf16-nomaster", "bf16-sr"])
+def test_the_update_is_that_of_the_step(policy: str) -> None:
+    """w - lr (d + decay w), of the moments that the step left, is its new parameter in every bit."""
+    arithmetic, config = POLICIES[policy], OptimizerConfig(weight_decay=0.1)
+    update = drawn_update(arithmetic, config)
+    ar = Calculator(arithmetic, "numpy")
+    ar.draw_from(update.keys)
+    f = ar.float32
+    for name, w in update.before.items():
+        direction = gradient_direction(
+            ar, config, update.after["first"][name], update.after["second"][name], update.scalars
+        )
+        total = with_decay(ar, direction, w, decay_of(config, name))
+        new = ar.updated(name, f.subtract(w, f.multiply(total, update.scalars["learning_rate"])))
+        assert_same_bits(update.after["parameters"][name], new)
+
+
+@pytest.mark.parametrize("policy", ["fp16-nomaster", "bf16-nomaster"])
+def test_kept_as_if(policy: str) -> None:
+    """Without a master the what-if of its own format is what happened."""
+    counts = swallowed(POLICIES[policy], PLAIN, drawn_update(POLICIES[policy], PLAIN))
+    assert list(counts) == sorted(counts)
+    assert len(counts) == 5
+    for own in counts.values():
+        assert own["swallowed"] == own["swallowed_in"][own["format"]]
+    swallowed_ones, updates = (sum(own[key] for own in counts.values()) for key in ("swallowed", "updates"))
+    assert 0 < swallowed_ones < updates
+
+
+def test_a_master_swallows_less() -> None:
+    counts = swallowed(POLICIES["fp16"], PLAIN, drawn_update(POLICIES["fp16"], PLAIN))
+    assert sum(own["swallowed"] for own in counts.values()) < sum(
+        own["swallowed_in"]["fp16"] for own in counts.values()
+    )
+
+
+@pytest.mark.parametrize("policy", ["bf16-nomaster", "bf16-sr", "fp16"])
+def test_without_gradients_decay_is_the_update(policy: str) -> None:
+    """By the same random words, too; gains and biases do not decay."""
+    arithmetic, config = POLICIES[policy], OptimizerConfig(weight_decay=2.0)
+    counts = swallowed(arithmetic, config, drawn_update(arithmetic, config, scale=0.0))
+    for name, own in counts.items():
+        assert own["swallowed_directions"] == 0
+        assert own["updates"] == own["decays"] == (0 if name.endswith(".bias") else own["count"])
+        assert own["swallowed"] == own["swallowed_decays"]
+    assert (sum(own["swallowed"] for own in counts.values()) > 0) == (policy != "fp16")
+
+
+# In a run
+
+
+def run_on_numpy(out: Path, policy: str | Arithmetic, every: int) -> RunFolder:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    changes = {"steps": 2, "model.length": 8, "data.batch_size": 2, "model.layers": 1, "data.validation_batches": 1}
+    config = small_config(**changes, **{"record.statistics_every": every})
+    return train_new(out, config, policy, "numpy", [write_text(out.parent)])
+
+
+def statistics_of(run: RunFolder, step: int) -> dict[str, Any]:
+    return json.loads((run.path / "statistics" / f"step_{step:06d}.json").read_text())
+
+
+@pytest.mark.parametrize("policy", ["fp16", "bf16-sr"])
+def test_counting_changes_no_bit(tmp_path: Path, policy: str) -> None:
+    counting, plain = run_on_numpy(tmp_path / "a" / "run", policy, 1), run_on_numpy(tmp_path / "b" / "run", policy, 0)
+    assert hash_rows(counting) == hash_rows(plain)
+    assert figures(counting) == figures(plain)
+    file = statistics_of(counting, 2)
+    assert list(file) == ["step", "sites", "scales", "swallowed", "what_if"]
+    assert file["swallowed"].keys() == file["what_if"].keys() == file["scales"].keys()
+    assert all(own["count"] == file["what_if"][name]["count"] for name, own in file["swallowed"].items())
+    assert sum(own["updates"] for own in file["swallowed"].values()) > 0
+    assert read_run(counting.path).sampled == (1, 2)
+
+
+def test_a_skipped_step_made_no_update(tmp_path: Path) -> None:
+    scaling = LossScaling(mode="dynamic", initial=2.0**40)
+    policy = dataclasses.replace(POLICIES["fp16"], name="far-too-high", loss_scaling=scaling)
+    file = statistics_of(run_on_numpy(tmp_path / "run", policy, 1), 1)
+    assert file["swallowed"] is None
+    assert all(own["finite"] <= own["count"] for own in file["what_if"].values())
