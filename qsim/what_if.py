@@ -22,8 +22,8 @@ _HIDDEN = 23  # bits of a float32 significand below the leading one
 def what_if(gradients: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """By tensor, blocks unstacked: ``count``, ``finite`` (nonzero) and ``formats``.
 
-    ``formats`` holds for each of ``FORMATS`` ``underflowed`` and ``overflowed``: {k: how many values of g 2^k would be,
-    rounded to nearest even}, k in ``SCALES``, where there is one.  gradients: host arrays, unscaled.
+    ``formats`` holds for each of ``FORMATS`` ``underflowed`` and ``overflowed``: {k: how many values of g 2^k would
+    be, rounded to nearest even}, k in ``SCALES``, where there is one.  gradients: host arrays, unscaled.
     """
     return {name: Binades.of(g).as_json() | {"count": int(g.size)} for name, g in sorted(unstack(gradients).items())}
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from bits_assertions import assert_same_bits
+from format_oracle import standard
 from small_runs import figures, hash_rows, small_config, write_text
+from strategies import drawn, generator
 
+from precision.formats import parse_format
 from qsim.config import OptimizerConfig
 from qsim.draws import write_back_keys
 from qsim.optimizer import adamw, decay_of, gradient_direction, step_scalars, with_decay
@@ -115,6 +119,41 @@ def test_decay_alone() -> None:
         assert (counts["count"], counts["updates"], counts["decays"]) == (5, 3, 3)
     assert (master["swallowed"], master["swallowed_decays"]) == (0, 0)
     assert (kept["swallowed"], kept["swallowed_directions"], kept["swallowed_decays"]) == (3, 1, 3)
+
+
+# By definition
+
+
+def nearest(x: Fraction, name: str) -> Fraction:
+    """The value of a format nearest to x, of two equally near the even one."""
+    own = standard(name)
+    code = own.below(abs(x))
+    low, high = own.magnitude(code), own.magnitude(code + 1)
+    code += abs(x) - low > high - abs(x) or (abs(x) - low == high - abs(x) and code % 2 == 1)
+    return own.magnitude(code) * (1 if x >= 0 else -1)
+
+
+def lost(w: Fraction, u: Fraction, name: str) -> bool:
+    """Whether w kept in a format stays where it was: w - u in float32, then in the format."""
+    kept = nearest(w, name)
+    return nearest(nearest(kept - u, "fp32"), name) == kept
+
+
+@pytest.mark.parametrize(
+    ("policy", "kept_in"), [("fp16", "fp32"), ("fp16-nomaster", "fp16"), ("bf16-nomaster", "bf16")]
+)
+def test_counts_by_definition(policy: str, kept_in: str) -> None:
+    """Parameters of 2^-9 to 2, directions of 2^-28 to 8, many of them with few bits: ties among them."""
+    rng = generator(23)
+    w, direction = drawn(rng, 600, (118, 127)).view(np.float32), drawn(rng, 600, (99, 129)).view(np.float32)
+    w = Calculator(POLICIES["fp32"], "numpy").backend.round_to(w, parse_format(kept_in))
+    pairs = [(Fraction(float(x)), Fraction(float(d)) * Fraction(RATE)) for x, d in zip(w, direction, strict=True)]
+    expected = {name: sum(lost(*pair, name) for pair in pairs) for name in ("fp32", "fp16", "bf16")}
+    assert 0 < expected["fp32"] < expected["fp16"] < expected["bf16"] < len(w)
+    counts = counted(list(w), list(direction), policy)
+    assert counts["updates"] == len(w)
+    assert counts["swallowed"] == counts["swallowed_directions"] == expected[kept_in]
+    assert counts["swallowed_in"] == {name: expected[name] for name in ("fp16", "bf16")}
 
 
 # As the step made them
