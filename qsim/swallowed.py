@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from precision.backends import choose_backend
 from precision.format import Format
 from precision.formats import BF16, FP16
 from qsim.arithmetic import Arithmetic
@@ -48,7 +49,7 @@ def swallowed(policy: Arithmetic, config: OptimizerConfig, update: Update) -> di
     Exactness: w, d and u are those of the step bit for bit, in float32 that flushes subnormals, where the policy
     promises bits; they are computed again from the moments it left.
     """
-    ar = Calculator(policy, "numpy")
+    ar = Calculator(policy, choose_backend(*update.before.values()).name)
     ar.draw_from(update.keys)
     before = update.before if policy.has_master else ar.working_copy(update.before)
     kept_in = policy.stages.master.format
