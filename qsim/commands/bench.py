@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from precision.backends import BACKENDS
 from qsim.commands.columns import print_columns
 from qsim.commands.command import AddCommand, Arguments, Run
 
@@ -21,6 +22,9 @@ ARRAY = (4096, 1024)
 LARGEST_ORDER = 8192
 ORDERS = (512, 1024, 2048)
 GEMM_REPEATS = 15
+MOST_LAYERS = 96
+DEPTHS = (2, 8)
+STEPS = 7
 
 Result = dict[str, Any]
 
@@ -73,6 +77,13 @@ def _order(text: str) -> int:
     return int(text)
 
 
+def _depth(text: str) -> int:
+    """Layers of a model."""
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_LAYERS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of layers; give 1 to {MOST_LAYERS}, such as 4")
+    return int(text)
+
+
 def _add_rounding_options(parser: argparse.ArgumentParser) -> None:
     sizes = "values in the array, 2^26 and 2^18 by default; those have bars"
     parser.add_argument("--size", type=_size, nargs="+", metavar="N", default=list(SIZES), help=sizes)
@@ -99,9 +110,28 @@ def _add_quantizers_options(parser: argparse.ArgumentParser) -> None:
     _add_common_options(parser, REPEATS)
 
 
+def _add_train_options(parser: argparse.ArgumentParser) -> None:
+    size = "tiny, small or another preset's size; by default small with a vocabulary of 256, which has bars"
+    parser.add_argument("--preset", help=size)
+    parser.add_argument("--layers", type=_depth, metavar="N", help="in place of the size's own")
+    depths = "layers at which compiling is timed, 2 and 8 by default"
+    parser.add_argument("--depths", type=_depth, nargs="+", metavar="N", default=list(DEPTHS), help=depths)
+    parser.add_argument("--policy", nargs="+", metavar="NAME", default=[], help="see qsim policy")
+    parser.add_argument(
+        "--executor", nargs="+", choices=BACKENDS, default=[], help="on which; jax for other policies"
+    )
+    steps = f"rounds in which each contender makes a step (default {STEPS})"
+    parser.add_argument("--steps", type=_count, metavar="N", default=STEPS, help=steps)
+    _add_output_options(parser)
+
+
 def _add_common_options(parser: argparse.ArgumentParser, repeats: int) -> None:
     text = f"rounds in which each contender has its turn (default {repeats})"
     parser.add_argument("--repeats", type=_count, metavar="N", default=repeats, help=text)
+    _add_output_options(parser)
+
+
+def _add_output_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--markdown", action="store_true", help="print the ratios alone, as a Markdown table")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON there as well")
 
@@ -123,6 +153,12 @@ def _quantizers(arguments: Arguments) -> int:
     from qsim.bench.quantizers_table import print_quantizers, quantizers_markdown
 
     return _report(arguments, _measured_quantizers, quantizers_markdown, print_quantizers)
+
+
+def _train(arguments: Arguments) -> int:
+    from qsim.bench.train_table import print_training, training_markdown
+
+    return _report(arguments, _measured_train, training_markdown, print_training)
 
 
 def _report(
@@ -217,6 +253,33 @@ def _measured_quantizers(arguments: Arguments) -> Result:
     }
 
 
+def _measured_train(arguments: Arguments) -> Result:
+    """What ``--json`` prints."""
+    from qsim.bench import train
+    from qsim.bench.threads import bandwidth
+    from qsim.config import as_json
+    from qsim.runs import environment
+
+    config = train.configured(arguments.preset, arguments.layers)
+    chosen = train.entries(arguments.policy, arguments.executor)
+    compiling = []  # first: to compile anew throws away what is compiled
+    for depth in dict.fromkeys(arguments.depths):
+        print(f"compiling, {depth} layers", file=sys.stderr, flush=True)
+        compiling += train.compile_rows(config, chosen=chosen, depth=depth)
+    print(f"{len(chosen)} policies, at most {arguments.steps} steps", file=sys.stderr, flush=True)
+    return {
+        "benchmark": "train",
+        "environment": environment(),
+        "threads": bandwidth().most_threads(),
+        "steps": arguments.steps,
+        "model": as_json(config.model),
+        "batch": config.data.batch_size,
+        "data": train.DATA,
+        "rows": train.step_rows(config, chosen=chosen, steps=arguments.steps),
+        "compiling": compiling,
+    }
+
+
 def _threads_of_both(asked: int | None, library: Any, most: int) -> int:
     """Threads of the kernels and of BLAS.  ValueError where BLAS is out of reach and a number is asked for."""
     if library is None and asked is not None:
@@ -253,5 +316,10 @@ BENCHMARKS = {
         text="quantizing arrays against a copy of them, quantized products against NumPy's float32 product",
         add_options=_add_quantizers_options,
         run=_quantizers,
+    ),
+    "train": Benchmark(
+        text="a training step under each policy against the same step in plain float32 JAX, compiling it too",
+        add_options=_add_train_options,
+        run=_train,
     ),
 }

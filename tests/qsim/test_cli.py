@@ -166,6 +166,7 @@ COMMANDS = (
     "bench",
     "bench rounding",
     "bench gemm",
+    "bench train",
 )
 
 
