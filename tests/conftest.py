@@ -6,10 +6,16 @@ import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
 import numpy as np
 import pytest
 from executors import EXECUTORS, Executor
 from hypothesis import HealthCheck, settings
+
+LARGEST_WORKER = 3 << 30
 
 settings.register_profile(
     "deterministic",
@@ -25,6 +31,23 @@ settings.load_profile("deterministic")
 def backend(request: pytest.FixtureRequest) -> Executor:
     """Each back end in turn."""
     return request.param
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_code_let_go() -> Iterator[None]:
+    """What JAX compiled for a module is dropped after it, once a worker holds much: whole steps are large."""
+    yield
+    if resident_bytes() > LARGEST_WORKER:
+        jax.clear_caches()
+
+
+def resident_bytes() -> int:
+    """Of this process; 0 where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

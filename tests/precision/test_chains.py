@@ -312,7 +312,7 @@ def digest() -> str:
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names x86 processors")
-@pytest.mark.parametrize("processor", ["haswell", "generic"])
+@pytest.mark.parametrize("processor", [pytest.param("haswell", marks=pytest.mark.exhaustive), "generic"])
 def test_other_processors_give_the_same_bits(processor: str, tmp_path: Path) -> None:
     own = {"NUMBA_CPU_NAME": processor, "NUMBA_CPU_FEATURES": "", "NUMBA_CACHE_DIR": str(tmp_path)}
     root = Path(chains.__file__).parents[3]

@@ -266,8 +266,8 @@ def test_large_product_is_the_same_everywhere(accumulator: str, fmt: str, expone
     assert_same_bits(results[0][np.ix_(rows, columns)], expected)
 
 
-THREADED = [*oracles.ACCUMULATORS, "fp16_fma", "bf16_fma", "fp32_pairwise", "h100", "avx512_bf16", "amx_bf16"]
-THREADED += ["exact"]
+THREADED = [*oracles.ACCUMULATORS, "fp16_fma", "bf16_fma", "fp32_pairwise", "h100", "exact"]
+THREADED += [pytest.param(name, marks=pytest.mark.exhaustive) for name in ("avx512_bf16", "amx_bf16")]
 
 
 @pytest.mark.parametrize("accumulator", THREADED)

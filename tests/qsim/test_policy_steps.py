@@ -91,7 +91,9 @@ def hashes(name: str, executor: str) -> tuple[dict[str, Any], ...]:
     return trajectory(name, executor)[:-1]
 
 
-@pytest.mark.parametrize("name", [*NEW, *STACKS, *OWN, "bf16-amx", "fp16-exact"])
+@pytest.mark.parametrize(
+    "name", [*NEW, *STACKS, *OWN, pytest.param("bf16-amx", marks=pytest.mark.exhaustive), "fp16-exact"]
+)
 def test_numba_gives_the_bits_of_numpy(name: str) -> None:
     assert hashes(name, "numba") == hashes(name, "numpy")
 
