@@ -5,7 +5,8 @@ Claims.  A: without a loss scale gradients underflow, and dynamic scaling brings
 
     python -m experiments.half_precision_evidence experiments/results
 
-Trains ``tiny`` in fp32 on the embedded text and replays it freely under three policies, from each of three seeds.
+Trains ``tiny`` in fp32 on the embedded text and replays it freely under four policies, from each of three seeds;
+``fp16-static``, a scale of 2^16 throughout, tells underflow from the steps that dynamic scaling skips.
 Writes two tables.  half_precision_runs.csv: losses, what gradients lost in the sampled steps, skipped steps, and the
 hashes of the last step, which anyone's run of this file must give again.  half_precision_layernorm.csv: every
 rounding inside LayerNorm, in steps made again from checkpoints; the hash of such a step has to be the recorded one.
@@ -18,6 +19,7 @@ import csv
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +37,12 @@ from qsim.replay import replay
 from qsim.report.recorded import HASHED, read_run
 from qsim.runs import RunFolder
 from qsim.sites import Recorder
+from qsim.stages import LossScaling
 from qsim.step import training_step
 from qsim.training import as_statistics, train_new
 
-REPLAYS = ("fp16", "fp16-noscale", "fp16-ln16")
+STATIC = replace(POLICIES["fp16"], name="fp16-static", loss_scaling=LossScaling(mode="static", initial=2.0**16))
+REPLAYS = (POLICIES["fp16"], POLICIES["fp16-noscale"], STATIC, POLICIES["fp16-ln16"])
 GRADIENTS = ("dgrad", "wgrad")
 COUNTERS = ("count", "zero", "underflowed", "became_subnormal", "overflowed", "nan", "infinite", "inexact")
 Row = dict[str, Any]
@@ -49,7 +53,7 @@ def runs_of(seed: int, steps: int, executor: str, folder: Path) -> list[RunFolde
     changes = {"seed": seed, "steps": steps, "optimizer.warmup_steps": max(1, steps // 10)}
     config = override_all(preset("tiny"), changes.items())
     base = train_new(folder / f"{seed}-fp32", config, "fp32", executor, None)
-    return [base, *(replay(base, POLICIES[name], folder / f"{seed}-{name}") for name in REPLAYS)]
+    return [base, *(replay(base, policy, folder / f"{seed}-{policy.name}") for policy in REPLAYS)]
 
 
 def summary(run: RunFolder) -> Row:
