@@ -5,8 +5,8 @@ Claims.  A: without a loss scale gradients underflow, and dynamic scaling brings
 
     python -m experiments.half_precision_evidence experiments/results
 
-Trains ``tiny`` in fp32 on the embedded text and replays it freely under four policies, from each of three seeds;
-``fp16-static``, a scale of 2^16 throughout, tells underflow from the steps that dynamic scaling skips.
+Trains ``tiny`` in fp32 on the embedded text and replays it freely under five policies, from each of three seeds;
+those at a constant scale of 2^16 (``-static``) tell what is rounded from the steps that dynamic scaling skips.
 Writes two tables.  half_precision_runs.csv: losses, what gradients lost in the sampled steps, skipped steps, and the
 hashes of the last step, which anyone's run of this file must give again.  half_precision_layernorm.csv: every
 rounding inside LayerNorm, in steps made again from checkpoints; the hash of such a step has to be the recorded one.
@@ -41,8 +41,11 @@ from qsim.stages import LossScaling
 from qsim.step import training_step
 from qsim.training import as_statistics, train_new
 
-STATIC = replace(POLICIES["fp16"], name="fp16-static", loss_scaling=LossScaling(mode="static", initial=2.0**16))
-REPLAYS = (POLICIES["fp16"], POLICIES["fp16-noscale"], STATIC, POLICIES["fp16-ln16"])
+SCALE = LossScaling(mode="static", initial=2.0**16)
+STATIC, LN16_STATIC = (
+    replace(POLICIES[name], name=f"{name}-static", loss_scaling=SCALE) for name in ("fp16", "fp16-ln16")
+)
+REPLAYS = (POLICIES["fp16"], POLICIES["fp16-noscale"], STATIC, POLICIES["fp16-ln16"], LN16_STATIC)
 GRADIENTS = ("dgrad", "wgrad")
 COUNTERS = ("count", "zero", "underflowed", "became_subnormal", "overflowed", "nan", "infinite", "inexact")
 Row = dict[str, Any]
