@@ -148,7 +148,7 @@ def expected_kept(config, keys):
         ({"positions": "alibi", "tied": True}, set()),
         ({"tied": True}, {"embedding.positions"}),
     ],
-    ids=str,
+    ids=["learned", "sinusoidal", "alibi, tied", "tied"],
 )
 def test_parameters_that_positions_and_tied_tables_spare(changes, names):
     config = dataclasses.replace(CONFIG, **changes)
