@@ -20,6 +20,7 @@ bench: $(INSTALLED)
 	$(BIN)/qsim bench rounding --peers
 	$(BIN)/qsim bench gemm
 	$(BIN)/qsim bench quantizers
+	$(BIN)/qsim bench train
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
