@@ -38,7 +38,7 @@ def test_train_under_rules(cli: Cli, tmp_path: Path) -> None:
 def test_scales_that_gradients_would_have_borne_are_recorded(tmp_path: Path) -> None:
     run = small_run(tmp_path / "run", "fp16", steps=1)
     file = json.loads((run.path / "statistics" / "step_000001.json").read_text())
-    assert set(file) == {"step", "sites", "scales"}
+    assert set(file) == {"step", "sites", "scales", "swallowed", "what_if"}
     assert {row["format"] for row in file["scales"].values()} == {"fp16"}
     weight = file["scales"]["layer.1.mlp_up.weight"]
     assert weight["smallest"] < weight["largest"]
