@@ -46,7 +46,7 @@ def mild(seed: int, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def with_granularity(scheme: QScheme, granularity: str, group: int | None = None) -> QScheme:
-    return replace(scheme, name=f"{scheme.name}_{granularity}", granularity=granularity, group=group)  # type: ignore[arg-type]
+    return replace(scheme, name=f"{scheme.name}_{granularity}", granularity=granularity, group=group)
 
 
 AFFINE = QScheme(name="affine", symmetric=False)
@@ -62,7 +62,7 @@ GRANULARITIES = (
 )
 WIDTHS = tuple(replace(VECTOR, name=f"int{bits}", bits=bits) for bits in range(2, 9))
 ROUNDED_SCALES = tuple(
-    QScheme(name=f"{fmt}_{quotient}", scale_format=fmt, quotient=quotient)  # type: ignore[arg-type]
+    QScheme(name=f"{fmt}_{quotient}", scale_format=fmt, quotient=quotient)
     for fmt in ("fp16", "bf16", "e8m0")
     for quotient in ("inverse", "scale")
 )

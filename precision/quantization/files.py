@@ -67,7 +67,7 @@ def load_qarray(path: str | Path) -> QArray:
             facts = (opened.metadata() or {}).get(_KIND)
             if facts is None:
                 raise ValueError(f"its header has no {_KIND}")
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  it is no mapping
         return _assembled(json.loads(facts), tensors)
     except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as wrong:
         reason = f"no {wrong}" if isinstance(wrong, KeyError) else wrong

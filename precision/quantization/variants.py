@@ -32,14 +32,8 @@ def _torchao(dtype: str) -> MatmulScheme:
         tiny="least_scale",
         threshold=2.0**-23,
     )
-    return MatmulScheme(
-        name=name,
-        x=scheme,
-        w=scheme,
-        partial=dtype,
-        description=f"torchao, dynamic INT8 in {dtype}: bound 127.5, codes to -128",
-        evidence="package",
-    )
+    text = f"torchao, dynamic INT8 in {dtype}: bound 127.5, codes to -128"
+    return _in_dtype(name, scheme, dtype, text, converted="fp32")
 
 
 def _qwix(dtype: str) -> MatmulScheme:
@@ -81,12 +75,12 @@ def _aqt(dtype: str) -> MatmulScheme:
     return _in_dtype(name, scheme, dtype, f"AQT v2 in {dtype}: bound 127.5, codes from -127")
 
 
-def _in_dtype(name: str, scheme: QScheme, dtype: str, description: str) -> MatmulScheme:
+def _in_dtype(name: str, scheme: QScheme, dtype: str, description: str, converted: str | None = None) -> MatmulScheme:
     return MatmulScheme(
         name=name,
         x=scheme,
         w=scheme,
-        converted=dtype,
+        converted=converted or dtype,
         partial=dtype,
         description=description,
         evidence="package",

@@ -51,14 +51,21 @@ def _in_words(row: Row) -> dict[str, str | None]:
         "inputs": row["format"],
         "k": str(row["size"]),
         "m = n": str(row["side"]),
+        **measured_product(row),
+        "bar": _bar(row),
+        "met": MET[row["met"]],
+        "bits equal": None if row["wrong"] is None else MET[row["wrong"] == 0],
+    }
+
+
+def measured_product(row: Row) -> dict[str, str | None]:
+    """Times and speed of one product, and its ratio to sgemm's."""
+    return {
         "rounds": str(row["rounds"]),
         "ms": f"{row['seconds_best'] * 1e3:.2f}",
         "median": f"{row['seconds_median'] * 1e3:.2f}",
         "GMAC/s": ratio_in_words(row["gmacs_per_second"]),
         "x sgemm": None if row["ratio"] is None else ratio_in_words(row["ratio"]),
-        "bar": _bar(row),
-        "met": MET[row["met"]],
-        "bits equal": None if row["wrong"] is None else MET[row["wrong"] == 0],
     }
 
 

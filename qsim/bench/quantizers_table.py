@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qsim.bench.gemm_table import blas_in_words
+from qsim.bench.gemm_table import blas_in_words, measured_product
 from qsim.bench.markdown import as_markdown, markdown, marked
 from qsim.bench.table import MET, bar_in_words, print_comparison, ratio_in_words
 from qsim.commands.columns import print_columns
@@ -23,11 +23,7 @@ def _in_words(row: Row) -> dict[str, str | None]:
     return {
         "product": row["contender"],
         "n": str(row["size"]),
-        "rounds": str(row["rounds"]),
-        "ms": f"{row['seconds_best'] * 1e3:.2f}",
-        "median": f"{row['seconds_median'] * 1e3:.2f}",
-        "GMAC/s": ratio_in_words(row["gmacs_per_second"]),
-        "x sgemm": None if row["ratio"] is None else ratio_in_words(row["ratio"]),
+        **measured_product(row),
         "bar": bar_in_words(row),
         "met": MET[row["met"]],
         "wrong": None if row["wrong"] is None else str(row["wrong"]),

@@ -108,7 +108,7 @@ def test_options_are_checked(options: dict, message: str) -> None:
 
 def test_unknown_options_are_refused() -> None:
     with pytest.raises(TypeError, match="mode"):
-        pr.add(1, 2, mode="up")  # type: ignore[call-arg]
+        pr.add(1, 2, mode="up")
 
 
 @pytest.mark.parametrize("name", ["numpy", "numba"])

@@ -204,7 +204,7 @@ def test_fp8_operands_saturate_or_not() -> None:
     for overflow, expected in (("ieee", np.nan), ("saturate", 447)):
         dot_general = pr.make_dot_general(
             inputs="e4m3fn",
-            overflow=overflow,  # type: ignore[arg-type]
+            overflow=overflow,
             dgrad=gradients,
             wgrad=gradients.swapped(),
         )

@@ -113,8 +113,8 @@ def test_draws_by_hand(backend: Executor, scheme: MatmulScheme) -> None:
     else:
         result = quantized_product(backend.module, a, b, scheme, KEY)
     for i, (x, w) in enumerate(zip(a, b, strict=True)):
-        qx = pr.quantize(x, scheme.x, axis=-1, key=fold_in(KEY, 0), counter=i * x.size)  # type: ignore[arg-type]
-        qw = pr.quantize(w, scheme.w, axis=-2, key=fold_in(KEY, 1), counter=i * w.size)  # type: ignore[arg-type]
+        qx = pr.quantize(x, scheme.x, axis=-1, key=fold_in(KEY, 0), counter=i * x.size)
+        qw = pr.quantize(w, scheme.w, axis=-2, key=fold_in(KEY, 1), counter=i * w.size)
         assert_same_bits(result[i], pr.quantized_matmul(qx, qw, output="fp32"))
     assert np.any(result[0] != by_hand(a[0], b[0], VECTORWISE))
 
@@ -140,7 +140,7 @@ def test_kinds_of_keys() -> None:
 
 def drawn_products(x: np.ndarray, w: np.ndarray, dy: np.ndarray, key: Any) -> list[np.ndarray]:
     """y, dx, dw of TRAINING."""
-    first, second = (Passes.key_of(p, key) for p in ("dgrad", "wgrad"))  # type: ignore[arg-type]
+    first, second = (Passes.key_of(p, key) for p in ("dgrad", "wgrad"))
     return [by_hand(x, w, VECTORWISE), by_hand(dy, w.T, BY_X, first), by_hand(x.T, dy, BY_W, second)]
 
 
@@ -174,8 +174,8 @@ def test_second_derivatives_take_children_of_those() -> None:
 
 def test_keys_of_passes_and_operands_differ() -> None:
     """Also from those of second derivatives."""
-    products = [KEY, *(Passes.key_of(p, KEY) for p in ("dgrad", "wgrad"))]  # type: ignore[arg-type]
-    products += [Passes.key_of(p, key) for key in products[1:] for p in ("dgrad", "wgrad")]  # type: ignore[arg-type]
+    products = [KEY, *(Passes.key_of(p, KEY) for p in ("dgrad", "wgrad"))]
+    products += [Passes.key_of(p, key) for key in products[1:] for p in ("dgrad", "wgrad")]
     assert len({fold_in(key, operand) for key in products for operand in (0, 1)}) == 2 * len(products)
 
 
@@ -263,7 +263,7 @@ def test_scales_of_rows_become_scales_of_columns() -> None:
     a, b = operands((5, 12), (12, 4))
     swapped = gemm(scheme).swapped()
     assert swapped.scheme is not None
-    assert swapped.scheme.w.granularity == "column"  # type: ignore[union-attr]
+    assert swapped.scheme.w.granularity == "column"
     qa, qb = pr.quantize(a, rows, axis=-1), pr.quantize(b, axis=-2)
     expected = pr.quantized_matmul(qb.T, qa.T, output="fp32")
     assert_same_bits(swapped(np.ascontiguousarray(b.T)[None], np.ascontiguousarray(a.T)[None])[0], expected)

@@ -36,9 +36,9 @@ SCHEMES = {
 LIMIT = np.float32(2.0)
 STATIC: dict[str, QScheme] = {
     "symmetric": VECTOR,
-    "affine groups": SCHEMES["affine groups"],  # type: ignore[dict-item]
+    "affine groups": SCHEMES["affine groups"],
     "4 bits": QScheme(name="4 bits", bits=4, granularity="tensor"),
-    "stochastic": SCHEMES["stochastic"],  # type: ignore[dict-item]
+    "stochastic": SCHEMES["stochastic"],
     "lowest -128": QScheme(name="lowest -128", lowest=-128),
 }
 
@@ -111,7 +111,7 @@ def test_the_gradient_changes_no_value(name: str, gradient: str) -> None:
 
 
 def function(scheme: Any, gradient: str, **arguments: Any) -> Callable[[Array], Array]:
-    return lambda x: pr.fake_quantize(x, scheme, axis=-1, gradient=gradient, **arguments)  # type: ignore[arg-type]
+    return lambda x: pr.fake_quantize(x, scheme, axis=-1, gradient=gradient, **arguments)
 
 
 # The derivative
@@ -235,7 +235,7 @@ def test_narrow_types(dtype: Any) -> None:
 
 def test_unknown_gradients_are_refused() -> None:
     with refuses(ValueError, "unknown gradient 'ste'; choose one of straight_through, clipped, zero"):
-        pr.fake_quantize(jnp.ones((2, 2)), axis=-1, gradient="ste")  # type: ignore[arg-type]
+        pr.fake_quantize(jnp.ones((2, 2)), axis=-1, gradient="ste")
 
 
 @pytest.mark.parametrize("backend", ["numpy", "numba"])

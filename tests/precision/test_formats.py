@@ -293,7 +293,7 @@ def test_formats_are_frozen(field: str) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(pr.FP16, field, 1)
     with pytest.raises(AttributeError):
-        pr.FP16.maximum = 1.0  # type: ignore[misc]
+        pr.FP16.maximum = 1.0
 
 
 def test_formats_are_values() -> None:
@@ -306,7 +306,7 @@ def test_formats_are_values() -> None:
 
 def test_fields_are_keywords() -> None:
     with pytest.raises(TypeError):
-        Format("fp16", 5, 10, 15)  # type: ignore[misc]
+        Format("fp16", 5, 10, 15)
 
 
 @pytest.mark.parametrize(

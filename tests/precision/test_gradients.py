@@ -197,7 +197,7 @@ def test_gradient_of_stochastic_rounding() -> None:
 def test_unknown_gradient_is_refused(array: Callable) -> None:
     message = "unknown gradient 'ste'; choose one of straight_through, clipped, zero"
     with pytest.raises(ValueError, match=rf"^{re.escape(message)}\Z"):
-        pr.round_to(array(np.float32([1])), "fp16", gradient="ste")  # type: ignore[arg-type]
+        pr.round_to(array(np.float32([1])), "fp16", gradient="ste")
 
 
 @pytest.mark.parametrize("backend", ["numpy", "numba"])

@@ -110,7 +110,7 @@ def test_bytes_on_disk(tmp_path: Path, name: str, sizes: dict[str, int]) -> None
     q = pr.quantize(drawn_array(), scheme(name), axis=-1)
     pr.save_qarray(q, tmp_path / "w")
     with safe_open(tmp_path / "w", framework="numpy") as opened:
-        assert {key: opened.get_tensor(key).nbytes for key in opened.keys()} == sizes  # noqa: SIM118
+        assert {key: opened.get_tensor(key).nbytes for key in opened.keys()} == sizes  # noqa: SIM118  it is no mapping
     assert sum(sizes.values()) == q.nbytes
     assert (tmp_path / "w").stat().st_size < q.nbytes + 1200
 
@@ -158,7 +158,7 @@ def rewritten(path: Path, facts: dict[str, Any], tensors: dict[str, np.ndarray |
     """The same file with some of its facts and tensors changed; None takes a tensor away."""
     with safe_open(path, framework="numpy") as opened:
         old = json.loads(opened.metadata()["qarray"])
-        kept = {name: opened.get_tensor(name) for name in opened.keys()} | tensors  # noqa: SIM118
+        kept = {name: opened.get_tensor(name) for name in opened.keys()} | tensors  # noqa: SIM118  it is no mapping
     fields = facts.pop("scheme", {})
     old = old | facts | {"scheme": old["scheme"] | fields}
     save_file({name: x for name, x in kept.items() if x is not None}, path, {"qarray": json.dumps(old)})

@@ -184,7 +184,7 @@ def test_fold_in_is_threefry_of_the_data(key: tuple[int, int], data: int) -> Non
 def test_fold_in_of_any_words() -> None:
     """NumPy's give Python's, JAX's stay JAX's, traced or not."""
     expected = fold_in(KEY, 1 << 63 | 5)
-    assert fold_in(tuple(np.array(KEY, np.uint32)), 1 << 63 | 5) == expected  # type: ignore[arg-type]
+    assert fold_in(tuple(np.array(KEY, np.uint32)), 1 << 63 | 5) == expected
     words = jnp.array(KEY, jnp.uint32)
     for fold in (fold_in, jax.jit(fold_in, static_argnums=1)):
         assert [int(word) for word in fold((words[0], words[1]), 1 << 63 | 5)] == list(expected)

@@ -99,7 +99,7 @@ def test_hash_leaves_out_the_sources() -> None:
 
 def test_corpus_cannot_be_changed() -> None:
     with pytest.raises(FrozenInstanceError):
-        _corpus().held_out = 2  # type: ignore[misc]
+        _corpus().held_out = 2
     with pytest.raises(ValueError, match="read-only"):
         _corpus().tokens[0] = 9
 

@@ -104,10 +104,10 @@ def test_an_epoch_makes_every_token_a_target_once(
 @given(seed=SEEDS, step=st.integers(1, 10**6), split=st.lists(st.integers(1, 4), min_size=1, max_size=4))
 def test_batch_is_the_same_however_it_is_split(seed: int, step: int, split: list[int]) -> None:
     corpus, order, total = _corpus(1000), {"length": 16, "order": "epochs", "seed": seed, "step": step}, sum(split)
-    whole = batch(corpus, batch_size=total, **order)  # type: ignore[arg-type]
+    whole = batch(corpus, batch_size=total, **order)
     first = np.concatenate([[0], np.cumsum(split)])
     parts = [
-        batch(corpus, batch_size=size, first_row=int(row), step_rows=total, **order)  # type: ignore[arg-type]
+        batch(corpus, batch_size=size, first_row=int(row), step_rows=total, **order)
         for size, row in zip(split, first[:-1], strict=True)
     ]
     for i in range(2):

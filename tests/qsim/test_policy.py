@@ -236,7 +236,7 @@ def test_tables_older_than_stages_and_later_fields_are_the_same_policies() -> No
 def test_which_operand_is_rounded_how() -> None:
     """dy is the first operand of dgrad and the second of wgrad."""
     row = POLICIES["int8-train-sr"].site("qkv", "dgrad")
-    roundings = [(row.scheme(p).x.rounding, row.scheme(p).w.rounding) for p in PASSES]  # type: ignore[union-attr]
+    roundings = [(row.scheme(p).x.rounding, row.scheme(p).w.rounding) for p in PASSES]
     nearest, drawn = "nearest_even", "stochastic"
     assert roundings == [(nearest, nearest), (drawn, nearest), (nearest, drawn)]
     assert SitePolicy(inputs="bf16", output="bf16").scheme("dgrad") is None
@@ -269,7 +269,7 @@ def test_any_integer_scheme_will_do(name: str) -> None:
 )
 def test_a_site_is_checked_when_it_is_made(values: dict[str, str], parts: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match=r"int3|mxfp4|up|fp12|h999|drop|block|16 bits") as error:
-        SitePolicy(**{"inputs": "bf16", "output": "bf16"} | values)  # type: ignore[arg-type]
+        SitePolicy(**{"inputs": "bf16", "output": "bf16"} | values)
     assert_sentence(error.value, *parts)
 
 
@@ -287,7 +287,7 @@ def test_gradients_that_nothing_draws_for_are_refused(site: str, direction: str,
     policy = POLICIES["bf16"]
     changed = {"quantization": quantization, "gradient_rounding": "stochastic"}
     rows = [
-        (s, p, dataclasses.replace(row, **changed) if (s, p) == (site, direction) else row)  # type: ignore[arg-type]
+        (s, p, dataclasses.replace(row, **changed) if (s, p) == (site, direction) else row)
         for s, p, row in policy.sites
     ]
     with pytest.raises(ValueError, match="stochastically") as error:

@@ -79,7 +79,7 @@ def test_keys_of_roundings_differ_by_site_pass_layer_and_step() -> None:
     rows = [tuple(map(int, row)) for keys in drawn for of_site in keys.values() for row in of_site]
     assert len(set(rows)) == len(rows) == 3 * 4 * 2 * MODEL.layers
     for p in ("dgrad", "wgrad"):
-        assert tuple(drawn[0][f"mlp_up.{p}"][LAYER]) == Passes.key_of(p, layer_key())  # type: ignore[arg-type]
+        assert tuple(drawn[0][f"mlp_up.{p}"][LAYER]) == Passes.key_of(p, layer_key())
     assert rounding_keys(MODEL, POLICIES["int8-train"], 5, 8) == {}
 
 

@@ -28,7 +28,7 @@ def test_fields_change_alone() -> None:
     policy = BF16.override([("layernorm_*", {"inner": "fp16", "sums": "fp16"})])
     for site, p, row in policy.sites:
         more = {"inner": "fp16", "sums": "fp16"} if site.startswith("layernorm") else {}
-        assert row == dataclasses.replace(BF16.site(site, p), **more)  # type: ignore[arg-type]
+        assert row == dataclasses.replace(BF16.site(site, p), **more)
 
 
 def test_later_rules_prevail() -> None:

@@ -121,7 +121,7 @@ def test_directed_outputs(backend: Executor, mode: str) -> None:
     x = generator(11).normal(size=40).astype(np.float32)
     policy = POLICIES["bf16"].override([("residual.fprop", {"rounding": mode})])
     result = on(backend, policy, lambda ar, x: ar.at("residual", "fprop").output(x), x)
-    assert_same_bits(result, pr.round_to(x, "bf16", rounding=mode))  # type: ignore[arg-type]
+    assert_same_bits(result, pr.round_to(x, "bf16", rounding=mode))
 
 
 def test_stages_round_where_they_are_narrow(backend: Executor) -> None:

@@ -102,7 +102,7 @@ def record_tensor_cores(library: ctypes.CDLL, folder: Path) -> dict[str, Any]:
             continue
         files.setdefault(recording_of(name), {})[name] = results
     for file, arrays in files.items():
-        np.savez_compressed(folder / f"{file}.npz", **arrays)  # type: ignore[arg-type]
+        np.savez_compressed(folder / f"{file}.npz", **arrays)
     return facts
 
 
@@ -209,7 +209,7 @@ def record_quantizer(library: ctypes.CDLL, ieee: ctypes.CDLL, folder: Path) -> d
     parts = quantizer_inputs.sums()
     arrays["dequantized"] = dequantize(library, *parts)
     facts["outputs other without --use_fast_math"] = int((dequantize(ieee, *parts) != arrays["dequantized"]).sum())
-    np.savez_compressed(folder / "quantizer.npz", **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(folder / "quantizer.npz", **arrays)
     facts["operands"] = sha256(x, *parts)
     for name, fact in facts.items():
         print(f"{name}: {fact}")
