@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
+from precision.binades import largest_exponent, smallest_exponent
 from precision.format import Format
 from precision.formats import parse_format
 from qsim.arithmetic import Arithmetic
@@ -38,27 +38,3 @@ def format_of(policy: Arithmetic, name: str) -> Format:
     parts = name.split(".")
     layer, site = (int(parts[1]), parts[2]) if parts[0] == "layer" else (None, parts[0])
     return parse_format(policy.site(site, "wgrad", layer).output)
-
-
-def largest_exponent(x: float, fmt: Format) -> int:
-    """Largest k for which x 2^k, rounded to nearest even as if exponents had no end, is at most the maximum."""
-    limit, exponent, tie_stays = overflow_threshold(fmt)
-    significand, own = math.frexp(x)
-    fits = significand <= limit if tie_stays else significand < limit
-    return exponent - own - (not fits)
-
-
-def overflow_threshold(fmt: Format) -> tuple[float, int, bool]:
-    """(s, e, whether s 2^e itself still fits): the tie above the largest finite value, 1/2 <= s < 1."""
-    _, top = math.frexp(fmt.maximum)
-    half_unit = math.ldexp(1.0, top - 1 - fmt.significand_bits - 1)
-    limit, exponent = math.frexp(fmt.maximum + half_unit)
-    tie_stays = int(math.ldexp(fmt.maximum, fmt.significand_bits + 1 - top)) % 2 == 0  # an even significand
-    return limit, exponent, tie_stays
-
-
-def smallest_exponent(x: float, fmt: Format) -> int:
-    """Smallest k for which x 2^k lies above half of the smallest positive value; half itself rounds to zero."""
-    significand, own = math.frexp(x)
-    _, half = math.frexp(fmt.min_subnormal / 2)  # 2^(half - 1)
-    return half - own + (significand == 0.5)

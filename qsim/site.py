@@ -12,8 +12,8 @@ from precision.backends.numpy_ import round_to
 from precision.formats import FP32, parse_format
 from precision.quantization.products import quantized_product
 from precision.rounding_modes import NEAREST_EVEN, Rounding
+from precision.scaled_products import scaled_product
 from precision.tables import table
-from qsim.scaled_products import scaled_product
 from qsim.site_policy import GEMM_SITES, Pass, SitePolicy
 
 if TYPE_CHECKING:

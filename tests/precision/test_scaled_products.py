@@ -16,7 +16,7 @@ from strategies import generator
 from precision.accumulators import parse_accumulator
 from precision.backends import get_backend
 from precision.formats import BF16, E4M3FN, E5M2, Format
-from qsim.scaled_products import scaled, scaled_product
+from precision.scaled_products import scaled, scaled_product
 
 FORMATS = (E4M3FN, E5M2)
 FINITE = st.integers(0, 0xFF7FFFFF).filter(lambda u: u & 0x7F800000 != 0x7F800000)
