@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from precision.formats import Format
 from precision.statistics import Statistics
 from qsim.checkpoints import Checkpoint, load_last_checkpoint, save_checkpoint
 from qsim.config import RunConfig
-from qsim.data import Corpus, batch, build_corpus, check_corpus, save_data, validation_batches
+from qsim.data import Corpus, build_corpus, check_corpus, save_data, validation_batches
 from qsim.devices import Devices, OneDevice, find_devices
 from qsim.draws import output_keys
 from qsim.hashing import scalar_hash, tree_hash, unstack
@@ -22,9 +22,9 @@ from qsim.interruption import Interrupted, Stop, graceful
 from qsim.layers import cross_entropy_forward
 from qsim.loss_scales import needed_scales
 from qsim.mesh import Mesh
-from qsim.model import forward, initial_parameters, step_keys
-from qsim.optimizer import ScaleState, step_scalars
+from qsim.model import forward
 from qsim.policy import Arithmetic, parse_policy
+from qsim.position import Position, State, advance, batch_of, inputs_of, start
 from qsim.progress import Progress, silent
 from qsim.runs import FollowedRun, RunError, RunFolder, require_new
 from qsim.schedules import learning_rate
@@ -32,26 +32,6 @@ from qsim.sites import Calculator, Recorder
 from qsim.step import Step
 from qsim.swallowed import Update, swallowed
 from qsim.what_if import what_if
-
-State = dict[str, dict[str, Any]]
-
-
-@dataclass
-class _Position:
-    """Where a run stands."""
-
-    step: int
-    updates: int
-    scale: ScaleState
-    state: State
-
-
-def start(config: RunConfig, policy: Arithmetic, parameters: dict[str, np.ndarray] | None) -> _Position:
-    """Step 0: given or drawn parameters, moments at zero, the policy's first loss scale."""
-    first = parameters if parameters is not None else initial_parameters(config.model, config.seed)
-    zeros = {name: np.zeros_like(w) for name, w in first.items()}
-    state = {"parameters": first, "first": zeros, "second": dict(zeros)}
-    return _Position(0, 0, ScaleState.start(policy.loss_scaling), state)
 
 
 def train(
@@ -151,7 +131,7 @@ class _Loop:
         self.counting = Step(config, policy, executor, Recorder, devices)
         self.saved: int | None = None  # the step of the last checkpoint
 
-    def advance(self, position: _Position) -> float:
+    def advance(self, position: Position) -> float:
         """One step: computed, hashed, recorded, and where it is due counted and saved."""
         config, number = self.config, position.step + 1
         began = time.perf_counter()
@@ -159,16 +139,12 @@ class _Loop:
         counts = _due(every, number) or (every > 0 and number in (1, config.steps))
         step = self.counting if counts else self.plain
         scale = position.scale.scale
-        scalars = step_scalars(config.optimizer, number, config.steps, position.updates, scale)
-        keys = step_keys(config.model, self.policy, config.seed, number)
+        inputs = inputs_of(config, self.policy, position, batch_of(config, self.corpus, number))
         before = position.state["parameters"] if counts else {}
-        position.state, results = step(position.state, self.batch(number), scalars, keys)
+        results = advance(position, self.policy, step, inputs)
         loss, finite = float(results["loss"]), bool(results["finite"])
-        position.scale = position.scale.after(self.policy.loss_scaling, finite)
-        position.updates += finite
-        position.step = number
         if counts:
-            update = Update(before=before, after=position.state, scalars=scalars, keys=keys)
+            update = Update(before=before, after=position.state, scalars=inputs.scalars, keys=inputs.keys)
             self._write_statistics(number, step, results, update)
         if _due(config.record.hash_every, number):
             self._write_hashes(number, results, position.state)
@@ -187,17 +163,6 @@ class _Loop:
         if _due(config.record.checkpoint_every, number) or number == config.steps:
             self.checkpoint(position)
         return loss
-
-    def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        data, model = self.config.data, self.config.model
-        return batch(
-            self.corpus,
-            seed=self.config.seed,
-            step=step,
-            batch_size=data.batch_size,
-            length=model.length,
-            order=data.order,
-        )
 
     def _write_statistics(self, step: int, counting: Step, results: dict[str, Any], update: Update) -> None:
         gradients, before = self.devices.on_host(results["gradients"]), self.devices.on_host(update.before)
@@ -222,7 +187,7 @@ class _Loop:
     def _on_host(self, state: State) -> dict[str, dict[str, np.ndarray]]:
         return {part: self.devices.on_host(tree) for part, tree in sorted(state.items())}
 
-    def heed(self, stop: Stop, position: _Position) -> None:
+    def heed(self, stop: Stop, position: Position) -> None:
         """Where a signal asks for the end: the step saved, then Interrupted."""
         if stop.signal is None:
             return
@@ -230,7 +195,7 @@ class _Loop:
             self.checkpoint(position)
         raise Interrupted(stop.signal)
 
-    def checkpoint(self, position: _Position) -> None:
+    def checkpoint(self, position: Position) -> None:
         state = self._on_host(position.state)
         self.saved = position.step
         if not self.devices.writes:
@@ -248,7 +213,7 @@ class _Loop:
             ),
         )
 
-    def resume(self) -> _Position:
+    def resume(self) -> Position:
         """The last whole checkpoint, everything recorded after it dropped."""
         saved = load_last_checkpoint(self.run.path)
         if saved is None:
@@ -256,9 +221,9 @@ class _Loop:
         if saved.policy_sha256 != self.policy.sha256 or saved.data_sha256 != self.corpus.sha256:
             raise RunError(f"the checkpoint of run {str(self.run.path)!r} is of another policy or other data")
         self.run.cut_after(saved.step)
-        return _Position(saved.step, saved.updates, saved.scale, dict(saved.state))
+        return Position.of(saved)
 
-    def finish(self, position: _Position) -> None:
+    def finish(self, position: Position) -> None:
         """Held-out loss under the run's own arithmetic."""
         parameters = position.state["parameters"]
         loss = held_out_loss(self.config, self.policy, self.executor, parameters, self.corpus, self.devices)

@@ -18,12 +18,12 @@ from qsim.bench.measurement import Comparison, Contender, Timing, measure, secon
 from qsim.bench.plain_step import PlainStep, forget_compiled
 from qsim.config import RunConfig
 from qsim.loss_scales import needed_scales
-from qsim.model import initial_parameters, step_keys
-from qsim.optimizer import step_scalars
+from qsim.model import initial_parameters
 from qsim.policy import Arithmetic, parse_policy
+from qsim.position import AnyStep, advance, inputs_of, start
 from qsim.sites import Recorder
 from qsim.step import Step
-from qsim.training import as_statistics, start
+from qsim.training import as_statistics
 
 PLAIN, UNROLLED = "plain float32", "plain float32, unrolled"
 ON_JAX, UNCOUNTED = "same policy on JAX", "step that does not count"
@@ -36,7 +36,6 @@ DATA = "random tokens, the same at every step, seed 0; parameters go on from ste
 
 Row = dict[str, Any]
 Key = tuple[str, str, bool]  # policy, executor, whether the step counts
-AnyStep = Callable[..., tuple[Any, dict[str, Any]]]
 _PLAIN: Key = (PLAIN, "jax", False)
 _UNROLLED: Key = (UNROLLED, "jax", False)
 
@@ -112,16 +111,8 @@ class Training:
         self.losses: list[float] = []
 
     def __call__(self) -> None:
-        config, position = self.config, self.position
-        number = position.step + 1
-        scale = position.scale.scale
-        scalars = step_scalars(config.optimizer, number, config.steps, position.updates, scale)
-        keys = step_keys(config.model, self.policy, config.seed, number)
-        position.state, results = self.step(position.state, self.tokens, scalars, keys)
-        finite = bool(results["finite"])
-        position.scale = position.scale.after(self.policy.loss_scaling, finite)
-        position.updates += finite
-        position.step = number
+        inputs = inputs_of(self.config, self.policy, self.position, self.tokens)
+        results = advance(self.position, self.policy, self.step, inputs)
         self.losses.append(float(results["loss"]))
 
 

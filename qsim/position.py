@@ -1,0 +1,80 @@
+"""Where a run stands between two steps, and the step that carries it on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qsim.checkpoints import Checkpoint
+from qsim.config import RunConfig
+from qsim.corpus import Corpus
+from qsim.data import batch
+from qsim.model import initial_parameters, step_keys
+from qsim.optimizer import ScaleState, step_scalars
+from qsim.policy import Arithmetic
+
+State = dict[str, dict[str, Any]]
+AnyStep = Callable[..., tuple[State, dict[str, Any]]]  # of (state, batch, scalars, keys), as ``qsim.step.Step``
+
+
+@dataclass
+class Position:
+    """After ``step`` steps: so many updates were made, the loss scale and the state are these."""
+
+    step: int
+    updates: int
+    scale: ScaleState
+    state: State
+
+    @classmethod
+    def of(cls, saved: Checkpoint) -> Position:
+        return cls(saved.step, saved.updates, saved.scale, dict(saved.state))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What one step is given beside the state: tokens and targets (B, T), the host's numbers, keys of its draws."""
+
+    batch: tuple[np.ndarray, np.ndarray]
+    scalars: dict[str, Any]
+    keys: dict[str, np.ndarray] | None
+
+
+def start(config: RunConfig, policy: Arithmetic, parameters: dict[str, np.ndarray] | None) -> Position:
+    """Step 0: given or drawn parameters, moments at zero, the policy's first loss scale."""
+    first = parameters if parameters is not None else initial_parameters(config.model, config.seed)
+    zeros = {name: np.zeros_like(w) for name, w in first.items()}
+    state = {"parameters": first, "first": zeros, "second": dict(zeros)}
+    return Position(0, 0, ScaleState.start(policy.loss_scaling), state)
+
+
+def batch_of(config: RunConfig, corpus: Corpus, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens and targets of a step, the same under every policy."""
+    return batch(
+        corpus,
+        seed=config.seed,
+        step=step,
+        batch_size=config.data.batch_size,
+        length=config.model.length,
+        order=config.data.order,
+    )
+
+
+def inputs_of(config: RunConfig, policy: Arithmetic, position: Position, tokens: Any) -> Inputs:
+    """Of the step after a position."""
+    number = position.step + 1
+    scalars = step_scalars(config.optimizer, number, config.steps, position.updates, position.scale.scale)
+    return Inputs(batch=tokens, scalars=scalars, keys=step_keys(config.model, policy, config.seed, number))
+
+
+def advance(position: Position, policy: Arithmetic, step: AnyStep, inputs: Inputs) -> dict[str, Any]:
+    """Carry the position over one step under a policy; gives that step's results (``qsim.step``)."""
+    position.state, results = step(position.state, inputs.batch, inputs.scalars, inputs.keys)
+    finite = bool(results["finite"])
+    position.scale = position.scale.after(policy.loss_scaling, finite)
+    position.updates += finite
+    position.step += 1
+    return results
