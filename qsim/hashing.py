@@ -47,7 +47,7 @@ def tree_hash(tree: dict[str, Any]) -> str:
     digest = hashlib.sha256()
     for name, array in sorted(unstack(tree).items()):
         digest.update(f"{name} {list(array.shape)}\n".encode())
-        digest.update(_canonical(array).tobytes())
+        digest.update(canonical(array).tobytes())
     return digest.hexdigest()
 
 
@@ -56,7 +56,15 @@ def scalar_hash(value: Any) -> str:
     return tree_hash({"loss": np.asarray(value, dtype="<f4")})
 
 
-def _canonical(array: np.ndarray) -> np.ndarray:
+def step_hashes(step: int, results: dict[str, Any], state: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """A row of hashes.jsonl, of the host arrays of a step (``qsim.step``) and of the state it left."""
+    moments = {f"{part}.{name}": w for part in ("first", "second") for name, w in unstack(state[part]).items()}
+    row = {"step": step, "loss": scalar_hash(results["loss"]), "gradients": tree_hash(results["gradients"])}
+    return row | {"parameters": tree_hash(state["parameters"]), "optimizer": tree_hash(moments)}
+
+
+def canonical(array: np.ndarray) -> np.ndarray:
+    """Bits of float32 values, little-endian words, every NaN the same."""
     words = np.ascontiguousarray(array).view("<u4")
     nan = np.isnan(array)
     return np.where(nan, np.uint32(CANONICAL_NAN), words).astype("<u4") if nan.any() else words

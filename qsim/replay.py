@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from qsim.checkpoints import load_checkpoint
 from qsim.config import RunConfig
 from qsim.data import load_data, reference_data
 from qsim.devices import find_devices
+from qsim.faults import Fault, check_faults
 from qsim.hashing import tree_hash
 from qsim.mesh import Mesh
 from qsim.policy import Arithmetic
@@ -30,11 +31,12 @@ def replay(
     data: Path | None = None,
     progress: Callable[..., Progress] = silent,
     mesh: Mesh | None = None,
+    faults: Sequence[Fault] = (),
 ) -> RunFolder:
     """Run a recorded run again under another policy, freely: from its first weights, each step from the last.
 
     executor: that of the parent unless given.  steps: only the first so many.  data: where its tokens now lie.
-    mesh: as in ``train``, of this process alone.
+    mesh: as in ``train``, of this process alone.  faults: planted in the replay.
     Writes a run folder that names its parent, and refuses tokens whose hash differs from the recorded one.
     """
     corpus = load_data(parent.path, data)
@@ -42,8 +44,10 @@ def replay(
     config = parent.config
     if steps is not None:
         config = _first_steps(config, steps)
-    find_devices(config, policy, executor or parent.executor, mesh)  # refused before anything is written
-    run = RunFolder.create(out, config, policy, executor or parent.executor, _identity(parent, out, start), mesh)
+    executor = executor or parent.executor
+    find_devices(config, policy, executor, mesh)  # refused before anything is written
+    check_faults(faults, config, policy, 1 if mesh is None else mesh.count)
+    run = RunFolder.create(out, config, policy, executor, _identity(parent, out, start), mesh, faults)
     reference_data(run.path, corpus, parent.path)
     return train(run, corpus, parameters=start, progress=progress, mesh=mesh)
 

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from qsim import policy as policies
 from qsim import strict_json
 from qsim.atomic import append_line, remove_leftovers, sync_file, write_atomically
 from qsim.config import RunConfig
+from qsim.faults import Fault, parse_fault
 from qsim.mesh import Mesh
 from qsim.policy import Arithmetic
 
@@ -46,6 +47,7 @@ class RunFolder:
         executor: str,
         parent: dict[str, Any] | None = None,
         mesh: Mesh | None = None,
+        faults: Sequence[Fault] = (),
     ) -> RunFolder:
         """A new run folder; RunError where anything is there already."""
         require_new(path)
@@ -57,6 +59,8 @@ class RunFolder:
         record |= {"model": values["model"], "training": _training(config)}
         if not policy.promises_bits:
             record["hashes"] = "none promised"
+        if faults:
+            record["faults"] = list(map(str, faults))
         run.write_json("environment.json", environment() | ({"mesh": str(mesh)} if mesh else {}))
         run.write_json("config.json", record)
         return run
@@ -90,6 +94,11 @@ class RunFolder:
     @property
     def executor(self) -> str:
         return self.record()["executor"]
+
+    @property
+    def faults(self) -> list[Fault]:
+        """Those planted in it."""
+        return list(map(parse_fault, self.record().get("faults", [])))
 
     def write_json(self, name: str, value: Any) -> None:
         path = self.path / name
@@ -169,6 +178,10 @@ class FollowedRun(RunFolder):
     @property
     def executor(self) -> str:
         return self._given[2]
+
+    @property
+    def faults(self) -> list[Fault]:
+        return []  # which are of one device
 
     def write_json(self, name: str, value: Any) -> None:
         pass

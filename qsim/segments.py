@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 
@@ -27,3 +28,10 @@ def joined(xp: Any, parts: list[Any]) -> Any:
     if isinstance(first, tuple):
         return tuple(joined(xp, list(leaves)) for leaves in zip(*parts, strict=True))
     return None if first is None else xp.concatenate(parts)
+
+
+def apart(segments: list[tuple[int, int]], single: set[int]) -> list[tuple[int, int]]:
+    """The segments (first, last + 1) cut so that each of the layers in ``single`` is one by itself."""
+    cuts = sorted({edge for segment in segments for edge in segment} | single | {layer + 1 for layer in single})
+    bounds = [cut for cut in cuts if segments[0][0] <= cut <= segments[-1][1]]
+    return list(pairwise(bounds))

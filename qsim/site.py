@@ -145,13 +145,17 @@ class Site:
 
     def output(self, x: Array) -> Array:
         """x rounded once to the site's format, and recorded."""
-        return self._recorded(x, self._rounded(x))
+        return self._recorded(x, self._planted(self._rounded(x)))
 
     def _rounded(self, x: Array) -> Array:
         if self._how == NEAREST_EVEN:
             return self._backend.round_to(x, self.output_format)
         random = self._calculator.stream(f"{self._key}.output", x.size) if self._how.stochastic else None
         return self._backend.round_to(x, self.output_format, self._how, random)
+
+    def _planted(self, rounded: Array) -> Array:
+        """With the faults of this place."""
+        return self._calculator.planted(self._key, rounded, self.output_format)
 
     def _recorded(self, x: Array, rounded: Array) -> Array:
         recorder = self._calculator.recorder
@@ -183,7 +187,9 @@ class Site:
         source = self._inputs
         if self._how != NEAREST_EVEN:  # from the value in float32
             return self.output(self._backend.lookup(table(function, source.name, "fp32"), x, source))
-        rounded = self._backend.lookup(table(function, source.name, self.output_format.name), x, source)
+        rounded = self._planted(
+            self._backend.lookup(table(function, source.name, self.output_format.name), x, source)
+        )
         if self._calculator.recorder is None:
             return rounded
         return self._recorded(self._backend.lookup(table(function, source.name, "fp32"), x, source), rounded)

@@ -7,7 +7,7 @@ A ``Calculator`` joins a back end, a policy and, where wanted, a ``Recorder``.  
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property, partial
 from typing import Any
@@ -20,7 +20,8 @@ from precision.random_bits import Stream, fold_in
 from precision.rounding_modes import NEAREST_EVEN, Rounding
 from qsim.arithmetic import Arithmetic
 from qsim.draws import WRITE_BACK, for_calculator, in_layers
-from qsim.segments import joined, length_of, sliced
+from qsim.faults import Fault, Planter
+from qsim.segments import apart, joined, length_of, sliced
 from qsim.sharding import ONE_DEVICE, Shards
 from qsim.site import Site, StageSite
 from qsim.site_policy import Pass, SitePolicy
@@ -102,7 +103,7 @@ class Calculator:
 
     With ``speculative`` a back end may compute by a faster path that is exact only under conditions on the values;
     ``proved`` then says whether they held everywhere, and a result for which they did not is to be thrown away.
-    ``shards``: which part of a computation over several devices this is.
+    ``shards``: which part of a computation over several devices this is.  ``faults``: those of the step computed.
     """
 
     def __init__(
@@ -113,8 +114,10 @@ class Calculator:
         *,
         speculative: bool = False,
         shards: Shards = ONE_DEVICE,
+        faults: Sequence[Fault] = (),
     ) -> None:
         self.policy, self.recorder, self.shards = policy, recorder, shards
+        self._planter = Planter(faults) if faults else None
         self.proofs: list[Array] | None = [] if speculative else None
         self.backend = get_backend(backend)
         self.xp = self.backend.array_module
@@ -136,6 +139,15 @@ class Calculator:
         if key not in self._sites:
             self._sites[key] = Site(self, site, direction, self.policy.site(site, direction, self._layer))
         return self._sites[key]
+
+    def planted(self, key: str, x: Array, fmt: Format) -> Array:
+        """x, which ``site.pass`` of the layer in force gives out, with the faults that are planted there."""
+        return x if self._planter is None else self._planter(self.backend, self._layer, key, x, fmt)
+
+    def check_faults(self) -> None:
+        """ConfigError for a fault that was not planted, once the step is computed."""
+        if self._planter is not None:
+            self._planter.check()
 
     @cached_property
     def float32(self) -> Site:
@@ -174,6 +186,8 @@ class Calculator:
         Consecutive layers with the same rows are one scan; the results of several are laid end to end.
         """
         segments = self.policy.segments(length_of(xs))
+        if self._planter is not None:
+            segments = apart(segments, self._planter.layers())
         if len(segments) == 1:
             return self._scan_layers(body, carry, xs, segments[0], reverse)
         parts: list[Any] = []
@@ -190,7 +204,7 @@ class Calculator:
         outside, self._layer = self._layer, first
         draws = {name: key[first:last] for name, key in in_layers(self._keys).items()}
         try:
-            gather = partial(Recorder.add_layers, first=first)
+            gather = partial(self.recorder.add_layers, first=first) if self.recorder else None
             return self._scan(body, carry, xs, gather, reverse=reverse, draws=draws)
         finally:
             self._layer = outside
@@ -211,7 +225,9 @@ class Calculator:
 
         self._rows, self._parts = rows * parts, parts
         try:
-            _, (first, others) = self._scan(placed, np.float32(0), xs, Recorder.add_parts)
+            _, (first, others) = self._scan(
+                placed, np.float32(0), xs, self.recorder.add_parts if self.recorder else None
+            )
         finally:
             self._first_row, self._rows, self._part, self._parts = 0, 0, 0, 1
         return _end_to_end(first), {name: _end_to_end(x) for name, x in others.items()}
@@ -230,7 +246,7 @@ class Calculator:
         body: Callable,
         carry: Any,
         xs: Any,
-        gather: Callable[..., None],
+        gather: Callable[..., None] | None,
         *,
         reverse: bool = False,
         draws: dict[str, Array] | None = None,
@@ -252,8 +268,8 @@ class Calculator:
         carry, (ys, frames, proved) = self.backend.scan(observed, start, xs, reverse=reverse)
         self.shards.begin_turns_after(carry)
         self._keys, self._drawn = keys, drawn
-        if self.recorder:
-            gather(self.recorder, self.backend, frames, len(proved))
+        if gather is not None:
+            gather(self.backend, frames, len(proved))
         if self.proofs is not None:
             self.proofs.append(proved.all())
         return carry, ys

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from precision.formats import Format
 from qsim.config import RunConfig
 from qsim.devices import Devices, Kind, Kinds, OneDevice
+from qsim.faults import Fault
 from qsim.model import loss_and_gradients
 from qsim.optimizer import adamw, clip_factor, global_norm
 from qsim.policy import Arithmetic
@@ -68,7 +69,7 @@ class Step:
     Called with (state, batch, scalars, keys), host arrays or what it returned.  With a recorder the results hold
     ``records``, its values by site, and ``formats`` the format of each.  The first attempt is speculative (see
     ``Calculator``); it is made again without speculation where its proofs did not hold, so the bits never depend on
-    it.
+    it.  ``faults``: planted in every call.
     """
 
     def __init__(
@@ -78,7 +79,9 @@ class Step:
         executor: str,
         recorder: Callable[[], Recorder] | None = None,
         devices: Devices | None = None,
+        faults: Sequence[Fault] = (),
     ) -> None:
+        self.faults = faults
         self.config, self.policy, self.executor, self.recorder = config, policy, executor, recorder
         self.devices = devices or OneDevice(executor)
         self.formats: dict[str, Format] = {}
@@ -102,8 +105,11 @@ class Step:
     def _run(self, speculative: bool, state: State, batch: tuple[Array, Array], scalars: Tree, keys: Any) -> Any:
         observer = self.recorder() if self.recorder else None
         shards = self.devices.shards.for_computation()
-        ar = Calculator(self.policy, self.executor, observer, speculative=speculative, shards=shards)
+        ar = Calculator(
+            self.policy, self.executor, observer, speculative=speculative, shards=shards, faults=self.faults
+        )
         state, results = training_step(ar, self.config, state, batch, scalars, keys)
+        ar.check_faults()
         if observer:
             self.formats.update({plain_key(key): fmt for key, fmt in observer.formats.items()})
             results["records"] = shards.totals(observer.results(ar.backend))

@@ -17,7 +17,8 @@ from qsim.config import RunConfig
 from qsim.data import Corpus, build_corpus, check_corpus, save_data, validation_batches
 from qsim.devices import Devices, OneDevice, find_devices
 from qsim.draws import output_keys
-from qsim.hashing import scalar_hash, tree_hash, unstack
+from qsim.faults import Fault, check_faults
+from qsim.hashing import step_hashes
 from qsim.interruption import Interrupted, Stop, graceful
 from qsim.layers import cross_entropy_forward
 from qsim.loss_scales import needed_scales
@@ -61,9 +62,11 @@ def train(
         order=config.data.order,
     )
     devices = find_devices(config, policy, executor, mesh)
+    faults = run.faults
+    check_faults(faults, config, policy, 1 if mesh is None else mesh.count)
     if not devices.writes:
         run, progress = FollowedRun(run.path, config, policy, executor), silent
-    loop = _Loop(run, config, policy, executor, corpus, devices)
+    loop = _Loop(run, config, policy, executor, corpus, devices, faults)
     position = loop.resume() if resume else start(config, policy, parameters)
     if not resume:
         loop.checkpoint(position)
@@ -85,10 +88,12 @@ def train_new(
     *,
     progress: Callable[..., Progress] = silent,
     mesh: Mesh | None = None,
+    faults: Sequence[Fault] = (),
 ) -> RunFolder:
-    """A new run on the embedded corpus or on the given text; ``mesh`` as in ``train``."""
+    """A new run on the embedded corpus or on the given text; ``mesh`` as in ``train``, ``faults`` planted in it."""
     arithmetic = parse_policy(policy)
     devices = find_devices(config, arithmetic, executor, mesh)
+    check_faults(faults, config, arithmetic, 1 if mesh is None else mesh.count)
     if devices.writes:
         require_new(out)
     corpus = build_corpus(
@@ -108,7 +113,7 @@ def train_new(
     )
     if not devices.writes:
         return train(FollowedRun(out, config, arithmetic, executor), corpus, mesh=mesh)
-    run = RunFolder.create(out, config, arithmetic, executor, mesh=mesh)
+    run = RunFolder.create(out, config, arithmetic, executor, mesh=mesh, faults=faults)
     save_data(run.path, corpus)
     return train(run, corpus, progress=progress, mesh=mesh)
 
@@ -124,7 +129,9 @@ class _Loop:
         executor: str,
         corpus: Corpus,
         devices: Devices,
+        faults: Sequence[Fault],
     ) -> None:
+        self.faults = faults
         self.run, self.config, self.policy, self.executor, self.corpus = run, config, policy, executor, corpus
         self.devices = devices
         self.plain = Step(config, policy, executor, devices=devices)
@@ -137,7 +144,7 @@ class _Loop:
         began = time.perf_counter()
         every = config.record.statistics_every
         counts = _due(every, number) or (every > 0 and number in (1, config.steps))
-        step = self.counting if counts else self.plain
+        step = self._step(number, counts)
         scale = position.scale.scale
         inputs = inputs_of(config, self.policy, position, batch_of(config, self.corpus, number))
         before = position.state["parameters"] if counts else {}
@@ -164,6 +171,13 @@ class _Loop:
             self.checkpoint(position)
         return loss
 
+    def _step(self, number: int, counts: bool) -> Step:
+        planted = [fault for fault in self.faults if fault.step == number]
+        if not planted:
+            return self.counting if counts else self.plain
+        recorder = Recorder if counts else None
+        return Step(self.config, self.policy, self.executor, recorder, self.devices, planted)
+
     def _write_statistics(self, step: int, counting: Step, results: dict[str, Any], update: Update) -> None:
         gradients, before = self.devices.on_host(results["gradients"]), self.devices.on_host(update.before)
         update = replace(update, before=before, after=self._on_host(update.after))
@@ -178,11 +192,8 @@ class _Loop:
         )
 
     def _write_hashes(self, step: int, results: dict[str, Any], state: State) -> None:
-        state, gradients = self._on_host(state), self.devices.on_host(results["gradients"])
-        moments = {f"{part}.{name}": w for part in ("first", "second") for name, w in unstack(state[part]).items()}
-        row = {"step": step, "loss": scalar_hash(results["loss"])}
-        row |= {"gradients": tree_hash(gradients), "parameters": tree_hash(state["parameters"])}
-        self.run.append("hashes.jsonl", row | {"optimizer": tree_hash(moments)})
+        gradients = self.devices.on_host(results["gradients"])
+        self.run.append("hashes.jsonl", step_hashes(step, results | {"gradients": gradients}, self._on_host(state)))
 
     def _on_host(self, state: State) -> dict[str, dict[str, np.ndarray]]:
         return {part: self.devices.on_host(tree) for part, tree in sorted(state.items())}

@@ -19,6 +19,7 @@ from qsim.config import PRESETS, ConfigError, RunConfig
 from qsim.mesh import Mesh, parse_mesh
 
 if TYPE_CHECKING:
+    from qsim.faults import Fault
     from qsim.policy import Arithmetic
 
 
@@ -71,6 +72,19 @@ def add_process_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens, without a cluster")
     parser.add_argument("--processes", type=int, metavar="N", help="how many there are")
     parser.add_argument("--process", type=int, metavar="I", help="which one this is, from 0")
+
+
+def add_inject(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--inject", dest="faults", action="append", default=[], metavar="STEP:SITE:PASS:ELEMENT:BIT",
+        help="plant a fault: flip a bit of one value, as in 3:layer.0.mlp_up:fprop:17:12; BIT zero makes it 0",
+    )  # fmt: skip
+
+
+def asked_faults(arguments: Arguments) -> list[Fault]:
+    from qsim.faults import parse_fault
+
+    return list(map(parse_fault, arguments.faults))
 
 
 def asked_mesh(arguments: Arguments) -> Mesh | None:

@@ -12,10 +12,12 @@ from qsim import config as configuration
 from qsim import strict_json
 from qsim.commands.command import AddCommand, Arguments
 from qsim.commands.options import (
+    add_inject,
     add_mesh_options,
     add_process_options,
     add_rule,
     add_run_options,
+    asked_faults,
     asked_mesh,
     asked_processes,
     given_pairs,
@@ -39,6 +41,7 @@ def add(command: AddCommand) -> None:
     add_run_options(train)
     add_mesh_options(train)
     add_process_options(train)
+    add_inject(train)
     _add_replay(command("replay", _replay, "run a recorded run again under other arithmetic"))
     _add_verify(command("verify", _verify, "run a recorded run again and compare every hash"))
     report = command("report", _report, "write report.html for a run and its replays")
@@ -57,6 +60,7 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, help="where the tokens of RUN now lie")
     parser.add_argument("--resume", action="store_true", help="go on with interrupted replays")
     add_mesh_options(parser)
+    add_inject(parser)
 
 
 def _add_verify(parser: argparse.ArgumentParser) -> None:
@@ -87,6 +91,8 @@ def _check_unchanged(arguments: Arguments, run: Any) -> None:
         if policy.sha256 != run.policy.sha256:
             raise ConfigError(f"a resumed run keeps its policy, and {policy.name} as asked differs; leave out --rule")
     begun = {"policy": run.policy.name, "executor": run.executor, "preset": run.config.preset}
+    if arguments.faults and list(map(str, run.faults)) != arguments.faults:
+        raise ConfigError("a resumed run keeps the faults it was begun with; leave out --inject")
     changed = [f"--{name} {asked[name]}" for name in asked if asked[name] not in (None, begun[name])]
     for key, value in given_pairs(arguments):
         if configuration.override_all(run.config, [(key, value)]) != run.config:
@@ -136,6 +142,7 @@ def _trained(arguments: Arguments, mesh: Mesh | None) -> RunFolder:
         arguments.text,
         progress=progress.shown,
         mesh=mesh,
+        faults=asked_faults(arguments),
     )
 
 
@@ -168,6 +175,7 @@ def _replay(arguments: Arguments) -> int:
             data=arguments.data,
             progress=progress.shown,
             mesh=mesh,
+            faults=asked_faults(arguments),
         )
     _print_rows(summarise(base.path, list(folders.values())), arguments.json)
     return 0
@@ -199,6 +207,7 @@ def _verify(arguments: Arguments) -> int:
             data=arguments.data,
             progress=progress.shown,
             mesh=asked_mesh(arguments),
+            faults=[fault for fault in base.faults if arguments.steps is None or fault.step <= arguments.steps],
         )
         verdict = compare_hashes(read_run(base.path), read_run(again.path))
         executor = again.executor
