@@ -44,7 +44,8 @@ class Difference:
     compared: last step of which hashes were compared, and how many steps had them.  step: the first that differs, 0
     for the start, None where all are equal.  tensors: of that step, those that differ, in the order of computing.
     growth: from that step on.  unreproduced: runs whose recorded hashes of that step are not what their arithmetic
-    gives here.  apart: what was asked of the two runs that is not the same.
+    gives here.  apart: what was asked of the two runs that is not the same.  every_tensor: whether all were compared.
+    by_hashes: whether a recorded hash differs.
     """
 
     a: str
@@ -56,6 +57,8 @@ class Difference:
     growth: tuple[StepDifference, ...]
     unreproduced: tuple[str, ...]
     apart: tuple[str, ...]
+    every_tensor: bool
+    by_hashes: bool
 
     @property
     def equal(self) -> bool:
@@ -71,19 +74,26 @@ class Difference:
 
 
 def diff(
-    a: RunFolder, b: RunFolder, *, executor: str | None = None, data: Path | None = None, growth: int = GROWTH
+    a: RunFolder,
+    b: RunFolder,
+    *,
+    executor: str | None = None,
+    data: Path | None = None,
+    growth: int = GROWTH,
+    every_tensor: bool = False,
 ) -> Difference:
     """Where run b first differs from run a.
 
     executor: on which both are computed again (``qsim.rerun``).  data: where the tokens of both now lie.
-    growth: over how many steps the difference is followed.
+    growth: over how many steps the difference is followed.  every_tensor: where all hashes are equal, compare what
+    they do not cover, too: a value that nothing reads differs there alone.
     Errors: RunError for runs of other shapes, without hashes of a common step, or without a checkpoint before the
     difference.
     """
     _check_models(a, b)
     again = [Rerun(run, executor=executor, data=data) for run in (a, b)]
     shared = _shared_hashes(a, b)
-    found = _Finding(again, shared)
+    found = _Finding(again, shared, every_tensor)
     step, tensors = found.first()
     return Difference(
         a=str(a.path),
@@ -95,6 +105,8 @@ def diff(
         growth=tuple(found.growth(growth)) if step is not None else (),
         unreproduced=tuple(found.unreproduced),
         apart=tuple(_apart(a, b)),
+        every_tensor=every_tensor,
+        by_hashes=not all(shared.values()),
     )
 
 
@@ -141,8 +153,8 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 class _Finding:
     """Both runs, computed again as far as the search needs."""
 
-    def __init__(self, again: Sequence[Rerun], shared: dict[int, bool]) -> None:
-        self.again, self.shared = again, shared
+    def __init__(self, again: Sequence[Rerun], shared: dict[int, bool], every_tensor: bool) -> None:
+        self.again, self.shared, self.every_tensor = again, shared, every_tensor
         self.positions: list[Position] = []
         self.unreproduced: list[str] = []
 
@@ -153,15 +165,16 @@ class _Finding:
             self.positions = [rerun.at(0) for rerun in self.again]
             return 0, start
         unequal = [step for step, same in self.shared.items() if not same]
-        if not unequal:
+        if not unequal and not self.every_tensor:
             return None, []
-        equal = max((step for step in self.shared if step < min(unequal)), default=0)
+        last = min(unequal, default=max(self.shared))
+        equal = max((step for step in self.shared if step < last), default=0) if unequal else 0
         self.positions = [rerun.at(equal) for rerun in self.again]
-        for step in range(equal + 1, min(unequal) + 1):
+        for step in range(equal + 1, last + 1):
             tensors = self._captured(step)
             if tensors:
                 return step, tensors
-        return min(unequal), []  # recorded hashes differ, the arithmetic does not: ``unreproduced`` says whose
+        return (last if unequal else None), []  # where they differ, ``unreproduced`` says whose are wrong
 
     def _of_the_start(self) -> list[TensorDifference]:
         """Of the parameters before the first step."""

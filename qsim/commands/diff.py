@@ -23,6 +23,9 @@ def add(command: AddCommand) -> None:
     parser.add_argument("--executor", choices=BACKENDS, help="to compute both on again; numba in place of jax")
     parser.add_argument("--data", type=Path, help="where the tokens of both now lie")
     parser.add_argument("--steps", type=int, default=10, help="how far the difference is followed (default 10)")
+    parser.add_argument(
+        "--every-tensor", action="store_true", help="where all hashes are equal, compare every tensor of every step"
+    )
     parser.add_argument("--all", action="store_true", help=f"every tensor that differs, not the first {SHOWN}")
 
 
@@ -34,7 +37,13 @@ def _diff(arguments: Arguments) -> int:
     if arguments.steps < 0:
         raise ValueError(f"--steps is {arguments.steps}; follow a difference over 0 steps or more")
     runs = [RunFolder.open(path) for path in (arguments.a, arguments.b)]
-    found = diff(*runs, executor=arguments.executor, data=arguments.data, growth=arguments.steps)
+    found = diff(
+        *runs,
+        executor=arguments.executor,
+        data=arguments.data,
+        growth=arguments.steps,
+        every_tensor=arguments.every_tensor,
+    )
     if arguments.json:
         print(strict_json.dumps(found.as_json(), indent=1))
     else:
@@ -48,7 +57,10 @@ def _print(found: Difference, shown: int | None) -> None:
     for run in found.unreproduced:
         print(f"not reproduced: the hashes that {run} recorded at step {found.step} are not what it gives here")
     if found.equal:
-        print(f"equal: loss, gradients, parameters, optimizer at {_steps(found.compared)}, the last {found.last}")
+        what = "every tensor, " if found.every_tensor else ""
+        print(
+            f"equal: {what}loss, gradients, parameters, optimizer at {_steps(found.compared)}, the last {found.last}"
+        )
         return
     if found.first is None:
         print(f"step {found.step}: the recorded hashes differ, computed again every tensor is equal")
