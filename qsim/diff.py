@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from qsim.capture import Tensor
-from qsim.checkpoints import load_checkpoint
 from qsim.differences import TensorDifference, in_order, relative_distance
 from qsim.hashing import step_hashes, unstack
 from qsim.position import Position
@@ -41,8 +40,9 @@ class StepDifference:
 class Difference:
     """What ``diff`` found.
 
-    compared: last step of which hashes were compared, and how many steps had them.  step: the first that differs, 0
-    for the start, None where all are equal.  tensors: of that step, those that differ, in the order of computing.
+    compared, last: how many steps had hashes to compare, and the last of them.  step: the first that differs, 0
+    (or where a replay began) for the start, None where all are equal.  tensors: of that step, those that differ, in
+    the order of computing.
     growth: from that step on.  unreproduced: runs whose recorded hashes of that step are not what their arithmetic
     gives here.  apart: what was asked of the two runs that is not the same.  every_tensor: whether all were compared.
     by_hashes: whether a recorded hash differs.
@@ -160,15 +160,16 @@ class _Finding:
 
     def first(self) -> tuple[int | None, list[TensorDifference]]:
         """The first step that differs, with its tensors."""
+        begun = max(rerun.run.first for rerun in self.again)
+        self.positions = [rerun.at(begun) for rerun in self.again]
         start = self._of_the_start()
         if start:
-            self.positions = [rerun.at(0) for rerun in self.again]
-            return 0, start
+            return begun, start
         unequal = [step for step, same in self.shared.items() if not same]
         if not unequal and not self.every_tensor:
             return None, []
         last = min(unequal, default=max(self.shared))
-        equal = max((step for step in self.shared if step < last), default=0) if unequal else 0
+        equal = max((step for step in self.shared if step < last), default=begun) if unequal else begun
         self.positions = [rerun.at(equal) for rerun in self.again]
         for step in range(equal + 1, last + 1):
             tensors = self._captured(step)
@@ -177,9 +178,9 @@ class _Finding:
         return (last if unequal else None), []  # where they differ, ``unreproduced`` says whose are wrong
 
     def _of_the_start(self) -> list[TensorDifference]:
-        """Of the parameters before the first step."""
-        states = [load_checkpoint(rerun.run.path, 0).state["parameters"] for rerun in self.again]
-        return list(in_order(*(_named("parameters", unstack(state)) for state in states)))
+        """Of the parameters before the first step that both have."""
+        states = [unstack(position.state["parameters"]) for position in self.positions]
+        return list(in_order(*(_named("parameters", state) for state in states)))
 
     def _captured(self, step: int) -> list[TensorDifference]:
         """What differs in a step, which both positions come after; where that is nothing they stay equal."""

@@ -43,9 +43,9 @@ class Inputs:
     keys: dict[str, np.ndarray] | None
 
 
-def start(config: RunConfig, policy: Arithmetic, parameters: dict[str, np.ndarray] | None) -> Position:
-    """Step 0: given or drawn parameters, moments at zero, the policy's first loss scale."""
-    first = parameters if parameters is not None else initial_parameters(config.model, config.seed)
+def start(config: RunConfig, policy: Arithmetic) -> Position:
+    """Step 0: parameters drawn from the seed, moments at zero, the policy's first loss scale."""
+    first = initial_parameters(config.model, config.seed)
     zeros = {name: np.zeros_like(w) for name, w in first.items()}
     state = {"parameters": first, "first": zeros, "second": dict(zeros)}
     return Position(0, 0, ScaleState.start(policy.loss_scaling), state)

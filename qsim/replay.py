@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from qsim.checkpoints import load_checkpoint
-from qsim.config import RunConfig
-from qsim.data import load_data, reference_data
+from qsim.config import ConfigError, RunConfig
+from qsim.data import Corpus, load_data, reference_data
 from qsim.devices import find_devices
 from qsim.faults import Fault, check_faults
-from qsim.hashing import tree_hash
 from qsim.mesh import Mesh
+from qsim.optimizer import ScaleState
 from qsim.policy import Arithmetic
 from qsim.progress import Progress, silent
-from qsim.runs import RunError, RunFolder
+from qsim.rerun import Rerun
+from qsim.runs import RunError, RunFolder, identity, require_new
 from qsim.training import train
 
 
@@ -27,44 +25,58 @@ def replay(
     out: Path,
     *,
     executor: str | None = None,
+    first: int | None = None,
     steps: int | None = None,
     data: Path | None = None,
+    corpus: Corpus | None = None,
     progress: Callable[..., Progress] = silent,
     mesh: Mesh | None = None,
     faults: Sequence[Fault] = (),
 ) -> RunFolder:
     """Run a recorded run again under another policy, freely: from its first weights, each step from the last.
 
-    executor: that of the parent unless given.  steps: only the first so many.  data: where its tokens now lie.
+    executor: that of the parent unless given.  first: from the state the parent had after so many steps, moments and
+    all, where it began unless given; the loss scale is the parent's where both scale alike.  steps: only so
+    many from there.  data: where its tokens now lie; corpus: the tokens themselves, where they are read already.
     mesh: as in ``train``, of this process alone.  faults: planted in the replay.
     Writes a run folder that names its parent, and refuses tokens whose hash differs from the recorded one.
     """
-    corpus = load_data(parent.path, data)
-    start = load_checkpoint(parent.path, 0).state["parameters"]
+    corpus = load_data(parent.path, data) if corpus is None else corpus
+    first = parent.first if first is None else first
     config = parent.config
-    if steps is not None:
-        config = _first_steps(config, steps)
+    if first or steps is not None:
+        config = _cut(config, last_step(parent, first, steps))
     executor = executor or parent.executor
     find_devices(config, policy, executor, mesh)  # refused before anything is written
     check_faults(faults, config, policy, 1 if mesh is None else mesh.count)
-    run = RunFolder.create(out, config, policy, executor, _identity(parent, out, start), mesh, faults)
+    require_new(out)
+    position = Rerun(parent, data=data).at(first)
+    if first == 0 or parent.policy.loss_scaling != policy.loss_scaling:
+        position.scale = ScaleState.start(policy.loss_scaling)
+    named = identity(parent, out, position.state["parameters"]) | ({"from": first} if first else {})
+    run = RunFolder.create(out, config, policy, executor, named, mesh, faults)
     reference_data(run.path, corpus, parent.path)
-    return train(run, corpus, parameters=start, progress=progress, mesh=mesh)
+    return train(run, corpus, begin=position, progress=progress, mesh=mesh)
 
 
-def _first_steps(config: RunConfig, steps: int) -> RunConfig:
+def last_step(parent: RunFolder, first: int, steps: int | None) -> int:
+    """The last of so many steps after ``first``.  RunError where the run does not have them."""
+    total = parent.config.steps
+    if not 0 <= first < total:
+        raise RunError(f"--from is {first}; the run has steps 1 to {total}, so give 0 to {total - 1}")
+    last = total if steps is None else first + steps
+    if last > total:
+        after = f" after step {first}" if first else ""
+        raise RunError(f"the run has {total - first} steps{after}, so {steps} cannot be replayed; leave out --steps")
+    if last <= first:
+        raise ConfigError(f"steps is {steps}; it must be at least 1")
+    return last
+
+
+def _cut(config: RunConfig, last: int) -> RunConfig:
     """The configuration cut to its first steps, the learning rate of each as it was."""
-    if steps > config.steps:
-        raise RunError(f"the run has {config.steps} steps, so {steps} cannot be replayed; leave out --steps")
-    last = config.optimizer.decay_steps or config.steps
-    optimizer = dataclasses.replace(config.optimizer, decay_steps=last)
-    return dataclasses.replace(config, steps=steps, optimizer=optimizer)
-
-
-def _identity(parent: RunFolder, out: Path, start: dict[str, Any]) -> dict[str, Any]:
-    """How a replay names the run it repeats: relative path, hash of its first weights, policy."""
-    where = os.path.relpath(parent.path.resolve(), out.resolve())
-    return {"path": Path(where).as_posix(), "hash": tree_hash(start), "policy": parent.policy.name}
+    decay = config.optimizer.decay_steps or config.steps
+    return dataclasses.replace(config, steps=last, optimizer=dataclasses.replace(config.optimizer, decay_steps=decay))
 
 
 def resume(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from qsim.capture import Tensor, TensorRecorder, results_of, tensors_of
 from qsim.checkpoints import load_checkpoint, saved_steps
 from qsim.data import load_data
-from qsim.faults import check_faults
+from qsim.faults import Fault, check_faults
 from qsim.policy import Arithmetic
 from qsim.position import Inputs, Position, advance, batch_of, inputs_of
 from qsim.runs import RunError, RunFolder
@@ -36,12 +37,10 @@ class Rerun:
     def _plain(self) -> Step:
         return Step(self.config, self.policy, self.executor)
 
-    def step(self, number: int, recorder: Any = None) -> Step:
+    def step(self, number: int) -> Step:
         """What computes a step, with the faults that were planted in it."""
         planted = [fault for fault in self.faults if fault.step == number]
-        if planted or recorder is not None:
-            return Step(self.config, self.policy, self.executor, recorder, faults=planted)
-        return self._plain
+        return Step(self.config, self.policy, self.executor, faults=planted) if planted else self._plain
 
     def inputs(self, position: Position, policy: Arithmetic | None = None) -> Inputs:
         """Of the step after a position, under the run's policy or another."""
@@ -67,13 +66,22 @@ class Rerun:
         return advance(position, self.policy, self.step(position.step + 1), self.inputs(position))
 
     def captured(self, position: Position) -> list[Tensor]:
-        """One step on; every tensor of it, in the order of computing."""
-        made: list[TensorRecorder] = []
+        """One step on; every tensor of it, in the order of computing, results last."""
+        tensors, results = capture_step(self, self.policy, position, self.faults)
+        return tensors + results_of(results, position.state)
 
-        def recorder() -> Recorder:
-            made.append(TensorRecorder())
-            return made[-1]
 
-        step = self.step(position.step + 1, recorder)
-        results = advance(position, self.policy, step, self.inputs(position))
-        return tensors_of(made[-1], results["records"], step.formats) + results_of(results, position.state)
+def capture_step(
+    again: Rerun, policy: Arithmetic, position: Position, faults: Sequence[Fault]
+) -> tuple[list[Tensor], dict[str, Any]]:
+    """One step on under a policy, from a position of a recorded run: every tensor that it rounds, and its results."""
+    made: list[TensorRecorder] = []
+
+    def recorder() -> Recorder:
+        made.append(TensorRecorder())
+        return made[-1]
+
+    planted = [fault for fault in faults if fault.step == position.step + 1]
+    step = Step(again.config, policy, again.executor, recorder, faults=planted)
+    results = advance(position, policy, step, again.inputs(position, policy))
+    return tensors_of(made[-1], results["records"], step.formats), results

@@ -18,6 +18,7 @@ from qsim import strict_json
 from qsim.atomic import append_line, remove_leftovers, sync_file, write_atomically
 from qsim.config import RunConfig
 from qsim.faults import Fault, parse_fault
+from qsim.hashing import tree_hash
 from qsim.mesh import Mesh
 from qsim.policy import Arithmetic
 
@@ -48,8 +49,12 @@ class RunFolder:
         parent: dict[str, Any] | None = None,
         mesh: Mesh | None = None,
         faults: Sequence[Fault] = (),
+        mode: str | None = None,
     ) -> RunFolder:
-        """A new run folder; RunError where anything is there already."""
+        """A new run folder; RunError where anything is there already.
+
+        mode: of a replay that is no run of its own, such as ``shadow``.
+        """
         require_new(path)
         path.mkdir(parents=True, exist_ok=True)
         run = cls(path)
@@ -61,6 +66,8 @@ class RunFolder:
             record["hashes"] = "none promised"
         if faults:
             record["faults"] = list(map(str, faults))
+        if mode is not None:
+            record["mode"] = mode
         run.write_json("environment.json", environment() | ({"mesh": str(mesh)} if mesh else {}))
         run.write_json("config.json", record)
         return run
@@ -94,6 +101,11 @@ class RunFolder:
     @property
     def executor(self) -> str:
         return self.record()["executor"]
+
+    @property
+    def first(self) -> int:
+        """The step after which it begins: 0, but for a replay from a later one."""
+        return (self.record().get("parent") or {}).get("from", 0)
 
     @property
     def faults(self) -> list[Fault]:
@@ -191,6 +203,12 @@ class FollowedRun(RunFolder):
 
     def cut_after(self, step: int) -> None:
         pass
+
+
+def identity(parent: RunFolder, out: Path, first: dict[str, Any]) -> dict[str, Any]:
+    """How a replay in ``out`` names the run it repeats: relative path, hash of its first weights, policy."""
+    where = os.path.relpath(parent.path.resolve(), out.resolve())
+    return {"path": Path(where).as_posix(), "hash": tree_hash(first), "policy": parent.policy.name}
 
 
 def require_new(path: Path) -> None:

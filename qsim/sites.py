@@ -106,6 +106,8 @@ class Calculator:
     ``shards``: which part of a computation over several devices this is.  ``faults``: those of the step computed.
     """
 
+    site_type: type[Site] = Site
+
     def __init__(
         self,
         policy: Arithmetic,
@@ -137,7 +139,7 @@ class Calculator:
     def at(self, site: str, direction: Pass) -> Site:
         key = (self._layer, site, direction)
         if key not in self._sites:
-            self._sites[key] = Site(self, site, direction, self.policy.site(site, direction, self._layer))
+            self._sites[key] = self.site_type(self, site, direction, self.policy.site(site, direction, self._layer))
         return self._sites[key]
 
     def planted(self, key: str, x: Array, fmt: Format) -> Array:

@@ -39,14 +39,14 @@ def train(
     run: RunFolder,
     corpus: Corpus,
     *,
-    parameters: dict[str, np.ndarray] | None = None,
+    begin: Position | None = None,
     resume: bool = False,
     progress: Callable[..., Progress] = silent,
     mesh: Mesh | None = None,
 ) -> RunFolder:
     """Carry a run to its last step.
 
-    parameters: where it starts, drawn from the seed unless given.  resume: go on from the last whole checkpoint.
+    begin: where it starts, drawn from the seed unless given.  resume: go on from the last whole checkpoint.
     mesh: devices to compute on, one unless given; no hash depends on it.  Of several processes all call this, and
     the first writes the folder.
     Errors: DataError for a corpus that is too short, RunError for a run that cannot be resumed, ConfigError for a
@@ -67,7 +67,7 @@ def train(
     if not devices.writes:
         run, progress = FollowedRun(run.path, config, policy, executor), silent
     loop = _Loop(run, config, policy, executor, corpus, devices, faults)
-    position = loop.resume() if resume else start(config, policy, parameters)
+    position = loop.resume() if resume else begin or start(config, policy)
     if not resume:
         loop.checkpoint(position)
     with graceful() as stop, progress(policy.name, position.step, config.steps) as bar:

@@ -18,7 +18,6 @@ from qsim.bench.measurement import Comparison, Contender, Timing, measure, secon
 from qsim.bench.plain_step import PlainStep, forget_compiled
 from qsim.config import RunConfig
 from qsim.loss_scales import needed_scales
-from qsim.model import initial_parameters
 from qsim.policy import Arithmetic, parse_policy
 from qsim.position import AnyStep, advance, inputs_of, start
 from qsim.sites import Recorder
@@ -107,7 +106,7 @@ class Training:
         self.config, self.policy, self.step = config, policy, step
         shape = (2, config.data.batch_size, config.model.length)
         self.tokens = tuple(np.random.default_rng(0).integers(0, config.model.vocabulary, shape, np.int32))
-        self.position = start(config, policy, initial_parameters(config.model, config.seed))
+        self.position = start(config, policy)
         self.losses: list[float] = []
 
     def __call__(self) -> None:

@@ -1,4 +1,4 @@
-"""``qsim demo | train | replay | verify | report``: what makes, repeats and shows runs."""
+"""``qsim demo | train | verify | report``: what makes, checks and shows runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from qsim.commands.options import (
     add_inject,
     add_mesh_options,
     add_process_options,
-    add_rule,
     add_run_options,
     asked_faults,
     asked_mesh,
@@ -42,25 +41,11 @@ def add(command: AddCommand) -> None:
     add_mesh_options(train)
     add_process_options(train)
     add_inject(train)
-    _add_replay(command("replay", _replay, "run a recorded run again under other arithmetic"))
     _add_verify(command("verify", _verify, "run a recorded run again and compare every hash"))
     report = command("report", _report, "write report.html for a run and its replays")
     report.add_argument("base", type=Path, metavar="RUN")
     report.add_argument("replays", type=Path, nargs="*", metavar="REPLAY")
     report.add_argument("--out", type=Path, default=Path("report.html"), help="the page to write")
-
-
-def _add_replay(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("base", type=Path, metavar="RUN")
-    parser.add_argument("--as", dest="policies", action="append", required=True, metavar="POLICY")
-    add_rule(parser)
-    parser.add_argument("--executor", choices=BACKENDS, help="default: that of RUN")
-    parser.add_argument("--steps", type=int, help="only the first so many steps")
-    parser.add_argument("--out", type=Path, required=True, help="folder for one run folder a policy")
-    parser.add_argument("--data", type=Path, help="where the tokens of RUN now lie")
-    parser.add_argument("--resume", action="store_true", help="go on with interrupted replays")
-    add_mesh_options(parser)
-    add_inject(parser)
 
 
 def _add_verify(parser: argparse.ArgumentParser) -> None:
@@ -71,7 +56,8 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
     add_mesh_options(parser)
 
 
-def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
+def print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
+    """What ``qsim.summary`` says of runs."""
     if as_json:
         print(strict_json.dumps(rows, indent=1))
         return
@@ -117,7 +103,7 @@ def _train(arguments: Arguments) -> int:
             run = _trained(arguments, mesh)
         if not leads:
             return 0
-    _print_rows(summarise(run.path, []), arguments.json)
+    print_rows(summarise(run.path, []), arguments.json)
     return 0
 
 
@@ -144,41 +130,6 @@ def _trained(arguments: Arguments, mesh: Mesh | None) -> RunFolder:
         mesh=mesh,
         faults=asked_faults(arguments),
     )
-
-
-def _replay(arguments: Arguments) -> int:
-    from qsim import progress
-    from qsim.policy import parse_policy
-    from qsim.replay import replay, resume
-    from qsim.runs import RunFolder, require_new
-    from qsim.summary import summarise
-
-    mesh = asked_mesh(arguments)
-    base = RunFolder.open(arguments.base)
-    depth = base.config.model.layers
-    policies = [ruled(parse_policy(name), arguments.rules, depth) for name in dict.fromkeys(arguments.policies)]
-    folders = {policy.name: arguments.out / policy.name for policy in policies}
-    begun = {name for name, folder in folders.items() if (folder / "config.json").is_file()}
-    for name, folder in folders.items():
-        if not (arguments.resume and name in begun):
-            require_new(folder)
-    for policy in policies:
-        if arguments.resume and policy.name in begun:
-            resume(RunFolder.open(folders[policy.name]), data=arguments.data, progress=progress.shown, mesh=mesh)
-            continue
-        replay(
-            base,
-            policy,
-            folders[policy.name],
-            executor=arguments.executor,
-            steps=arguments.steps,
-            data=arguments.data,
-            progress=progress.shown,
-            mesh=mesh,
-            faults=asked_faults(arguments),
-        )
-    _print_rows(summarise(base.path, list(folders.values())), arguments.json)
-    return 0
 
 
 def _verify(arguments: Arguments) -> int:
@@ -240,7 +191,7 @@ def _demo(arguments: Arguments) -> int:
     if arguments.json:
         print(strict_json.dumps({"runs": rows, "report": str(report)}, indent=1))
         return 0
-    _print_rows(rows, False)
+    print_rows(rows, False)
     print_quantization(base.path)
     print(f"\nthe same run, four ways, and what broke: {report}")
     return 0
