@@ -16,6 +16,7 @@ import numpy as np
 from qsim.capture import Tensor
 from qsim.differences import TensorDifference, in_order, relative_distance
 from qsim.hashing import step_hashes, unstack
+from qsim.outcome import as_vector
 from qsim.position import Position
 from qsim.report.recorded import HASHED
 from qsim.rerun import Rerun
@@ -216,7 +217,7 @@ class _Finding:
             losses = [float(one["loss"]) for one in results]
 
     def _row(self, losses: Sequence[float]) -> StepDifference:
-        a, b = (_vector(position.state["parameters"]) for position in self.positions)
+        a, b = (as_vector(position.state["parameters"]) for position in self.positions)
         different = int(np.count_nonzero(a.view(np.uint32) != b.view(np.uint32)))
         return StepDifference(
             step=self.positions[0].step,
@@ -230,10 +231,6 @@ class _Finding:
 
 def _recorded_loss(run: RunFolder, step: int) -> float:
     return next((float(row["loss"]) for row in run.rows("metrics.jsonl") if row["step"] == step), float("nan"))
-
-
-def _vector(tree: dict[str, Any]) -> np.ndarray:
-    return np.concatenate([np.asarray(tree[name], np.float32).reshape(-1) for name in sorted(tree)])
 
 
 def _named(part: str, flat: dict[str, np.ndarray]) -> list[Tensor]:

@@ -51,7 +51,7 @@ class Rerun:
         """The last checkpoint at or before a step.  RunError where there is none."""
         steps = [saved for saved in saved_steps(self.run.path) if saved <= step]
         if not steps:
-            raise RunError(f"run {str(self.run.path)!r} has no checkpoint at or before step {step}; train it again")
+            raise RunError(f"run {str(self.run.path)!r} has no checkpoint of step {step} or before; train it again")
         return Position.of(load_checkpoint(self.run.path, steps[-1]))
 
     def at(self, step: int) -> Position:

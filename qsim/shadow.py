@@ -21,6 +21,7 @@ from qsim.differences import relative_distance
 from qsim.hashing import step_hashes
 from qsim.interruption import Interrupted, graceful
 from qsim.optimizer import ScaleState
+from qsim.outcome import Outcome
 from qsim.policy import Arithmetic
 from qsim.position import Position, advance
 from qsim.progress import Progress, silent
@@ -132,7 +133,7 @@ class _Walk:
         else:
             results = self.again.advance(position)
         self._check(number, results, position)
-        base = _Outcome(before.state, position.state, results)
+        base = Outcome(before.state, position.state, results)
         return [self._advance(one, before, base, tensors) for one in self.shadows][-1]
 
     def _check(self, number: int, results: dict[str, Any], position: Position) -> None:
@@ -143,7 +144,7 @@ class _Walk:
             where = f"step {number} of run {str(self.again.run.path)!r} is not what its arithmetic gives here"
             raise RunError(f"{where}; see qsim verify")
 
-    def _advance(self, one: _Shadow, before: Position, base: _Outcome, tensors: list[Tensor]) -> float:
+    def _advance(self, one: _Shadow, before: Position, base: Outcome, tensors: list[Tensor]) -> float:
         began = time.perf_counter()
         position, scale = one.position(before), one.scale.scale
         own: list[Tensor] = []
@@ -152,7 +153,7 @@ class _Walk:
         else:
             results = advance(position, one.policy, one.plain, self.again.inputs(position, one.policy))
         one.scale = position.scale
-        found = _Outcome(before.state, position.state, results)
+        found = Outcome(before.state, position.state, results)
         if tensors:
             self._write_statistics(one, position.step, own, tensors)
         one.run.append("hashes.jsonl", step_hashes(position.step, results, position.state))
@@ -164,21 +165,7 @@ class _Walk:
         one.run.write_statistics(step, sites, propagation=propagation(own, base))
 
 
-class _Outcome:
-    """What a step did: its loss, its gradients and changes of parameters as one vector each."""
-
-    def __init__(self, before: dict[str, Any], after: dict[str, Any], results: dict[str, Any]) -> None:
-        self.loss, self.finite = float(results["loss"]), bool(results["finite"])
-        self.norm = float(results["gradient_norm"])
-        self.gradients = _vector(results["gradients"])
-        self.change = _vector(after["parameters"]).astype(np.float64) - _vector(before["parameters"])
-
-
-def _vector(tree: dict[str, Any]) -> np.ndarray:
-    return np.concatenate([np.asarray(tree[name], np.float32).reshape(-1) for name in sorted(tree)])
-
-
-def _row(step: int, found: _Outcome, base: _Outcome, scale: float, seconds: float) -> dict[str, Any]:
+def _row(step: int, found: Outcome, base: Outcome, scale: float, seconds: float) -> dict[str, Any]:
     return {
         "step": step,
         "loss": found.loss,
