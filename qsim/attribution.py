@@ -26,7 +26,7 @@ from qsim.training import as_statistics
 from qsim.units import By, Unit, hybrid, parts, units
 
 Way = Literal["alone", "all but"]
-RESAMPLES, CONFIDENCE = 10_000, 0.95
+BATCHES, RESAMPLES, CONFIDENCE = 8, 10_000, 0.95
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,18 +93,20 @@ def attribute(
     other: Arithmetic,
     *,
     step: int = 0,
-    batches: int = 8,
+    batches: int | None = None,
     by: By = "site",
     stages: int = 5,
     progress: Callable[..., Progress] = silent,
 ) -> Attribution:
     """Costs of the difference between a recorded run's policy and another, at the weights after a step.
 
-    batches: of the steps after it, each taken from the same weights.  by: see ``qsim.units.units``.
+    batches: so many of the steps after it, each taken from the same weights; 8, or all there are, unless given.
+    by: see ``qsim.units.units``.
     stages: of so many of the costliest units, what each of their parts costs alone (``qsim.units.PARTS``).
     Errors: ConfigError where the policies do not differ, for no batches or more than there are steps left.
     """
-    trial = Trial(again, other, step, batches)
+    left = again.config.steps - step
+    trial = Trial(again, other, step, min(BATCHES, left) if batches is None else batches)
     found = units(again.policy, other, again.config.model.layers, by)
     if not found:
         raise ConfigError(f"policy {other.name} does nothing else than {again.policy.name}; name another --to")
@@ -124,7 +126,7 @@ def attribute(
         base=again.policy.name,
         other=other.name,
         step=step,
-        batches=batches,
+        batches=trial.batches,
         scale=trial.scale.scale,
         whole=whole,
         alone=tuple(alone),

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
 
-from qsim.attribution import attribute
+from qsim.attribution import Trial
 from qsim.config import ConfigError
 from qsim.optimizer import ScaleState
 from qsim.policy import Arithmetic
@@ -72,14 +72,14 @@ def minimal(
         raise ConfigError(f"policy {other.name} does nothing else than {again.policy.name}; name another --to")
     with progress("minimal", 0, runs) as bar:
         search = _Search(again, other, found, tolerance, (first, steps), bar)
-        return search.result(_costliest_first(again, other, found, first, by), runs)
+        return search.result(_costliest_first(again, other, found, first), runs)
 
 
-def _costliest_first(again: Rerun, other: Arithmetic, found: Sequence[Unit], first: int, by: By) -> list[Unit]:
-    """By what each costs alone, on as many batches as there are, at most four."""
-    batches = min(4, again.config.steps - first)
-    order = [cost.unit for cost in attribute(again, other, step=first, batches=batches, by=by, stages=0).alone]
-    return sorted(found, key=lambda unit: order.index(unit.name))
+def _costliest_first(again: Rerun, other: Arithmetic, found: Sequence[Unit], first: int) -> list[Unit]:
+    """By what each costs alone, on two batches where there are two."""
+    trial = Trial(again, other, first, min(2, again.config.steps - first))
+    size = {unit.name: trial.cost(unit.name, "alone", [unit]).size for unit in found}
+    return sorted(found, key=lambda unit: -size[unit.name])
 
 
 class _Search:

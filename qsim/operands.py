@@ -16,7 +16,6 @@ from qsim.arithmetic import Arithmetic
 from qsim.config import ConfigError
 from qsim.differences import relative_distance
 from qsim.faults import Fault
-from qsim.model import step_keys
 from qsim.policies import parse_policy
 from qsim.position import Position
 from qsim.rerun import Rerun
@@ -107,9 +106,7 @@ def captured(again: Rerun, position: Position, pattern: str = "*") -> list[Opera
     Domain: executors numpy and numba.  Errors: ConfigError where nothing matches.
     """
     if again.executor == "jax":
-        raise ConfigError(
-            "operands are captured on numpy or numba, where nothing is compiled; give one by --executor"
-        )
+        raise ConfigError("operands are captured on numpy or numba, not on jax; give one of them by --executor")
     planted = [fault for fault in again.faults if fault.step == position.step + 1]
     ar = _Keeping(again.policy, again.executor, faults=planted)
     inputs = again.inputs(position)
@@ -143,13 +140,14 @@ def parse_way(name: str, base: Arithmetic) -> Arithmetic:
     return parse_policy(name)
 
 
-def remultiplied(operands: Operands, policy: Arithmetic, again: Rerun, step: int) -> Remultiplied:
-    """The product of operands captured in a step of a recorded run, as a policy makes it there."""
-    ar = Calculator(policy, again.executor)
+def remultiplied(
+    operands: Operands, policy: Arithmetic, executor: str, keys: dict[str, np.ndarray] | None = None
+) -> Remultiplied:
+    """The product of captured operands as a policy makes it; keys: of its step (``qsim.model.step_keys``)."""
+    ar = Calculator(policy, executor)
     row = policy.site(operands.site, operands.direction, operands.layer)
     site = Site(ar, operands.site, operands.direction, row)
-    keys = step_keys(again.config.model, policy, again.config.seed, step) or {}
-    own = {name: key if key.ndim == 1 else key[operands.layer] for name, key in keys.items()}
+    own = {name: key if key.ndim == 1 else key[operands.layer] for name, key in (keys or {}).items()}
     ar.draw_from(own)
     rounded, events = _rounded(operands, row)
     product = np.asarray(site.matmul(rounded[0], rounded[1], own.get(f"{operands.site}.{operands.direction}")))

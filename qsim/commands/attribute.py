@@ -27,7 +27,7 @@ def add(command: AddCommand) -> None:
     add_rule(parser)
     parser.add_argument("--by", choices=get_args(By), default="site", help="what is swapped at a time (default site)")
     parser.add_argument("--from", dest="first", type=int, default=0, metavar="STEP", help="at the weights after it")
-    parser.add_argument("--batches", type=int, default=8, help="over which costs are averaged (default 8)")
+    parser.add_argument("--batches", type=int, help="over which costs are averaged (default 8, or what is left)")
     parser.add_argument("--parts", type=int, default=5, help="costliest units taken apart (default 5)")
     parser.add_argument("--minimal", action="store_true", help="the smallest set that must stay as it is")
     parser.add_argument(

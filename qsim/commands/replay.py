@@ -150,6 +150,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _operands(arguments: Arguments, base: RunFolder) -> int:
+    from qsim.model import step_keys
     from qsim.operands import captured, parse_way, remultiplied, save_operands
     from qsim.rerun import Rerun
     from qsim.runs import require_new
@@ -159,7 +160,9 @@ def _operands(arguments: Arguments, base: RunFolder) -> int:
     depth, step = base.config.model.layers, (arguments.first or 0) + 1
     ways = [ruled(parse_way(name, base.policy), arguments.rules, depth) for name in dict.fromkeys(arguments.policies)]
     products = captured(again, again.at(step - 1), arguments.sites)
-    rows = [remultiplied(one, way, again, step).as_json() for one in products for way in ways]
+    drawn = [step_keys(base.config.model, way, base.config.seed, step) for way in ways]
+    pairs = list(zip(ways, drawn, strict=True))
+    rows = [remultiplied(one, way, again.executor, keys).as_json() for one in products for way, keys in pairs]
     save_operands(arguments.out / f"step_{step}.safetensors", products)
     (arguments.out / f"step_{step}.json").write_text(strict_json.dumps(rows, indent=1) + "\n")
     if arguments.json:
