@@ -155,14 +155,11 @@ class _Walk:
         one.scale = position.scale
         found = Outcome(before.state, position.state, results)
         if tensors:
-            self._write_statistics(one, position.step, own, tensors)
+            apart = propagation(own, tensors, scale / before.scale.scale)
+            one.run.write_statistics(position.step, statistics_of(own), propagation=apart)
         one.run.append("hashes.jsonl", step_hashes(position.step, results, position.state))
         one.run.append("metrics.jsonl", _row(position.step, found, base, scale, time.perf_counter() - began))
         return float(results["loss"])
-
-    def _write_statistics(self, one: _Shadow, step: int, own: list[Tensor], base: list[Tensor]) -> None:
-        sites = statistics_of(own)
-        one.run.write_statistics(step, sites, propagation=propagation(own, base))
 
 
 def _row(step: int, found: Outcome, base: Outcome, scale: float, seconds: float) -> dict[str, Any]:

@@ -202,7 +202,7 @@ def _read_statistics(folder: Path) -> tuple[tuple[int, ...], tuple[Site, ...]]:
 
 
 def _sum_site(name: str, records: list[Mapping[str, Any]]) -> Site:
-    layer, site, kind = _parse_site(name)
+    layer, site, kind = parse_site(name)
     exponents: Counter[int] = Counter()
     for record in records:
         exponents.update({int(e): n for e, n in _mapping(record.get("exponents")).items()})
@@ -218,7 +218,7 @@ def _sum_site(name: str, records: list[Mapping[str, Any]]) -> Site:
     )
 
 
-def _parse_site(name: str) -> tuple[int | None, str, str]:
+def parse_site(name: str) -> tuple[int | None, str, str]:
     """layer.0.qkv.fprop -> (0, qkv, fprop); logits.fprop -> (None, logits, fprop)."""
     parts = name.split(".")
     layer = None
