@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,12 @@ class Binades:
         """How many x 2^scale, rounded to nearest even as if exponents had no end, exceed the largest finite value."""
         _require(fmt)
         fraction, exponent = _threshold(fmt)
-        return int(self.significands.sum()) - self._below(exponent - scale, fraction)
+        return self._cumulative[-1] - self._below(exponent - scale, fraction)
+
+    @cached_property
+    def _cumulative(self) -> list[int]:
+        """How many values lie before each cell of the table, row by row, and at the end."""
+        return [0, *np.cumsum(self.significands).tolist()]
 
     def _below(self, exponent: int, fraction: int) -> int:
         """How many magnitudes lie below (1 + fraction 2^-23) 2^exponent; the fraction is where a column begins."""
@@ -71,7 +77,7 @@ class Binades:
         if row < 0:
             return 0
         column = STARTS.index(fraction) if fraction < 1 << HIDDEN else COLUMNS
-        return int(self.significands[:row].sum() + self.significands[row : row + 1, :column].sum())
+        return self._cumulative[min(row * COLUMNS + column, len(self._cumulative) - 1)]
 
 
 def _require(fmt: Format, subnormals: Subnormals = "keep") -> None:
@@ -83,6 +89,7 @@ def _require(fmt: Format, subnormals: Subnormals = "keep") -> None:
         )
 
 
+@lru_cache(maxsize=256)
 def _threshold(fmt: Format) -> tuple[int, int]:
     """(f, e): what overflows lies at or above (1 + f 2^-23) 2^e."""
     significand, exponent, tie_stays = overflow_threshold(fmt)
