@@ -145,6 +145,7 @@ class Site:
 
     def output(self, x: Array) -> Array:
         """x rounded once to the site's format, and recorded."""
+        x = x if self._calculator.recorder is None else self._backend.computed_once(x)
         return self._recorded(x, self._planted(self._rounded(x)))
 
     def _rounded(self, x: Array) -> Array:

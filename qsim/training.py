@@ -179,17 +179,11 @@ class _Loop:
         return Step(self.config, self.policy, self.executor, recorder, self.devices, planted)
 
     def _write_statistics(self, step: int, counting: Step, results: dict[str, Any], update: Update) -> None:
-        gradients, before = self.devices.on_host(results["gradients"]), self.devices.on_host(update.before)
-        update = replace(update, before=before, after=self._on_host(update.after))
-        if not self.devices.writes:
-            return
-        self.run.write_statistics(
-            step,
-            as_statistics(results["records"], counting.formats),
-            scales=needed_scales(self.policy, gradients),
-            swallowed=swallowed(self.policy, self.config.optimizer, update) if results["finite"] else None,
-            what_if=what_if(gradients),
-        )
+        before, after = self.devices.on_host(update.before), self._on_host(update.after)
+        results = results | {"gradients": self.devices.on_host(results["gradients"])}
+        if self.devices.writes:
+            sites, more = step_statistics(counting, results, replace(update, before=before, after=after))
+            self.run.write_statistics(step, sites, **more)
 
     def _write_hashes(self, step: int, results: dict[str, Any], state: State) -> None:
         gradients = self.devices.on_host(results["gradients"])
@@ -245,11 +239,27 @@ def _due(every: int, step: int) -> bool:
     return every > 0 and step % every == 0
 
 
+def step_statistics(
+    counting: Step, results: dict[str, Any], update: Update
+) -> tuple[dict[str, Statistics], dict[str, Any]]:
+    """What a run keeps of a step that counted: statistics by site, and the rest by its key in the file.
+
+    results: of the step, its gradients on the host; update: host arrays.
+    """
+    policy, gradients = counting.policy, results["gradients"]
+    more = {
+        "scales": needed_scales(policy, gradients),
+        "swallowed": swallowed(policy, counting.config.optimizer, update) if results["finite"] else None,
+        "what_if": what_if(gradients),
+    }
+    return as_statistics(results["records"], counting.formats), more
+
+
 def as_statistics(records: dict[str, Any], formats: dict[str, Format]) -> dict[str, Statistics]:
     """A recorder's arrays as ``Statistics`` by site."""
     return {
-        key: Statistics.from_counts(formats[key], int(total), counts, exponents)
-        for key, (total, counts, exponents) in records.items()
+        key: Statistics.from_counts(formats[key], int(total), counts, significands)
+        for key, (total, counts, significands) in records.items()
     }
 
 

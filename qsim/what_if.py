@@ -18,7 +18,7 @@ def what_if(gradients: dict[str, Any]) -> dict[str, dict[str, Any]]:
     ``formats`` holds for each of ``FORMATS`` ``underflowed`` and ``overflowed``: {k: how many values of g 2^k would
     be, rounded to nearest even}, k in ``SCALES``, where there is one.  gradients: host arrays, unscaled.
     """
-    return {name: _as_json(Binades.of(g, FORMATS), int(g.size)) for name, g in sorted(unstack(gradients).items())}
+    return {name: _as_json(Binades.of(g), int(g.size)) for name, g in sorted(unstack(gradients).items())}
 
 
 def _as_json(binades: Binades, count: int) -> dict[str, Any]:

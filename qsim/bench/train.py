@@ -17,12 +17,12 @@ from qsim.bench.gemm import PAUSE
 from qsim.bench.measurement import Comparison, Contender, Timing, measure, seconds
 from qsim.bench.plain_step import PlainStep, forget_compiled
 from qsim.config import RunConfig
-from qsim.loss_scales import needed_scales
 from qsim.policy import Arithmetic, parse_policy
-from qsim.position import AnyStep, advance, inputs_of, start
+from qsim.position import AnyStep, State, advance, inputs_of, start
 from qsim.sites import Recorder
 from qsim.step import Step
-from qsim.training import as_statistics
+from qsim.swallowed import Update
+from qsim.training import step_statistics
 
 PLAIN, UNROLLED = "plain float32", "plain float32, unrolled"
 ON_JAX, UNCOUNTED = "same policy on JAX", "step that does not count"
@@ -129,11 +129,13 @@ def _counting(config: RunConfig, entry: Entry) -> Training:
     return Training(config, entry.arithmetic, partial(_counted, step))
 
 
-def _counted(step: Step, *inputs: Any) -> tuple[Any, dict[str, Any]]:
-    state, results = step(*inputs)
-    needed_scales(step.policy, step.devices.on_host(results["gradients"]))
-    as_statistics(results["records"], step.formats)
-    return state, results
+def _counted(step: Step, state: State, tokens: Any, scalars: Any, keys: Any) -> tuple[State, dict[str, Any]]:
+    new, results = step(state, tokens, scalars, keys)
+    on_host = step.devices.on_host
+    after = {part: on_host(tree) for part, tree in new.items()}
+    update = Update(before=on_host(state["parameters"]), after=after, scalars=scalars, keys=keys)
+    step_statistics(step, results | {"gradients": on_host(results["gradients"])}, update)
+    return new, results
 
 
 def step_rows(config: RunConfig, *, chosen: Sequence[Entry], steps: int) -> list[Row]:
