@@ -29,6 +29,7 @@ class Binades:
     A power of two times x has the significand of x, so the table tells for any scale how many values overflow, and
     how many become zero: all below half of the smallest subnormal, and half itself, a tie whose even neighbour is
     zero.  Exponents alone would not: 65519 and 65520 share theirs, and so do 2^-25 and 1.5 2^-25.
+    Scales: one, or an array of them, of which the counts have the shape.
     Domain: signed floating-point formats with a zero and 1 ... 10 significand bits; FP32, but for flushing.
     Errors: ValueError for another format.
     """
@@ -51,7 +52,7 @@ class Binades:
         """(277,), the powers of two among them."""
         return self.significands[:, 0]
 
-    def underflowed(self, fmt: Format, scale: int, subnormals: Subnormals = "keep") -> int:
+    def underflowed(self, fmt: Format, scale: Any, subnormals: Subnormals = "keep") -> Any:
         """How many x 2^scale, rounded to nearest even, are zero; ``flush``: where subnormal results are."""
         _require(fmt, subnormals)
         if subnormals == "flush":  # rounded first: from half a quantum below the smallest normal value on it is that
@@ -60,24 +61,23 @@ class Binades:
         smallest = fmt.min_subnormal_exponent if fmt.subnormals else fmt.min_normal_exponent
         return self._below(smallest - 1 - scale, 1)
 
-    def overflowed(self, fmt: Format, scale: int) -> int:
+    def overflowed(self, fmt: Format, scale: Any) -> Any:
         """How many x 2^scale, rounded to nearest even as if exponents had no end, exceed the largest finite value."""
         _require(fmt)
         fraction, exponent = _threshold(fmt)
         return self._cumulative[-1] - self._below(exponent - scale, fraction)
 
     @cached_property
-    def _cumulative(self) -> list[int]:
+    def _cumulative(self) -> np.ndarray:
         """How many values lie before each cell of the table, row by row, and at the end."""
-        return [0, *np.cumsum(self.significands).tolist()]
+        return np.concatenate([[0], np.cumsum(self.significands)])
 
-    def _below(self, exponent: int, fraction: int) -> int:
+    def _below(self, exponent: Any, fraction: int) -> Any:
         """How many magnitudes lie below (1 + fraction 2^-23) 2^exponent; the fraction is where a column begins."""
-        row = exponent - LOWEST_EXPONENT
-        if row < 0:
-            return 0
         column = STARTS.index(fraction) if fraction < 1 << HIDDEN else COLUMNS
-        return self._cumulative[min(row * COLUMNS + column, len(self._cumulative) - 1)]
+        row = np.asarray(exponent) - LOWEST_EXPONENT
+        cell = np.where(row < 0, 0, row * COLUMNS + column)
+        return self._cumulative[np.minimum(cell, len(self._cumulative) - 1)]
 
 
 def _require(fmt: Format, subnormals: Subnormals = "keep") -> None:

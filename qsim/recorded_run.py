@@ -68,7 +68,7 @@ class RecordedRun:
 
     @property
     def metrics(self) -> DataFrame:
-        """metrics.jsonl by step: loss, gradient_norm, loss_scale, skipped, validation_loss (at the last) and others."""
+        """metrics.jsonl by step: loss, gradient_norm, loss_scale, skipped and others; validation_loss at the end."""
         return self._by_step("metrics.jsonl")
 
     @property

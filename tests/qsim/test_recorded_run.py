@@ -107,4 +107,4 @@ def test_what_is_no_run(tmp_path: Path) -> None:
         qsim.load_run(tmp_path / "nothing")
     assert_sentence(error.value, "nothing", "train wrote")
     with pytest.raises(AttributeError):
-        qsim.load_everything  # noqa: B018
+        qsim.load_everything
