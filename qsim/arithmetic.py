@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from qsim.site_policy import QUANTIZED_SITES, SITES, GradientRounding, Pass, SitePolicy
-from qsim.stages import FLOAT32, NO_SCALING, STAGES, LossScaling, Stage, Stages, WriteBack
+from qsim.stages import FLOAT32, FLOAT64, NO_SCALING, STAGES, LossScaling, Stage, Stages, WriteBack
 
 LayerRow = tuple[int, str, Pass, SitePolicy]
 
@@ -39,6 +39,10 @@ class Arithmetic:
                 )
             if row.gradient_inputs is not None and site not in (*QUANTIZED_SITES, "logits"):
                 raise ValueError(f"{place} of policy {self.name} is no linear layer; leave out gradient_inputs")
+        if self.identity and not self._is_all_float64():
+            raise ValueError(
+                f"policy {self.name} mixes fp64 with other arithmetic; fp64 is float64 throughout or nowhere"
+            )
         if self.stages.write_back.rounding == "stochastic" and self.has_master:
             raise ValueError(
                 f"policy {self.name} keeps a master copy in {self.stages.master.format}, from which parameters are "
@@ -51,6 +55,16 @@ class Arithmetic:
             yield f"{site}.{direction}", site, direction, row
         for layer, site, direction, row in self.layers:
             yield f"layer.{layer}.{site}.{direction}", site, direction, row
+
+    @cached_property
+    def identity(self) -> bool:
+        """Whether nothing is rounded: float64 throughout, on NumPy alone."""
+        stages = [row["format"] for row in map(self._stage_row, STAGES)]
+        return "fp64" in stages or any("fp64" in row.formats for *_, row in self._rows())
+
+    def _is_all_float64(self) -> bool:
+        rows = all(row in _IDENTITY for *_, row in self._rows())
+        return rows and self.stages == FLOAT64 and self.parameters == "fp64" and self.loss_scaling == NO_SCALING
 
     @property
     def has_master(self) -> bool:
@@ -167,6 +181,8 @@ class Arithmetic:
         return dataclasses.replace(moved, name=name or moved.name, loss_scaling=scaling)
 
 
+_FP64 = SitePolicy(inputs="fp64", output="fp64", inner="fp64", sums="fp64")
+_IDENTITY = (_FP64, dataclasses.replace(_FP64, accumulator="native"))
 _SINCE: dict[str, Any] = {
     "gradient_rounding": "nearest_even",
     "gradient_inputs": None,

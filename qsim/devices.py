@@ -14,6 +14,7 @@ from qsim.mesh import Mesh
 from qsim.model import parameter_shapes
 from qsim.policy import Arithmetic
 from qsim.sharding import DATA, MODEL, Layout, Shards
+from qsim.sites import refuse_identity
 
 Array = Any
 # State: parameters and moments by name.  Batch: arrays of rows.  Same: whatever every device holds whole.
@@ -94,6 +95,10 @@ def find_devices(config: RunConfig, policy: Arithmetic, executor: str, mesh: Mes
 
     Errors: ConfigError where the mesh does not fit the run, or there are no such devices.
     """
+    try:
+        refuse_identity(policy, executor)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     if mesh is None or mesh.count == 1:
         return OneDevice(executor)
     check_mesh(config, policy, executor, mesh)

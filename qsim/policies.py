@@ -11,7 +11,7 @@ from precision.formats import Format, parse_format
 from precision.rounding_modes import Mode
 from qsim.arithmetic import Arithmetic
 from qsim.site_policy import GEMM_SITES, PASSES, QUANTIZED_SITES, SITES, Pass, SitePolicy
-from qsim.stages import NO_SCALING, LossScaling, Stage, Stages, WriteBack
+from qsim.stages import FLOAT64, NO_SCALING, LossScaling, Stage, Stages, WriteBack
 
 NORMS = ("layernorm_1", "layernorm_2", "layernorm_final")
 
@@ -122,6 +122,18 @@ def _jmp_half() -> Arithmetic:
     return dataclasses.replace(policy, loss_scaling=_JMP_SCALING)
 
 
+def _float64() -> Arithmetic:
+    """No rounding: what tests and losses are held against; NumPy alone, sums in NumPy's order, no hash promised.
+
+    A run keeps and hashes float64; its learning rate and bias corrections are the float32 numbers of every policy.
+    Nothing is counted, so it writes no statistics.
+    """
+    row = SitePolicy(inputs="fp64", output="fp64", inner="fp64", sums="fp64")
+    product = dataclasses.replace(row, accumulator="native")
+    rows = tuple((site, p, product if site in GEMM_SITES else row) for site in SITES for p in PASSES)
+    return Arithmetic(name="fp64", sites=rows, parameters="fp64", stages=FLOAT64)
+
+
 POLICIES: dict[str, Arithmetic] = {
     policy.name: policy
     for policy in (
@@ -150,6 +162,7 @@ POLICIES: dict[str, Arithmetic] = {
         _torch_amp("torch-amp-bf16", "bf16", NO_SCALING),
         _megatron(),
         _jmp_half(),
+        _float64(),
     )
 }
 _BASES = ("bf16", "fp16", "tf32")

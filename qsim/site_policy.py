@@ -76,7 +76,7 @@ class SitePolicy:
     subnormals: Subnormals = "keep"
 
     def __post_init__(self) -> None:
-        for name in (self.inputs, self.output, self.inner, self.sums, self.gradient_inputs or self.inputs):
+        for name in self.formats:
             parse_format(name)
         if self.accumulator is not None:
             parse_accumulator(self.accumulator)
@@ -91,6 +91,11 @@ class SitePolicy:
             )
         if self.scaling == "tensor" and parse_format(self.output).bits > 16:
             raise ValueError(f"a scaled product is rounded to at most 16 bits, not to {self.output}; choose bf16")
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Every format by name: operands, inner arithmetic, sums, output."""
+        return self.inputs, self.gradient_inputs or self.inputs, self.inner, self.sums, self.output
 
     def operands(self, direction: Pass) -> tuple[str, str]:
         """Formats of both operands: the gradient is the first one in dgrad, the second in wgrad."""

@@ -74,4 +74,6 @@ class LossScaling:
 
 
 FLOAT32 = Stages()
+_FLOAT64 = Stage(format="fp64")
+FLOAT64 = Stages(gradient_reduction=_FLOAT64, unscale_clip=_FLOAT64, moments=_FLOAT64, master=_FLOAT64)
 NO_SCALING = LossScaling()

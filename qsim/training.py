@@ -144,6 +144,7 @@ class _Loop:
         began = time.perf_counter()
         every = config.record.statistics_every
         counts = _due(every, number) or (every > 0 and number in (1, config.steps))
+        counts &= not self.policy.identity  # which rounds nothing that could be counted
         step = self._step(number, counts)
         scale = position.scale.scale
         inputs = inputs_of(config, self.policy, position, batch_of(config, self.corpus, number))

@@ -73,6 +73,7 @@ def test_native_policies_promise_no_bits() -> None:
         "native-bf16",
         "native-fp16",
         "native-int8",
+        "fp64",
     ]
 
 
