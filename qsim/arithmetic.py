@@ -187,6 +187,7 @@ _SINCE: dict[str, Any] = {
     "gradient_rounding": "nearest_even",
     "gradient_inputs": None,
     "scaling": "none",
+    "block": 128,
     "sums": "fp32",
     "rounding": "nearest_even",
     "subnormals": "keep",

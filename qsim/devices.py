@@ -145,6 +145,11 @@ def _check_schemes(config: RunConfig, policy: Arithmetic, mesh: Mesh) -> None:
             raise ConfigError(
                 f"{place} has scales of all rows of a part; use data.accumulation 1 on data={mesh.data}"
             )
+        if row.scaling == "blocks" and mesh.model > 1 and config.model.hidden % (row.block * mesh.model):
+            raise ConfigError(
+                f"{place} has scales of {row.block} columns of weights, which model={mesh.model} would cut; use a "
+                f"model.hidden that is a multiple of {row.block * mesh.model}, or data={mesh.count}"
+            )
         if scheme is not None and not _is_of_vectors(scheme):
             raise ConfigError(
                 f"{place} is quantized by {scheme.name}, whose scales or outliers span the rows of several devices; "

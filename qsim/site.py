@@ -12,7 +12,7 @@ from precision.backends.numpy_ import round_to
 from precision.formats import FP32, parse_format
 from precision.quantization.products import quantized_product
 from precision.rounding_modes import NEAREST_EVEN, Rounding
-from precision.scaled_products import scaled_product
+from precision.scaled_products import block_scaled_product, scaled_product
 from precision.tables import table
 from qsim.site_policy import GEMM_SITES, Pass, SitePolicy
 
@@ -130,6 +130,12 @@ class Site:
         if self.policy.scaling == "tensor":
             of_all = self._calculator.shards.largest
             return scaled_product(self._backend, a, b, self._product(accumulator), self._operands, of_all)
+        if self.policy.scaling == "blocks":
+            by_weights = self._direction != "wgrad"
+            product = self._product(accumulator)
+            return block_scaled_product(
+                self._backend, a, b, product, self._operands, self.policy.block, square=by_weights
+            )
         return self._product(accumulator)(a, b)
 
     def _product(self, accumulator: Accumulator) -> Any:

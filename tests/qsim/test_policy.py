@@ -50,6 +50,7 @@ OTHER: dict[type, dict[str, Any]] = {  # another value for every field of a reco
         "gradient_rounding": "stochastic",
         "gradient_inputs": "e5m2",
         "scaling": "tensor",
+        "block": 64,
         "sums": "fp16",
         "rounding": "toward_zero",
         "subnormals": "flush",
@@ -226,7 +227,15 @@ def test_tables_older_than_stages_and_later_fields_are_the_same_policies() -> No
         table = POLICIES[name].as_json()
         del table["stages"]
         for row in table["sites"]:
-            for since in ("gradient_rounding", "gradient_inputs", "scaling", "sums", "rounding", "subnormals"):
+            for since in (
+                "gradient_rounding",
+                "gradient_inputs",
+                "scaling",
+                "block",
+                "sums",
+                "rounding",
+                "subnormals",
+            ):
                 assert row.pop(since) == getattr(SitePolicy(inputs="bf16", output="bf16"), since)
         assert from_json(table) == POLICIES[name]
         assert from_json(table).sha256 == POLICIES[name].sha256
@@ -264,7 +273,8 @@ def test_any_integer_scheme_will_do(name: str) -> None:
         ({"accumulator": "h999"}, ("'h999'", "h100")),
         ({"rounding": "half_up"}, ("'half_up'", "nearest_even")),
         ({"subnormals": "drop"}, ("'drop'", "flush")),
-        ({"scaling": "block"}, ("scaling 'block'", "none and tensor")),
+        ({"scaling": "block"}, ("scaling 'block'", "none and tensor and blocks")),
+        ({"block": 0}, ("blocks of 0", "at least 1")),
         ({"scaling": "tensor", "output": "fp32"}, ("at most 16 bits", "fp32")),
         ({"gradient_rounding": "up"}, ("gradient_rounding 'up'", "nearest_even and stochastic")),
     ],

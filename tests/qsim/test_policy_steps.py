@@ -33,6 +33,7 @@ NEW = (
     "bf16-nomaster",
     "bf16-sr",
     "fp8",
+    "fp8-1x3",
     "tf32",
     "bf16-h100",
 )
@@ -50,18 +51,21 @@ MIXED = POLICIES["bf16-sr"].override(
         ("gelu.fprop", {"subnormals": "flush"}),
         ("mlp_up.*", "fp8"),
         ("qkv.*", "bf16-h100"),
+        ("attention_out.*", "fp8-1x128"),
+        ("attention_out.*", {"block": 3}),
         ("layer.1.attention_out.*", "tf32"),
         ("gradient_reduction", {"format": "fp16"}),
         ("moments", {"format": "bf16"}),
     ],
     name="mixed",
 )
+BLOCKS = POLICIES["fp8-1x128"].override([("*", {"block": 3})], name="fp8-1x3")  # which divides no axis here
 OWN = {policy.name: policy for policy in (LAYER, MIXED)}
 DRAWN = MIXED.override([("mlp_up.*", "bf16"), ("*.wgrad", {"rounding": "stochastic"})], name="drawn")
 
 
 def policy_of(name: str) -> Arithmetic:
-    return OWN.get(name) or parse_policy(name)
+    return BLOCKS if name == BLOCKS.name else OWN.get(name) or parse_policy(name)
 
 
 def inputs(number: int) -> tuple[np.ndarray, np.ndarray]:
