@@ -174,10 +174,10 @@ def test_equal_layers_in_segments_have_the_bits_of_one_scan() -> None:
 
 @pytest.mark.parametrize("direction", PASSES)
 def test_blocks_of_weights_are_square_and_those_of_activations_and_gradients_are_not(direction) -> None:
-    """One weight a hundred times as large as the rest takes the precision of its whole block, one activation only
+    """One weight 100,000 times as large as the rest takes the precision of its whole block, one activation only
     that of its row's."""
     policy = POLICIES["fp8-1x128"].override([("*", {"block": 2})])
-    a, b = np.full((4, 4), 0.37, np.float32), np.full((4, 4), 0.37, np.float32)
+    a, b = np.full((4, 4), 3e-3, np.float32), np.full((4, 4), 3e-3, np.float32)
     a[0, 0], b[0, 0] = 370, 370
     y = Calculator(policy, "numpy").at("mlp_up", direction).matmul(a, b)
     formats, square = (pr.E4M3FN, pr.E4M3FN), direction != "wgrad"
