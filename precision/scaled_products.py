@@ -11,9 +11,10 @@ from precision.format import Format
 from precision.formats import E8M0
 from precision.quantization import tiles as tiling
 from precision.quantization.scheme import Tiles
-from precision.rounding_modes import BIAS, WIDTH, pattern_of
+from precision.rounding_modes import BIAS, WIDTH, Rounding, pattern_of
 
 Array = Any
+_SATURATING = Rounding(overflow="saturate")
 _POWER = 256  # ``times_power`` multiplies by 2^(power - 256)
 
 
@@ -64,11 +65,28 @@ def scaled(backend: Any, x: Array, fmt: Format, of_all: Callable[[Array], Array]
 
 def _scaled_rows(backend: Any, rows: Array, fmt: Format, absmax: Array) -> tuple[Array, Array]:
     """The same of every row (R, n) by its absmax (R, 1): codes (R, 1)."""
+    raised, code = _raised(backend, rows, fmt, absmax)
+    return backend.round_to(raised, fmt), code
+
+
+def _raised(backend: Any, rows: Array, fmt: Format, absmax: Array) -> tuple[Array, Array]:
+    """The same before it is rounded."""
     largest = pattern_of(fmt.maximum)
     threshold, exponent = largest & ((1 << WIDTH) - 1), (largest >> WIDTH) - BIAS
     code = backend.shared_scales(absmax, threshold, exponent)
     power = BIAS - code.astype(backend.array_module.int32) + _POWER
-    return backend.round_to(backend.times_power(rows, power.astype(np.uint32)), fmt), code
+    return backend.times_power(rows, power.astype(np.uint32)), code
+
+
+def scaled_for(backend: Any, x: Array, fmt: Format, absmax: Array) -> tuple[Array, Array]:
+    """As ``scaled``, by the scale of an absmax (1, 1) that x may exceed.
+
+    Finite values beyond the format's largest one become that, and what is not finite NaN.
+    """
+    raised, code = _raised(backend, x.reshape(1, -1), fmt, absmax)
+    rounded = backend.round_to(raised, fmt, _SATURATING).reshape(x.shape)
+    finite = (backend.to_bits(x).reshape(x.shape) & np.uint32(0x7FFFFFFF)) < np.uint32(0x7F800000)
+    return backend.array_module.where(finite, rounded, np.float32(np.nan)), code
 
 
 def scaled_blocks(backend: Any, x: Array, fmt: Format, tiles: Tiles) -> tuple[Array, Array]:

@@ -10,6 +10,7 @@ import numpy as np
 from precision.backends import get_backend
 from precision.quantization.scheme import MatmulScheme, QScheme
 from qsim.config import ConfigError, RunConfig
+from qsim.delayed_scaling import PART, first_histories
 from qsim.mesh import Mesh
 from qsim.model import parameter_shapes
 from qsim.policy import Arithmetic
@@ -51,11 +52,12 @@ class OneDevice:
 class MeshDevices:
     """A mesh of JAX devices, of this process or of several."""
 
-    def __init__(self, config: RunConfig, mesh: Mesh) -> None:
+    def __init__(self, config: RunConfig, policy: Arithmetic, mesh: Mesh) -> None:
         self._jax = get_backend("jax").devices
         self._mesh = self._jax.make_mesh({DATA: mesh.data, MODEL: mesh.model})
         self.shards = Shards.of(mesh.data, mesh.model, parameter_shapes(config.model))
         self.writes = self._jax.process_index() == 0
+        self._histories = dict.fromkeys(first_histories(policy, config.model.layers), ())
 
     def compiled(self, function: Callable, inputs: Sequence[Kind], outputs: Kinds) -> Callable:
         """The function as every device runs it on its own parts."""
@@ -70,14 +72,15 @@ class MeshDevices:
 
     def _layout(self, kind: str) -> Any:
         if kind == "state":
-            return {part: dict(self.shards.layouts) for part in STATE}
+            layouts = {part: dict(self.shards.layouts) for part in STATE}
+            return layouts | ({PART: self._histories} if self._histories else {})
         return {"parameters": dict(self.shards.layouts), "batch": (DATA,), "same": ()}[kind]
 
     def place(self, value: Any, kind: Kind) -> Any:
         if kind == "state":
             return {part: self.place(tree, "parameters") for part, tree in value.items()}
         if kind == "parameters":
-            return {name: self._place(x, self.shards.layouts[name]) for name, x in value.items()}
+            return {name: self._place(x, self.shards.layouts.get(name, ())) for name, x in value.items()}
         return tuple(self._place(x, (DATA,)) for x in value) if kind == "batch" else value
 
     def _place(self, x: Array, layout: Layout) -> Array:
@@ -102,7 +105,7 @@ def find_devices(config: RunConfig, policy: Arithmetic, executor: str, mesh: Mes
     if mesh is None or mesh.count == 1:
         return OneDevice(executor)
     check_mesh(config, policy, executor, mesh)
-    return MeshDevices(config, mesh)
+    return MeshDevices(config, policy, mesh)
 
 
 def check_mesh(config: RunConfig, policy: Arithmetic, executor: str, mesh: Mesh) -> None:

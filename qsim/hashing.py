@@ -65,7 +65,8 @@ def _kept(value: Any) -> str:
 
 def step_hashes(step: int, results: dict[str, Any], state: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """A row of hashes.jsonl, of the host arrays of a step (``qsim.step``) and of the state it left."""
-    moments = {f"{part}.{name}": w for part in ("first", "second") for name, w in unstack(state[part]).items()}
+    others = sorted(state.keys() - {"parameters"})
+    moments = {f"{part}.{name}": w for part in others for name, w in unstack(state[part]).items()}
     row = {"step": step, "loss": scalar_hash(results["loss"]), "gradients": tree_hash(results["gradients"])}
     return row | {"parameters": tree_hash(state["parameters"]), "optimizer": tree_hash(moments)}
 

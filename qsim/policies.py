@@ -70,6 +70,7 @@ _PURE = _changed(
 )
 # linear layers of the blocks, as FP8 is trained; attention and logits stay BF16 (Micikevicius et al., 2209.05433)
 _FP8 = _changed(_BF16, "fp8", QUANTIZED_SITES, inputs="e4m3fn", gradient_inputs="e5m2", scaling="tensor")
+_FP8_DELAYED = _changed(_FP8, "fp8-delayed", QUANTIZED_SITES, scaling="delayed")
 # DeepSeek-V3 (2412.19437, section 3.3): E4M3 in all three products, activations and gradients by 1 x 128 along k,
 # weights by 128 x 128, partial sums of 128 scaled and added in float32.  Scales are powers of two, as that paper has
 # them for some activations and DeepSeek-V3.1 throughout (UE8M0, its model card); float32 ones are not offered.
@@ -156,6 +157,7 @@ POLICIES: dict[str, Arithmetic] = {
         _without_master(_BF16, "bf16-nomaster"),
         _without_master(_BF16, "bf16-sr", "stochastic"),
         _FP8,
+        _FP8_DELAYED,
         _FP8_BLOCKS,
         _changed(_FP16, "fp16-h100", accumulator="h100"),
         _changed(_BF16, "bf16-h100", accumulator="h100"),

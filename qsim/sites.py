@@ -19,6 +19,7 @@ from precision.formats import FP64, Format, parse_format
 from precision.random_bits import Stream, fold_in
 from precision.rounding_modes import NEAREST_EVEN, Rounding
 from qsim.arithmetic import Arithmetic
+from qsim.delayed_scaling import Histories
 from qsim.draws import WRITE_BACK, for_calculator, in_layers
 from qsim.faults import Fault, Planter
 from qsim.identity import IdentitySite
@@ -136,6 +137,7 @@ class Calculator:
         self._sites: dict[tuple[int | None, str, Pass], Site] = {}
         self._keys: dict[str, Any] = {}
         self._drawn: dict[str, int] = {}
+        self.histories = Histories()  # of the step, set by whoever has its state
         self._first_row: Array = 0
         self._rows = 0
         self._part: Array = 0
@@ -216,7 +218,10 @@ class Calculator:
         draws = {name: key[first:last] for name, key in in_layers(self._keys).items()}
         try:
             gather = partial(self.recorder.add_layers, first=first) if self.recorder else None
-            return self._scan(body, carry, xs, gather, reverse=reverse, draws=draws)
+            kept = self.histories.in_layers(first, last)
+            carry, ys, seen = self._scan(body, carry, xs, gather, reverse=reverse, draws=draws, kept=kept)
+            self.histories.see_layers(self, seen, first)
+            return carry, ys
         finally:
             self._layer = outside
 
@@ -236,9 +241,10 @@ class Calculator:
 
         self._rows, self._parts = rows * parts, parts
         try:
-            _, (first, others) = self._scan(
+            _, (first, others), seen = self._scan(
                 placed, np.float32(0), xs, self.recorder.add_parts if self.recorder else None
             )
+            self.histories.see_parts(self, seen)
         finally:
             self._first_row, self._rows, self._part, self._parts = 0, 0, 0, 1
         return _end_to_end(first), {name: _end_to_end(x) for name, x in others.items()}
@@ -261,29 +267,32 @@ class Calculator:
         *,
         reverse: bool = False,
         draws: dict[str, Array] | None = None,
-    ) -> tuple[Any, Any]:
-        keys, drawn = self._keys, self._drawn
+        kept: dict[str, Array] | None = None,
+    ) -> tuple[Any, Any, dict[str, Array]]:
+        """Carry, results, and what was seen of tensors with a history; ``kept``: histories by layer."""
+        keys, drawn, histories = self._keys, self._drawn, self.histories
 
         def observed(carry: Any, x: Any) -> tuple[Any, Any]:
             outside, self.proofs = self.proofs, None if self.proofs is None else []
             self._keys, self._drawn = keys | x["draws"], {}
+            self.histories = Histories(histories.kept | x["kept"])
             self.shards.begin_turns_after(carry)
             own: AbstractContextManager = self.recorder.frame() if self.recorder else nullcontext({})
             with own as frame:
                 carry, y = body(carry, x["xs"])
             proved, self.proofs = self.proved(), outside
-            return self.shards.after_turns(carry), (y, frame, proved)
+            return self.shards.after_turns(carry), (y, frame, proved, self.histories.seen)
 
-        xs = {"xs": xs, "draws": draws or {}}
+        xs = {"xs": xs, "draws": draws or {}, "kept": kept or {}}
         start = self.shards.after_turns(carry)
-        carry, (ys, frames, proved) = self.backend.scan(observed, start, xs, reverse=reverse)
+        carry, (ys, frames, proved, seen) = self.backend.scan(observed, start, xs, reverse=reverse)
         self.shards.begin_turns_after(carry)
-        self._keys, self._drawn = keys, drawn
+        self._keys, self._drawn, self.histories = keys, drawn, histories
         if gather is not None:
             gather(self.backend, frames, len(proved))
         if self.proofs is not None:
             self.proofs.append(proved.all())
-        return carry, ys
+        return carry, ys, seen
 
     def proved(self) -> Array:
         """Whether every product so far was exact; true where nothing was speculated."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from precision.formats import Format
 from qsim.config import RunConfig
+from qsim.delayed_scaling import PART, Histories
 from qsim.devices import Devices, Kind, Kinds, OneDevice
 from qsim.faults import Fault
 from qsim.model import loss_and_gradients
@@ -27,10 +28,12 @@ def training_step(
 ) -> tuple[State, dict[str, Any]]:
     """The state after one step, and what is recorded of it.
 
-    state: ``parameters`` (the master, or the working copy where there is none), ``first``, ``second`` by name.  The
+    state: ``parameters`` (the master, or the working copy where there is none), ``first``, ``second`` by name, and
+    ``absmax`` where the policy scales by histories.  The
     gradients returned are unscaled and reduced, before clipping.  Where one is not finite the state stays as it was.
     """
     keys = ar.draw_from(keys)
+    ar.histories = Histories.of_state(state.get(PART, {}))
     working = ar.working_copy(state["parameters"])
     if not ar.policy.has_master:
         state = state | {"parameters": working}
@@ -50,6 +53,8 @@ def training_step(
     finite = _all_finite(ar, gradients)
     factor = clip_factor(ar, norm, config.optimizer.clip)
     updated = adamw(ar, config.optimizer, state, gradients, scalars, factor)
+    if ar.policy.delays:
+        updated[PART] = ar.histories.after(ar)
     kept = {
         part: {name: ar.xp.where(finite, value, state[part][name]) for name, value in tree.items()}
         for part, tree in updated.items()

@@ -40,6 +40,7 @@ def test_what_each_preset_changes() -> None:
     assert changes("tf32", "fp32") == everywhere(GEMM_SITES, tf32)
     fp8 = {"inputs": ("bf16", "e4m3fn"), "gradient_inputs": (None, "e5m2"), "scaling": ("none", "tensor")}
     assert changes("fp8", "bf16") == everywhere(QUANTIZED_SITES, fp8)
+    assert changes("fp8-delayed", "fp8") == everywhere(QUANTIZED_SITES, {"scaling": ("tensor", "delayed")})
     blocks = {"inputs": ("bf16", "e4m3fn"), "scaling": ("none", "blocks")}
     assert changes("fp8-1x128", "bf16") == everywhere(QUANTIZED_SITES, blocks)
     assert changes("fp16-flush", "fp16") == everywhere(SITES, {"subnormals": ("keep", "flush")})

@@ -160,7 +160,15 @@ def test_hashes_of_policies_differ() -> None:
 
 def test_every_field_is_in_the_hash() -> None:
     assert {record: set(values) for record, values in OTHER.items()} == {record: names_of(record) for record in OTHER}
-    assert names_of(Arithmetic) == {"name", "sites", "parameters", "loss_scaling", "stages", "layers"}
+    assert names_of(Arithmetic) == {
+        "name",
+        "sites",
+        "parameters",
+        "loss_scaling",
+        "stages",
+        "layers",
+        "delayed_scaling",
+    }
     assert names_of(Stages) == set(STAGES)
     policy = POLICIES["fp16"].quantized(passes=PASSES)
     changed = [
@@ -273,7 +281,7 @@ def test_any_integer_scheme_will_do(name: str) -> None:
         ({"accumulator": "h999"}, ("'h999'", "h100")),
         ({"rounding": "half_up"}, ("'half_up'", "nearest_even")),
         ({"subnormals": "drop"}, ("'drop'", "flush")),
-        ({"scaling": "block"}, ("scaling 'block'", "none and tensor and blocks")),
+        ({"scaling": "block"}, ("scaling 'block'", "none and tensor and delayed and blocks")),
         ({"block": 0}, ("blocks of 0", "at least 1")),
         ({"scaling": "tensor", "output": "fp32"}, ("at most 16 bits", "fp32")),
         ({"gradient_rounding": "up"}, ("gradient_rounding 'up'", "nearest_even and stochastic")),
