@@ -34,10 +34,12 @@ class OneDevice:
     def __init__(self, executor: str) -> None:
         self._backend = get_backend(executor)
 
-    def compiled(self, function: Callable, inputs: Sequence[Kind], outputs: Kinds) -> Callable:
-        """The function, compiled where that compiles."""
+    def compiled(
+        self, function: Callable, inputs: Sequence[Kind], outputs: Kinds, donated: tuple[int, ...] = ()
+    ) -> Callable:
+        """The function, compiled where that compiles; there results may take the memory of ``donated`` arguments."""
         del inputs, outputs
-        return self._backend.jit(function)
+        return self._backend.jit(function, donated)
 
     def place(self, value: Any, kind: Kind) -> Any:
         """Host arrays as the compiled function takes them; ``value`` a tree as the kind says."""
@@ -59,9 +61,12 @@ class MeshDevices:
         self.writes = self._jax.process_index() == 0
         self._histories = dict.fromkeys(first_histories(policy, config.model.layers), ())
 
-    def compiled(self, function: Callable, inputs: Sequence[Kind], outputs: Kinds) -> Callable:
+    def compiled(
+        self, function: Callable, inputs: Sequence[Kind], outputs: Kinds, donated: tuple[int, ...] = ()
+    ) -> Callable:
         """The function as every device runs it on its own parts."""
-        return self._jax.compiled(function, self._mesh, tuple(map(self._layout, inputs)), self._layouts(outputs))
+        layouts = tuple(map(self._layout, inputs)), self._layouts(outputs)
+        return self._jax.compiled(function, self._mesh, *layouts, donated)
 
     def _layouts(self, kinds: Kinds) -> Any:
         if isinstance(kinds, str):

@@ -53,7 +53,7 @@ def start(config: RunConfig, policy: Arithmetic) -> Position:
 
 
 def fitting(policy: Arithmetic, state: State) -> State:
-    """A state as a policy's steps take it: with histories, empty ones where it has none, if operands are scaled so."""
+    """A state as a policy's steps take it: with histories, at first empty, where operands are scaled by them."""
     parts = {part: tree for part, tree in state.items() if part != PART}
     if policy.delays:
         layers = len(state["parameters"]["blocks.qkv.weight"])

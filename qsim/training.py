@@ -136,8 +136,8 @@ class _Loop:
         self.faults = faults
         self.run, self.config, self.policy, self.executor, self.corpus = run, config, policy, executor, corpus
         self.devices = devices
-        self.plain = Step(config, policy, executor, devices=devices)
-        self.counting = Step(config, policy, executor, Recorder, devices)
+        self.plain = Step(config, policy, executor, devices=devices, donates=True)
+        self.counting = Step(config, policy, executor, Recorder, devices, donates=True)
         self.saved: int | None = None  # the step of the last checkpoint
 
     def advance(self, position: Position) -> float:
@@ -150,7 +150,7 @@ class _Loop:
         step = self._step(number, counts)
         scale = position.scale.scale
         inputs = inputs_of(config, self.policy, position, batch_of(config, self.corpus, number))
-        before = position.state["parameters"] if counts else {}
+        before = self.devices.on_host(position.state["parameters"]) if counts else {}
         results = advance(position, self.policy, step, inputs)
         loss, finite = float(results["loss"]), bool(results["finite"])
         if counts:
@@ -182,10 +182,10 @@ class _Loop:
         return Step(self.config, self.policy, self.executor, recorder, self.devices, planted)
 
     def _write_statistics(self, step: int, counting: Step, results: dict[str, Any], update: Update) -> None:
-        before, after = self.devices.on_host(update.before), self._on_host(update.after)
+        after = self._on_host(update.after)
         results = results | {"gradients": self.devices.on_host(results["gradients"])}
         if self.devices.writes:
-            sites, more = step_statistics(counting, results, replace(update, before=before, after=after))
+            sites, more = step_statistics(counting, results, replace(update, after=after))
             self.run.write_statistics(step, sites, **more)
 
     def _write_hashes(self, step: int, results: dict[str, Any], state: State) -> None:
