@@ -216,7 +216,7 @@ def test_printed_result(result: dict[str, Any], capsys: pytest.CaptureFixture[st
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith("2 layers, width 8, 2 heads, vocabulary 32, 8 x 8 tokens; random tokens")
     assert " ".join(lines[7].split()).endswith(" 4.00 <= 3 NO 0.50 <= 1 yes yes 12.5 % <= 10 % NO 2.00 <= 1.5 NO")
-    assert lines[9].startswith("bf16 on numpy holds 1.0 MiB; parameters 0.0 MiB, moments 0.0 MiB, ")
+    assert lines[9].startswith("bf16 on numpy holds 0.3 MiB; parameters 0.0 MiB, moments 0.0 MiB, ")
     assert lines[-3].split()[-4:] == ["5.00", "<=", "3", "NO"]
 
 
