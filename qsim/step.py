@@ -74,8 +74,8 @@ class Step:
     Called with (state, batch, scalars, keys), host arrays or what it returned.  With a recorder the results hold
     ``records``, its values by site, and ``formats`` the format of each.  The first attempt is speculative (see
     ``Calculator``); it is made again without speculation where its proofs did not hold, so the bits never depend on
-    it.  ``faults``: planted in every call.  ``donates``: a state of JAX arrays is gone after the call, and the next one
-    has its memory.
+    it.  ``faults``: planted in every call.  ``donates``: a state of JAX arrays is gone after the call, and
+    the next one has its memory.
     """
 
     def __init__(

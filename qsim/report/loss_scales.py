@@ -31,15 +31,15 @@ def draw_what_if(found: WhatIf, scales: Sequence[int], width: int) -> Sheet:
         for fmt, style in styles.items():
             shares = [100 * lost[fmt].get(k, 0) / found.finite for k in scales]
             axes.plot(scales, shares, linewidth=1.6, **style)
-        _label_scales(axes, scales)
+        _label_scales(axes, scales, loses=any(lost[fmt].get(k, 0) for fmt in styles for k in scales))
     return sheet
 
 
-def _label_scales(axes: Axes, scales: Sequence[int]) -> None:
+def _label_scales(axes: Axes, scales: Sequence[int], *, loses: bool) -> None:
     axes.set_xlim(scales[0], scales[-1])
-    if any(max(line.get_ydata()) for line in axes.lines):
+    if loses:
         axes.set_ylim(bottom=0)
-    else:  # nothing is lost anywhere
+    else:
         axes.set_ylim(0, 1)
     axes.locator_params(axis="x", nbins=8, integer=True)
     axes.xaxis.set_major_formatter(lambda value, _: power_of_two(value))
