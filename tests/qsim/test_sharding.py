@@ -68,7 +68,9 @@ SHARDED_POLICIES = [name for name, policy in POLICIES.items() if policy.promises
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("policy", SHARDED_POLICIES)
 def test_fifty_steps_on_every_mesh(policy: str) -> None:
-    run_on_eight_devices([f"{policy}:{mesh}" for mesh in MESHES], layers=4, steps=50, seconds=3600)
+    """On every one but those that would cut blocks of 128 columns."""
+    meshes = [mesh for mesh in MESHES if policy != "fp8-1x128" or "model" not in mesh]
+    run_on_eight_devices([f"{policy}:{mesh}" for mesh in meshes], layers=4, steps=50, seconds=3600)
 
 
 # Several processes
