@@ -37,22 +37,18 @@ def tensors(run: RunFolder) -> list[Tensor]:
     return again.captured(again.at(2))
 
 
-def thresholds(fmt: Format) -> tuple[float, float]:
-    """(what underflows at or below, what overflows at or above or, where the tie stays, above), in rationals."""
-    largest = Fraction(fmt.maximum)
+def thresholds(fmt: Format) -> tuple[float, float, bool]:
+    """(what underflows at or below; the tie above the largest value, and whether it stays), in rationals."""
     quantum = Fraction(2) ** (int(np.frexp(fmt.maximum)[1]) - 1 - fmt.significand_bits)
-    return float(Fraction(fmt.min_subnormal) / 2), float(largest + quantum / 2)
+    largest = Fraction(fmt.maximum)
+    return float(Fraction(fmt.min_subnormal) / 2), float(largest + quantum / 2), (largest / quantum) % 2 == 0
 
 
 def counted(x: np.ndarray, fmt: Format, scale: int) -> tuple[int, int]:
     """By comparison of float64 products, which a power of two leaves exact."""
-    low, high = thresholds(fmt)
+    low, high, stays = thresholds(fmt)
     sizes = np.ldexp(np.abs(x[np.isfinite(x)].astype(np.float64)), scale)
-    even = (
-        int(Fraction(fmt.maximum) / Fraction(2) ** (int(np.frexp(fmt.maximum)[1]) - 1 - fmt.significand_bits)) % 2
-        == 0
-    )
-    beyond = sizes > high if even else sizes >= high
+    beyond = sizes > high if stays else sizes >= high
     return int(np.count_nonzero((sizes > 0) & (sizes <= low))), int(np.count_nonzero(beyond))
 
 
