@@ -62,7 +62,7 @@ def shadow(
     """
     again = Rerun(parent, executor=executor, data=data)
     last = last_step(parent, first, steps)
-    walk = _Walk(again, [_begun(parent, again, policy, out, first, resume) for policy in policies])
+    walk = ShadowWalk.begun(parent, again, policies, out, first=first, resume=resume)
     position = again.at(walk.last_row(first))
     walk.cut(position.step)
     with graceful() as stop, progress(MODE, position.step, last) as bar:
@@ -108,8 +108,22 @@ class _Shadow:
         return Position(of_base.step, of_base.updates, self.scale, of_base.state)
 
 
-class _Walk:
+class ShadowWalk:
     """The recorded run, step by step, and its shadows."""
+
+    @classmethod
+    def begun(
+        cls,
+        parent: RunFolder,
+        again: Rerun,
+        policies: Sequence[Arithmetic],
+        out: Path,
+        *,
+        first: int = 0,
+        resume: bool = False,
+    ) -> ShadowWalk:
+        """With a folder a policy in ``out``, which may be there where they are resumed."""
+        return cls(again, [_begun(parent, again, policy, out, first, resume) for policy in policies])
 
     def __init__(self, again: Rerun, shadows: Sequence[_Shadow]) -> None:
         self.again, self.shadows = again, shadows

@@ -280,6 +280,39 @@ def _measured_train(arguments: Arguments) -> Result:
     }
 
 
+def _add_replay_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--preset", default="tiny", help="size of the recorded run (default tiny)")
+    parser.add_argument("--base", default="fp32", metavar="POLICY", help="of the recorded run (default fp32)")
+    parser.add_argument("--policy", nargs="+", metavar="NAME", default=[], help="of the shadows, the first so many")
+    _add_common_options(parser, REPEATS)
+
+
+def _replay(arguments: Arguments) -> int:
+    from qsim.bench.replay_table import print_replays, replay_markdown
+
+    return _report(arguments, _measured_replay, replay_markdown, print_replays)
+
+
+def _measured_replay(arguments: Arguments) -> Result:
+    """What ``--json`` prints."""
+    from qsim.bench import replay
+    from qsim.bench.threads import bandwidth
+    from qsim.runs import environment
+
+    policies = list(dict.fromkeys(arguments.policy or replay.POLICIES))
+    print(f"shadows of 1 to {len(policies)} policies", file=sys.stderr, flush=True)
+    return {
+        "benchmark": "replay",
+        "environment": environment(),
+        "threads": bandwidth().most_threads(),
+        "repeats": arguments.repeats,
+        "preset": arguments.preset,
+        "base": arguments.base,
+        "data": replay.DATA,
+        "rows": replay.rows(arguments.preset, base=arguments.base, policies=policies, steps=arguments.repeats),
+    }
+
+
 def _threads_of_both(asked: int | None, library: Any, most: int) -> int:
     """Threads of the kernels and of BLAS.  ValueError where BLAS is out of reach and a number is asked for."""
     if library is None and asked is not None:
@@ -321,5 +354,10 @@ BENCHMARKS = {
         text="a training step under each policy against the same step in plain float32 JAX, compiling it too",
         add_options=_add_train_options,
         run=_train,
+    ),
+    "replay": Benchmark(
+        text="a step of a shadow replay under several policies against their training steps",
+        add_options=_add_replay_options,
+        run=_replay,
     ),
 }
