@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from scipy import special
 
+from qsim.site import Composed, Deferred
 from qsim.site_policy import SitePolicy
 
 Array = Any
@@ -27,6 +29,7 @@ class IdentitySite:
     log = staticmethod(np.log)
     erf = staticmethod(special.erf)
     scalar = staticmethod(np.float64)
+    is_float32 = False
 
     def __init__(self, policy: SitePolicy) -> None:
         self.policy = policy
@@ -52,8 +55,17 @@ class IdentitySite:
 
     narrowed = output
 
+    def deferred(self, x: Array, prepare: Callable[[Array], Array] = lambda x: x) -> Deferred:
+        return Deferred(prepare(x))
+
+    def fused(self, name: str, composed: Composed, *operands: Array, **of_kernel: Any) -> tuple[Array, ...]:
+        del name, of_kernel  # kernels compute in float32
+        return composed(*operands)
+
+    unrounded = fused
+
     def gelu(self, x: Array) -> Array:
         return x * special.ndtr(x)
 
-    def gelu_gradient(self, x: Array) -> Array:
-        return special.ndtr(x) + x * np.exp(-0.5 * x * x) / np.sqrt(2 * np.pi)
+    def gelu_backward(self, x: Array, dy: Array) -> Array:
+        return dy * (special.ndtr(x) + x * np.exp(-0.5 * x * x) / np.sqrt(2 * np.pi))

@@ -10,10 +10,13 @@ step.  Those functions return the tree as far as the chunks they were given allo
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from precision.rounding_words import NOT_ROUNDED
+from qsim.site import Deferred, patterns
 from qsim.sites import Calculator, Site
 
 Array = Any
@@ -26,15 +29,22 @@ def in_chunks(x: Array, chunks: int) -> Array:
     return x.reshape(chunks, x.shape[0] // chunks, *x.shape[1:])
 
 
-def fold_chunks(ar: Calculator, partial: Array) -> Array:
+def fold_chunks(ar: Calculator, partial: Array | Deferred) -> Array:
     """(C, ...) -> (K, ...), float32: the lower levels of the tree over chunks, K odd.
 
     C = K 2^v: blocks of 2^v neighbours are whole branches of the tree wherever in a batch those C chunks begin, as
     long as that is a multiple of C.
     """
-    chunks = len(partial)
+    x = partial if isinstance(partial, Deferred) else Deferred(partial)
+    chunks, *shape = x.values.shape
     block = chunks & -chunks
-    return ar.float32.sum(partial.reshape(chunks // block, block, *partial.shape[1:]), axis=1)
+    (folded,) = ar.float32.unrounded(
+        "column_sums",
+        lambda terms: (ar.float32.sum(x.finish(terms), axis=1),),
+        x.values.reshape(chunks // block, block, -1),
+        words=x.words,
+    )
+    return folded.reshape(-1, *shape)
 
 
 def of_all_devices(ar: Calculator, name: str, folded: Array) -> Array:
@@ -53,14 +63,37 @@ def add_chunks(ar: Calculator, folded: Array) -> Array:
 
 def sum_over_rows(ar: Calculator, wgrad: Site, rows: Array, chunks: int) -> Array:
     """(N, n) -> (K, n)."""
-    return fold_chunks(ar, wgrad.output(wgrad.sum(in_chunks(rows, chunks), axis=1)))
+    (sums,) = wgrad.fused(
+        "column_sums", lambda x: (wgrad.sum(x, axis=1),), in_chunks(rows, chunks), words=NOT_ROUNDED
+    )
+    return fold_chunks(ar, sums)
+
+
+def sum_of_products(ar: Calculator, wgrad: Site, x: Array, y: Array, chunks: int) -> Array:
+    """The same of x y."""
+    (sums,) = wgrad.fused(
+        "column_products",
+        lambda x, y: (wgrad.sum(wgrad.multiply(x, y), axis=1),),
+        in_chunks(x, chunks),
+        in_chunks(y, chunks),
+    )
+    return fold_chunks(ar, sums)
 
 
 def linear_forward(ar: Calculator, site: str, x: Array, weight: Array, bias: Array | None) -> Array:
     """y = round(round(x W) + b).  (N, i) x (i, o) -> (N, o)"""
     fprop, shards = ar.at(site, "fprop"), ar.shards
-    y = fprop.output(shards.all_columns(fprop.matmul(x, shards.whole_rows(weight, x.shape[1]))))
-    return y if bias is None else fprop.output(fprop.add(y, fprop.narrowed(bias)))
+    products = shards.all_columns(fprop.matmul(x, shards.whole_rows(weight, x.shape[1])))
+    if bias is None:
+        return fprop.output(products)
+    return rounded_biased(fprop, products, bias)
+
+
+def rounded_biased(s: Site, products: Array, bias: Array) -> Array:
+    """round(round(x) + b).  (N, o), (o) -> (N, o)"""
+    y = s.deferred(products)
+    operands = y.values, s.narrowed(bias)
+    return s.fused("biased", lambda x, b: (s.add(y.finish(x), b),), *operands, words=y.words)[0]
 
 
 def linear_backward(
@@ -80,7 +113,7 @@ def linear_backward(
     turned = xp.swapaxes(shards.turned(shards.whole_rows(weight, x.shape[1])), 0, 1)  # (o, i)
     dx = dgrad.output(shards.all_columns(dgrad.matmul(dy, turned, keys[0])))
     rows = xp.swapaxes(in_chunks(x, chunks), 1, 2)  # (C, i, N / C)
-    dw = fold_chunks(ar, wgrad.output(wgrad.matmul(rows, in_chunks(shards.own_columns(dy), chunks), keys[1])))
+    dw = fold_chunks(ar, wgrad.deferred(wgrad.matmul(rows, in_chunks(shards.own_columns(dy), chunks), keys[1])))
     return dx, dw
 
 
@@ -98,31 +131,40 @@ def layernorm_forward(
     mean = sum / h by a product with RN(1/h); 1 / sqrt as a correctly rounded root, then a quotient of one column.
     """
     s = ar.at(site, "fprop")
-    per_feature = s.scalar(1 / x.shape[-1])
-    mean = s.multiply(s.sum(x), per_feature)[:, None]
-    centred = s.subtract(x, mean)
-    variance = s.multiply(s.sum(s.multiply(centred, centred)), per_feature)[:, None]
-    deviation = s.square_root(s.add(variance, s.scalar(epsilon)))
-    inverse = s.divide(ar.xp.ones_like(deviation), deviation)
-    normal = s.multiply(centred, inverse)
-    return s.output(s.add(s.multiply(normal, gain), bias)), {"normal": normal, "inverse": inverse}
+
+    def composed(x: Array, gain: Array, bias: Array) -> tuple[Array, Array, Array]:
+        per_feature = s.scalar(1 / x.shape[-1])
+        mean = s.multiply(s.sum(x), per_feature)[:, None]
+        centred = s.subtract(x, mean)
+        variance = s.multiply(s.sum(s.multiply(centred, centred)), per_feature)[:, None]
+        deviation = s.square_root(s.add(variance, s.scalar(epsilon)))
+        inverse = s.divide(ar.xp.ones_like(deviation), deviation)
+        normal = s.multiply(centred, inverse)
+        return s.add(s.multiply(normal, gain), bias), normal, inverse
+
+    constants = patterns(1 / x.shape[-1], epsilon)
+    y, normal, inverse = s.fused("layernorm", composed, x, gain, bias, words=constants)
+    return y, {"normal": normal, "inverse": inverse}
 
 
 def layernorm_backward(
     ar: Calculator, site: str, cache: Cache, gain: Array, dy: Array, chunks: int
 ) -> tuple[Array, Array, Array]:
     """(dx, dgain, dbias):  g = dy gain,  dx = (g - mean(g) - normal mean(g normal)) inverse."""
-    normal = cache["normal"]
-    s = ar.at(site, "dgrad")
-    per_feature = s.scalar(1 / dy.shape[-1])
-    g = s.multiply(dy, gain)
-    mean = s.multiply(s.sum(g), per_feature)[:, None]
-    slope = s.multiply(s.sum(s.multiply(g, normal)), per_feature)[:, None]
-    inner = s.subtract(s.subtract(g, mean), s.multiply(normal, slope))
-    dx = s.output(s.multiply(inner, cache["inverse"]))
+    s, normal = ar.at(site, "dgrad"), cache["normal"]
+
+    def composed(normal: Array, inverse: Array, gain: Array, dy: Array) -> tuple[Array]:
+        per_feature = s.scalar(1 / dy.shape[-1])
+        g = s.multiply(dy, gain)
+        mean = s.multiply(s.sum(g), per_feature)[:, None]
+        slope = s.multiply(s.sum(s.multiply(g, normal)), per_feature)[:, None]
+        inner = s.subtract(s.subtract(g, mean), s.multiply(normal, slope))
+        return (s.multiply(inner, inverse),)
+
+    operands = normal, cache["inverse"], gain, dy
+    (dx,) = s.fused("layernorm_gradient", composed, *operands, words=patterns(1 / dy.shape[-1]))
     wgrad = ar.at(site, "wgrad")
-    dgain = sum_over_rows(ar, wgrad, wgrad.multiply(dy, normal), chunks)
-    return dx, dgain, sum_over_rows(ar, wgrad, dy, chunks)
+    return dx, sum_of_products(ar, wgrad, dy, normal, chunks), sum_over_rows(ar, wgrad, dy, chunks)
 
 
 def split_heads(ar: Calculator, x: Array, batch: int, heads: int, parts: int) -> list[Array]:
@@ -159,12 +201,12 @@ def attention_forward(
     mask = causal_mask(ar, q.shape[1])
     s = ar.at("scores", "fprop")
     q = s.output(s.multiply(q, s.scalar(q.shape[-1] ** -0.5)))
-    scores = s.output(_masked(ar, mask, s.matmul(q, ar.xp.swapaxes(k, 1, 2))))
+    products = s.matmul(q, ar.xp.swapaxes(k, 1, 2))
     if slopes is not None:
+        scores = s.output(_masked(ar, mask, products))
         bias = alibi_bias(ar, ar.shards.own_columns(slopes), mask)
-        biased = s.add(scores.reshape(batch, -1, *mask.shape), bias)
-        scores = s.output(_masked(ar, mask, biased).reshape(scores.shape))
-    weights = softmax_forward(ar, scores, mask)
+        products = s.add(scores.reshape(batch, -1, *mask.shape), bias).reshape(scores.shape)
+    weights = softmax_forward(ar, s.deferred(products, partial(_masked, ar, mask)), mask)
     s = ar.at("values", "fprop")
     mixed = s.output(s.matmul(weights, v))
     return merge_heads(ar, [mixed], batch), {"q": q, "k": k, "v": v, "weights": weights}
@@ -182,19 +224,31 @@ def _masked(ar: Calculator, mask: Array, x: Array) -> Array:
     return ar.xp.where(mask, x, ar.float32.scalar(0))
 
 
-def softmax_forward(ar: Calculator, scores: Array, mask: Array) -> Array:
-    """exp(x - max) / sum over the allowed positions; 0 at the others."""
+def softmax_forward(ar: Calculator, scores: Array | Deferred, mask: Array) -> Array:
+    """exp(x - max) / sum over the allowed positions; 0 at the others.  (B, T, T), mask (T, T)"""
     s = ar.at("softmax", "fprop")
-    powers = _masked(ar, mask, s.exp(s.subtract(scores, s.max(scores, mask))))
-    total = s.sum(powers)[..., None]
-    return s.output(s.multiply(powers, s.divide(ar.xp.ones_like(total), total)))
+    deferred = scores if isinstance(scores, Deferred) else Deferred(scores)
+
+    def composed(values: Array, mask: Array) -> tuple[Array]:
+        x = deferred.finish(values)
+        powers = _masked(ar, mask, s.exp(s.subtract(x, s.max(x, mask))))
+        total = s.sum(powers)[..., None]
+        return (s.multiply(powers, s.divide(ar.xp.ones_like(total), total)),)
+
+    return s.fused("softmax", composed, deferred.values, mask, words=deferred.words)[0]
 
 
-def softmax_backward(ar: Calculator, weights: Array, dweights: Array) -> Array:
-    """dx = p (dp - sum(p dp))."""
+def softmax_backward(ar: Calculator, weights: Array, dweights: Array | Deferred, mask: Array) -> Array:
+    """dx = p (dp - sum(p dp)), dp being 0 where the mask excludes."""
     s = ar.at("softmax", "dgrad")
-    dot = s.sum(s.multiply(weights, dweights))[..., None]
-    return s.output(s.multiply(weights, s.subtract(dweights, dot)))
+    dp = dweights if isinstance(dweights, Deferred) else Deferred(dweights)
+
+    def composed(p: Array, x: Array, mask: Array) -> tuple[Array]:
+        x = _masked(ar, mask, dp.finish(x))
+        dot = s.sum(s.multiply(p, x))[..., None]
+        return (s.multiply(p, s.subtract(x, dot)),)
+
+    return s.fused("softmax_gradient", composed, weights, dp.values, mask, words=dp.words)[0]
 
 
 def attention_backward(ar: Calculator, cache: Cache, dy: Array, batch: int, heads: int) -> Array:
@@ -203,9 +257,9 @@ def attention_backward(ar: Calculator, cache: Cache, dy: Array, batch: int, head
     (dmixed,) = split_heads(ar, dy, batch, heads, 1)
     weights, mask = cache["weights"], causal_mask(ar, dmixed.shape[1])
     s = ar.at("values", "dgrad")
-    dweights = s.output(_masked(ar, mask, s.matmul(dmixed, xp.swapaxes(cache["v"], 1, 2))))
+    dweights = s.deferred(s.matmul(dmixed, xp.swapaxes(cache["v"], 1, 2)), partial(_masked, ar, mask))
     dv = s.output(s.matmul(xp.swapaxes(weights, 1, 2), dmixed))
-    dscores = softmax_backward(ar, weights, dweights)
+    dscores = softmax_backward(ar, weights, dweights, mask)
     s = ar.at("scores", "dgrad")
     dq = s.output(s.matmul(dscores, cache["k"]))
     dq = s.output(s.multiply(dq, s.scalar(dq.shape[-1] ** -0.5)))
@@ -218,8 +272,7 @@ def gelu_forward(ar: Calculator, x: Array) -> Array:
 
 
 def gelu_backward(ar: Calculator, x: Array, dy: Array) -> Array:
-    s = ar.at("gelu", "dgrad")
-    return s.output(s.multiply(dy, s.gelu_gradient(x)))
+    return ar.at("gelu", "dgrad").gelu_backward(x, dy)
 
 
 def dropout_kept(ar: Calculator, key: Array | None, shape: tuple[int, ...], probability: float) -> Array | None:
@@ -238,14 +291,17 @@ def dropout(ar: Calculator, site: Site, x: Array, kept: Array | None, probabilit
 
 
 def residual_forward(ar: Calculator, x: Array, branch: Array) -> Array:
-    s = ar.at("residual", "fprop")
-    return s.output(s.add(x, branch))
+    return _rounded_sum(ar.at("residual", "fprop"), x, branch)
+
+
+def _rounded_sum(s: Site, x: Array, y: Array) -> Array:
+    (total,) = s.fused("total", lambda x, y: (s.add(x, y),), x.reshape(-1), y.reshape(-1))
+    return total.reshape(x.shape)
 
 
 def residual_backward(ar: Calculator, dx: Array, dbranch: Array) -> Array:
     """Sum of the gradients that reach the stream along it and through the branch."""
-    s = ar.at("residual", "dgrad")
-    return s.output(s.add(dx, dbranch))
+    return _rounded_sum(ar.at("residual", "dgrad"), dx, dbranch)
 
 
 def embedding_forward(ar: Calculator, tokens: Array, table: Array, positions: Array | None) -> Array:
@@ -261,8 +317,14 @@ def embedding_forward(ar: Calculator, tokens: Array, table: Array, positions: Ar
 def embedding_backward(ar: Calculator, tokens: Array, dx: Array, vocabulary: int, chunks: int) -> Array:
     """(K, V, h), the gradient of the token table: rows added in order within a chunk."""
     s = ar.at("embedding", "wgrad")
-    scattered = s.scatter_add_rows(tokens.reshape(chunks, -1), in_chunks(dx, chunks), vocabulary)
-    return fold_chunks(ar, s.output(scattered))
+    (scattered,) = s.unrounded(
+        "scattered_rows",
+        lambda tokens, rows: (s.scatter_add_rows(tokens, rows, vocabulary),),
+        tokens.reshape(chunks, -1),
+        in_chunks(dx, chunks),
+        sizes={"v": vocabulary},
+    )
+    return fold_chunks(ar, s.deferred(scattered))
 
 
 def positions_backward(ar: Calculator, dx: Array, batch: int, length: int, chunks: int) -> Array:
@@ -285,11 +347,15 @@ def cross_entropy_forward(ar: Calculator, logits: Array, targets: Array, chunks:
 def cross_entropy_rows(ar: Calculator, logits: Array, targets: Array) -> tuple[Array, Cache]:
     """(N, V), (N,) -> (N,)"""
     s = ar.at("loss", "fprop")
-    shifted = s.subtract(logits, s.max(logits))
-    powers = s.exp(shifted)
-    total = s.sum(powers)[:, None]
-    picked = ar.xp.take_along_axis(shifted, targets[:, None], axis=1)
-    losses = s.subtract(s.log(total), picked)[:, 0]
+
+    def composed(logits: Array, targets: Array) -> tuple[Array, Array, Array]:
+        shifted = s.subtract(logits, s.max(logits))
+        powers = s.exp(shifted)
+        total = s.sum(powers)[:, None]
+        picked = ar.xp.take_along_axis(shifted, targets[:, None], axis=1)
+        return s.subtract(s.log(total), picked)[:, 0], powers, total
+
+    losses, powers, total = s.unrounded("cross_entropy", composed, logits, targets)
     return losses, {"powers": powers, "total": total}
 
 
@@ -307,9 +373,12 @@ def mean_loss(ar: Calculator, sums: Array, rows: int) -> Array:
 def cross_entropy_backward(ar: Calculator, cache: Cache, targets: Array, loss_scale: Array, rows: int) -> Array:
     """dlogits = (softmax - onehot) (loss_scale / rows), rounded once; ``rows``: of the whole batch."""
     s = ar.at("loss", "dgrad")
-    total = cache["total"]
-    chances = s.multiply(cache["powers"], s.divide(ar.xp.ones_like(total), total))
-    hit = ar.xp.arange(chances.shape[1])[None, :] == targets[:, None]
-    difference = ar.xp.where(hit, s.subtract(chances, s.scalar(1)), chances)
-    factor = s.multiply(loss_scale, s.scalar(1 / rows))
-    return s.output(s.multiply(difference, factor))
+
+    def composed(powers: Array, total: Array, targets: Array, factor: Array) -> tuple[Array]:
+        chances = s.multiply(powers, s.divide(ar.xp.ones_like(total), total))
+        hit = ar.xp.arange(chances.shape[1])[None, :] == targets[:, None]
+        difference = ar.xp.where(hit, s.subtract(chances, s.scalar(1)), chances)
+        return (s.multiply(difference, factor),)
+
+    factor = s.multiply(loss_scale, s.scalar(1 / rows)).reshape(1)
+    return s.fused("cross_entropy_gradient", composed, cache["powers"], cache["total"], targets, factor)[0]

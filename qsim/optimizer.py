@@ -7,6 +7,7 @@ passed in as float32, the same for every executor.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +16,12 @@ import numpy as np
 from qsim.config import OptimizerConfig
 from qsim.policy import LossScaling
 from qsim.schedules import learning_rate
+from qsim.site import patterns
 from qsim.sites import Calculator
 
 Array = Any
 Tree = dict[str, Array]
+_LARGE = 1 << 14  # elements of a tensor that are not worth copying
 
 
 def step_scalars(config: OptimizerConfig, step: int, steps: int, updates: int, scale: float) -> dict[str, Any]:
@@ -83,18 +86,31 @@ def adamw(
 
     m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2,  w = w - lr (m c1 / (sqrt(v c2) + eps) + decay w),
     with g the gradient times ``factor``, c1 and c2 the bias corrections; g, m, v and w rounded as the policy's stages
-    say.  Elementwise, so that parameters of equal decay are updated as one vector.
+    say.  Elementwise, so that several parameters are updated as one vector.
     """
     new: dict[str, Tree] = {"parameters": {}, "first": {}, "second": {}}
-    for decay, names in _by_decay(config, state["parameters"]).items():
+    by_kernel = all(ar.stage(name).is_float32 for name in ("unscale_clip", "moments"))
+    for decay, names in _groups(ar, config, state["parameters"], by_kernel):
         old = tuple(_join(ar, state[part], names) for part in new)
-        clip = ar.stage("unscale_clip")
-        gradient = clip.output(clip.multiply(_join(ar, gradients, names), factor))
-        updated = _update(ar, config, old, gradient, scalars, decay)
+        gradient = _join(ar, gradients, names)
+        update = _fused_update if by_kernel else _update
+        updated = update(ar, config, old, gradient, scalars, factor, decay)
         for part, vector in zip(new, updated, strict=True):
             new[part] |= _separate(vector, state[part], names)
     new["parameters"] = {name: ar.updated(name, w) for name, w in new["parameters"].items()}
     return new
+
+
+def _groups(
+    ar: Calculator, config: OptimizerConfig, parameters: Tree, by_kernel: bool
+) -> Iterator[tuple[float, list[str]]]:
+    """(weight decay, names) of those updated as one vector; kernels, which copy nothing, take large ones alone."""
+    for decay, names in _by_decay(config, parameters).items():
+        alone = by_kernel and ar.backend.fused_layer("adamw") is not None
+        large = [name for name in names if alone and math.prod(parameters[name].shape) >= _LARGE]
+        yield from ((decay, [name]) for name in large)
+        if len(large) < len(names):
+            yield decay, [name for name in names if name not in large]
 
 
 def _by_decay(config: OptimizerConfig, parameters: Tree) -> dict[float, list[str]]:
@@ -113,6 +129,8 @@ def decay_of(config: OptimizerConfig, name: str) -> float:
 
 def _join(ar: Calculator, tree: Tree, names: list[str]) -> Array:
     """Tensors laid end to end, one vector."""
+    if len(names) == 1:
+        return tree[names[0]].reshape(-1)
     return ar.xp.concatenate([tree[name].reshape(-1) for name in names])
 
 
@@ -130,18 +148,42 @@ def _update(
     ar: Calculator,
     config: OptimizerConfig,
     old: tuple[Array, ...],
-    g: Array,
+    gradient: Array,
     scalars: Tree,
+    factor: Array,
     decay: float,
-) -> tuple[Array, Array, Array]:
-    f, moments = ar.float32, ar.stage("moments")
+) -> tuple[Array, ...]:
+    f, clip, moments = ar.float32, ar.stage("unscale_clip"), ar.stage("moments")
     w, first, second = old
+    g = clip.output(clip.multiply(gradient, factor))
     decayed = f.multiply(first, f.scalar(config.beta1))
     first = moments.output(f.add(decayed, f.multiply(g, f.scalar(1 - config.beta1))))
     squared = f.multiply(f.multiply(g, g), f.scalar(1 - config.beta2))
     second = moments.output(f.add(f.multiply(second, f.scalar(config.beta2)), squared))
     direction = with_decay(ar, gradient_direction(ar, config, first, second, scalars), w, decay)
     return f.subtract(w, f.multiply(direction, scalars["learning_rate"])), first, second
+
+
+def _fused_update(
+    ar: Calculator,
+    config: OptimizerConfig,
+    old: tuple[Array, ...],
+    gradient: Array,
+    scalars: Tree,
+    factor: Array,
+    decay: float,
+) -> tuple[Array, ...]:
+    """``_update`` where its stages are float32, by one kernel where there is one."""
+    names = ("learning_rate", "correction_1", "correction_2")
+
+    def composed(w: Array, first: Array, second: Array, gradient: Array, numbers: Array) -> tuple[Array, ...]:
+        named = dict(zip(names, numbers[:3], strict=True))
+        return _update(ar, config, (w, first, second), gradient, named, numbers[3], decay)
+
+    betas = config.beta1, 1 - config.beta1, config.beta2, 1 - config.beta2
+    words = patterns(*betas, config.epsilon, decay)
+    numbers = ar.xp.stack([ar.xp.asarray(x, np.float32) for x in (*(scalars[name] for name in names), factor)])
+    return ar.float32.unrounded("adamw", composed, *old, gradient, numbers, words=words)
 
 
 def gradient_direction(ar: Calculator, config: OptimizerConfig, first: Array, second: Array, scalars: Tree) -> Array:

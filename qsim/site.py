@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from precision.accumulator import Accumulator
 from precision.accumulators import parse_accumulator
 from precision.backends.numpy_ import round_to
-from precision.formats import FP32, parse_format
+from precision.formats import FP32, Format, parse_format
 from precision.quantization.products import quantized_product
 from precision.rounding_modes import NEAREST_EVEN, Rounding
+from precision.rounding_words import NOT_ROUNDED, rounding_words
 from precision.scaled_products import block_scaled_product, scaled_product
 from precision.tables import table
 from qsim.delayed_scaling import delayed_product
@@ -23,6 +25,22 @@ if TYPE_CHECKING:
 Array = Any
 _ROOT_HALF = np.float32(0.5**0.5)
 _ROOT_TWO_PI_INVERSE = np.float32((2 * np.pi) ** -0.5)
+
+
+Composed = Callable[..., tuple[Array, ...]]
+
+
+class Deferred(NamedTuple):
+    """Values that a kernel is to round first: the words of that, and the rounding."""
+
+    values: Array
+    words: tuple[int, ...] = NOT_ROUNDED
+    finish: Callable[[Array], Array] = lambda x: x
+
+
+def patterns(*values: float) -> tuple[int, ...]:
+    """Constants as words of kernels, each rounded to float32."""
+    return tuple(int(np.float32(value).view(np.uint32)) for value in values)
 
 
 class Site:
@@ -173,6 +191,64 @@ class Site:
             recorder.record(self._backend, self._key, x, rounded, self.output_format)
         return rounded
 
+    def deferred(self, x: Array, prepare: Callable[[Array], Array] = lambda x: x) -> Deferred:
+        """prepare(x), to be rounded to the output by the kernel that it goes to next; rounded here where kernels know
+        no such rounding, and where the calculator watches outputs."""
+        words = self._output_words
+        if words is None or self._calculator.watches_outputs:
+            return Deferred(self.output(prepare(x)))
+        return Deferred(x, words, lambda x: self._rounded(prepare(x)))
+
+    @property
+    def _output_words(self) -> tuple[int, ...] | None:
+        return rounding_words(self._how, self.output_format)
+
+    def fused(
+        self,
+        name: str,
+        composed: Composed,
+        *operands: Array,
+        words: tuple[int, ...] = (),
+        sizes: Mapping[str, int] | None = None,
+    ) -> tuple[Array, ...]:
+        """composed(*operands), the first result rounded to the output; by the kernel of that name where there is one.
+
+        words: of the kernel, before those of that rounding.  ``composed`` is what defines the results.
+        """
+        own = self._output_words
+        if own is None or self._calculator.watches_outputs:
+            first, *rest = self.unrounded(name, composed, *operands, words=words, sizes=sizes)
+            return self.output(first), *rest
+
+        def whole(*operands: Array) -> tuple[Array, ...]:
+            first, *rest = composed(*operands)
+            return self._rounded(first), *rest
+
+        return self._by_kernel(name, whole, operands, (*words, *own), sizes)
+
+    def unrounded(
+        self,
+        name: str,
+        composed: Composed,
+        *operands: Array,
+        words: tuple[int, ...] = (),
+        sizes: Mapping[str, int] | None = None,
+    ) -> tuple[Array, ...]:
+        """The same without that rounding."""
+        return self._by_kernel(name, composed, operands, (*words, *NOT_ROUNDED), sizes)
+
+    def _by_kernel(
+        self,
+        name: str,
+        composed: Composed,
+        operands: tuple[Array, ...],
+        words: tuple[int, ...],
+        sizes: Mapping[str, int] | None,
+    ) -> tuple[Array, ...]:
+        """Kernels compute in float32 alone."""
+        kernel = self._backend.fused_layer(name) if self._inner is FP32 and self._sums is FP32 else None
+        return composed(*operands) if kernel is None else kernel(words, composed, *operands, sizes=sizes)
+
     def gelu(self, x: Array) -> Array:
         """GELU of values of the input format: correctly rounded by table in 16 bits, else composed."""
         if self._inputs.bits == 16:
@@ -183,7 +259,7 @@ class Site:
     def gelu_gradient(self, x: Array) -> Array:
         """Derivative of GELU, unrounded where it is composed: Phi(x) + x phi(x)."""
         if self._inputs.bits == 16:
-            return self._backend.lookup(table("gelu_gradient", self._inputs.name), x, self._inputs)
+            return self._lookup(table("gelu_gradient", self._inputs.name), x)
         exponent = self.multiply(self.multiply(x, x), self.scalar(-0.5))
         density = self.multiply(self.exp(exponent), _ROOT_TWO_PI_INVERSE)
         return self.add(self._cumulative(x), self.multiply(x, density))
@@ -193,21 +269,50 @@ class Site:
         tail = self.add(self.erf(self.multiply(x, _ROOT_HALF)), self.scalar(1))
         return self.multiply(tail, self.scalar(0.5))
 
+    def gelu_backward(self, x: Array, dy: Array) -> Array:
+        """dy times the derivative of GELU at x, rounded."""
+        if self._inputs.bits != 16:
+            return self.output(self.multiply(dy, self.gelu_gradient(x)))
+        values = self._calculator.xp.asarray(table("gelu_gradient", self._inputs.name))
+
+        def composed(x: Array, values: Array, dy: Array) -> tuple[Array]:
+            return (self.multiply(dy, self._backend.lookup(values, x, self._inputs)),)
+
+        flat = x.reshape(-1), values, dy.reshape(-1)
+        return self.fused("lookup_product", composed, *flat, words=_words_of(self._inputs))[0].reshape(x.shape)
+
+    def _lookup(self, values: Array, x: Array) -> Array:
+        """values[code of x]"""
+        flat = x.reshape(-1), self._calculator.xp.asarray(values)
+        (found,) = self.unrounded(
+            "lookup",
+            lambda x, values: (self._backend.lookup(values, x, self._inputs),),
+            *flat,
+            words=_words_of(self._inputs),
+        )
+        return found.reshape(x.shape)
+
     def _tabulated(self, function: str, x: Array) -> Array:
         source = self._inputs
         if self._how != NEAREST_EVEN:  # from the value in float32
-            return self.output(self._backend.lookup(table(function, source.name, "fp32"), x, source))
-        rounded = self._planted(
-            self._backend.lookup(table(function, source.name, self.output_format.name), x, source)
-        )
+            return self.output(self._lookup(table(function, source.name, "fp32"), x))
+        rounded = self._planted(self._lookup(table(function, source.name, self.output_format.name), x))
         if self._calculator.recorder is None:
             return rounded
-        return self._recorded(self._backend.lookup(table(function, source.name, "fp32"), x, source), rounded)
+        return self._recorded(self._lookup(table(function, source.name, "fp32"), x), rounded)
+
+
+def _words_of(fmt: Format) -> tuple[int, ...]:
+    return tuple(map(int, fmt.constants))
 
 
 class StageSite(Site):
     """The operations of a stage: float32, each of its results rounded as the stage says.  Nothing is recorded."""
 
     def output(self, x: Array) -> Array:
-        plain = self.output_format is FP32 and self._how == NEAREST_EVEN
-        return x if plain else self._rounded(x)
+        return x if self.is_float32 else self._rounded(x)
+
+    @property
+    def is_float32(self) -> bool:
+        """Whether its results are left as float32 arithmetic made them."""
+        return self.output_format is FP32 and self._how == NEAREST_EVEN

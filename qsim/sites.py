@@ -153,6 +153,11 @@ class Calculator:
     def _site(self, kind: type[Site], name: str, direction: Pass, row: SitePolicy) -> Any:
         return IdentitySite(row) if self.policy.identity else kind(self, name, direction, row)
 
+    @property
+    def watches_outputs(self) -> bool:
+        """Whether outputs are recorded or have faults planted, so that no kernel may round them unseen."""
+        return self.recorder is not None or self._planter is not None
+
     def planted(self, key: str, x: Array, fmt: Format) -> Array:
         """x, which ``site.pass`` of the layer in force gives out, with the faults that are planted there."""
         return x if self._planter is None else self._planter(self.backend, self._layer, key, x, fmt)
@@ -167,7 +172,7 @@ class Calculator:
         """Float32 that flushes subnormals: norms, clipping factors, the arithmetic of the optimizer."""
         return self._site(Site, "float32", "fprop", SitePolicy(inputs="fp32", output="fp32"))
 
-    def stage(self, name: str) -> Site:
+    def stage(self, name: str) -> StageSite:
         """The arithmetic of a stage: float32, its output as the stage is rounded."""
         stage: Stage = getattr(self.policy.stages, name)
         row = SitePolicy(inputs="fp32", output=stage.format, rounding=stage.rounding, subnormals=stage.subnormals)

@@ -152,7 +152,7 @@ def test_cross_entropy(chunks: int) -> None:
 def test_a_tree_in_parts_is_the_whole_tree(backend: Executor, chunks: int, parts: int) -> None:
     """Over bit patterns, subnormals, infinities and NaN included."""
     ar = Calculator(POLICIES["fp32"], backend.name)
-    partial = drawn(generator(chunks), 64 * chunks).reshape(chunks, 64)
+    partial = drawn(generator(chunks), 64 * chunks).view(np.float32).reshape(chunks, 64)
 
     def in_parts(partial: Any) -> Any:
         folded = [layers.fold_chunks(ar, part) for part in partial.reshape(parts, -1, 64)]

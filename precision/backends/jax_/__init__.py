@@ -24,6 +24,7 @@ from precision.backends.jax_.counting import computed_once, count, join, observe
 from precision.backends.jax_.derivatives import differentiable
 from precision.backends.jax_.gemm import counted_matmul, matmul
 from precision.backends.jax_.gradients import product, straight_through, straight_through_where, without_derivative
+from precision.backends.jax_.layers import fused_layer
 from precision.backends.jax_.operations import compare, extreme, operate, ordered_sum
 from precision.backends.jax_.products import (
     exact_add,
@@ -84,6 +85,7 @@ __all__ = [
     "flush",
     "from_bits",
     "fused_dequantizer",
+    "fused_layer",
     "fused_quantizer",
     "fused_scaler",
     "integer_matmul",

@@ -18,6 +18,7 @@ from precision.backends.numba_.gemm import (
     integer_matmul,
     matmul,
 )
+from precision.backends.numba_.layers import fused_layer
 from precision.backends.numba_.operations import compare, extreme, operate, ordered_sum
 from precision.backends.numba_.quantizers import fused_quantizer
 from precision.backends.numba_.rounding import (
@@ -74,6 +75,7 @@ __all__ = [
     "extreme",
     "from_bits",
     "fused_dequantizer",
+    "fused_layer",
     "fused_quantizer",
     "fused_scaler",
     "integer_matmul",

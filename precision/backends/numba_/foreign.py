@@ -69,6 +69,8 @@ class Foreign:
     results hold anything then.  ``words``: the attribute of that name, int64 (n,), the kernel's parameters.
     A letter that all results have is an axis along which results do not depend on each other.
     ``parts``: the letter, if there is one, whose size is how many threads the caller wants.
+    ``cost``: how much an element of the first operand takes, as a power of two, 0 for one operation on it; None: it
+    is a matrix product.
     Errors: XLA's INVALID_ARGUMENT where dtypes, ranks, sizes or numbers of arrays are others.
     """
 
@@ -77,6 +79,7 @@ class Foreign:
     results: tuple[Array, ...]
     starts: int = 0
     parts: str | None = None
+    cost: int | None = None
 
     def __post_init__(self) -> None:
         begun = self.operands[len(self.operands) - self.starts :]
@@ -96,10 +99,16 @@ class Foreign:
         return "_".join([*function.__module__.split("."), function.__name__, *arrays, str(self.starts), threads])
 
     def is_worth_threads(self, sizes: Mapping[str, int]) -> bool:
-        """Whether the product of all sizes, the multiply-adds of a matrix product, is a parallel kernel's work."""
+        """Whether it is a parallel kernel's work, given the size of each letter."""
         if self.parts is not None:
             return sizes[self.parts] > 1
-        return math.prod(sizes.values()) >> 6 >= Kernel.PARALLEL_FROM and numba.get_num_threads() > 1
+        return self.work(sizes) >= Kernel.PARALLEL_FROM and numba.get_num_threads() > 1
+
+    def work(self, sizes: Mapping[str, int]) -> int:
+        """As ``Kernel`` counts it."""
+        if self.cost is None:
+            return math.prod(sizes.values()) >> 6
+        return math.prod(sizes[letter] for letter in self.operands[0].axes) << self.cost >> 2
 
     def handler(self, *, parallel: bool) -> tuple[str, int]:
         """Name and address of the handler, compiled on first use.

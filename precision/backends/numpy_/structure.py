@@ -105,3 +105,8 @@ def fused_dequantizer(tiles: Any) -> None:
 
 def fused_scaler() -> None:
     """A function of sums and both scales that multiplies them in one pass, in place, where there is one."""
+
+
+def fused_layer(name: str) -> None:
+    """A function of (words, composed, *operands, sizes): the results of composed(*operands) by one kernel."""
+    del name
