@@ -49,9 +49,10 @@ class Rerun:
 
     def saved(self, step: int) -> Position:
         """The last checkpoint at or before a step.  RunError where there is none."""
-        steps = [saved for saved in saved_steps(self.run.path) if saved <= step]
+        found = saved_steps(self.run.path)
+        steps = [saved for saved in found if saved <= step]
         if not steps:
-            raise RunError(f"run {str(self.run.path)!r} has no checkpoint of step {step} or before; train it again")
+            raise RunError(f"run {str(self.run.path)!r} has no checkpoint of step {step} or before; it has {found}")
         return Position.of(load_checkpoint(self.run.path, steps[-1]))
 
     def at(self, step: int) -> Position:

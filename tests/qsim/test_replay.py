@@ -169,7 +169,7 @@ def recount(x: np.ndarray, storage: str) -> dict[str, Any]:
 
 
 def without_table(record: dict[str, Any]) -> dict[str, Any]:
-    """A record without its significands, whose rows have to add up to the exponents; columns are ``test_statistics``'."""
+    """A record without its significands, whose rows have to add up to the exponents."""
     rest = dict(record)
     assert {e: sum(columns) for e, columns in rest.pop("significands").items()} == record["exponents"]
     return rest
