@@ -16,7 +16,7 @@ import numpy as np
 
 from precision.backends import get_backend
 from precision.formats import Format, parse_format
-from precision.random_bits import Stream, fold_in
+from precision.random_bits import Key, Stream, fold_in
 from precision.rounding_modes import NEAREST_EVEN, Rounding
 from qsim.arithmetic import Arithmetic
 from qsim.draws import WRITE_BACK, for_calculator, in_layers
@@ -176,11 +176,15 @@ class Calculator:
 
         size: of what is rounded, in each part of the batch; elements count through all parts.
         """
+        key = self._key(name)
+        count = self._drawn[name] = self._drawn.get(name, -1) + 1
+        return Stream(fold_in(key, count), self._first_element(size))
+
+    def _key(self, name: str) -> Key:
         if name not in self._keys:
             raise ValueError(f"{name} of policy {self.policy.name} is rounded stochastically and was given no key")
-        count = self._drawn[name] = self._drawn.get(name, -1) + 1
         key = self._keys[name]
-        return Stream(fold_in((key[0], key[1]), count), self._first_element(size))
+        return key[0], key[1]
 
     def scan(self, body: Callable, carry: Any, xs: Any, *, reverse: bool = False) -> tuple[Any, Any]:
         """``lax.scan`` over layers, with what is recorded in each layer kept under its number.
@@ -293,21 +297,26 @@ class Calculator:
                 self.recorder.record(self.backend, place, w[part], rounded[part], self.parameters)
         return rounded
 
-    def updated(self, name: str, w: Array) -> Array:
-        """A parameter, float32 out of its update, as it is kept."""
+    def updated(self, parameters: dict[str, Array]) -> dict[str, Array]:
+        """Parameters by name, float32 out of their update, as they are kept."""
         if self.policy.has_master:
-            return self.stage("master").output(w)
+            return {name: self.stage("master").output(w) for name, w in parameters.items()}
+        if self._write_back.stochastic:
+            return self._written_back(parameters)
         plain = self.policy.parameters == "fp32" and self._write_back == NEAREST_EVEN
-        return w if plain else self._round(w, self._write_back, f"{WRITE_BACK}{name}")
+        return parameters if plain else {name: self._round(w, self._write_back) for name, w in parameters.items()}
 
-    def _round(self, w: Array, how: Rounding, key: str | None = None) -> Array:
-        if how == NEAREST_EVEN:
-            return self.backend.round_to(w, self.parameters)
-        random = None
-        if how.stochastic and key is not None:
-            places = self.shards.places(key.removeprefix(WRITE_BACK), w.shape)
-            random = self.stream(key)._replace(counter=places)
-        return self.backend.round_to(w, self.parameters, how, random)
+    def _written_back(self, parameters: dict[str, Array]) -> dict[str, Array]:
+        """Rounded stochastically, each element by the word of its place in the whole of its parameter."""
+        streams = [
+            Stream(self._key(f"{WRITE_BACK}{name}"), self.shards.places(name, w.shape))
+            for name, w in parameters.items()
+        ]
+        rounded = self.backend.round_each(list(parameters.values()), self.parameters, self._write_back, streams)
+        return dict(zip(parameters, rounded, strict=True))
+
+    def _round(self, w: Array, how: Rounding) -> Array:
+        return self.backend.round_to(w, self.parameters, *([] if how == NEAREST_EVEN else [how]))
 
     def random_words(self, key: Any, shape: tuple[int, ...]) -> Array:
         """One uint32 an element of rows (N, n), that of its index in the whole batch."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -60,6 +61,38 @@ def round_to(x: Array, fmt: Format, rounding: Rounding = NEAREST_EVEN, random: S
 @partial(jax.jit, static_argnames=("fmt", "rounding"))
 def _round_to(x: Array, fmt: Format, rounding: Rounding, random: Stream | None) -> Array:
     return from_bits(_round(x, fmt, rounding, random))
+
+
+def round_each(
+    arrays: Sequence[Array], fmt: Format, rounding: Rounding, streams: Sequence[Stream]
+) -> tuple[Array, ...]:
+    """Float32 arrays, each rounded stochastically by a stream of its own."""
+    return _round_each(tuple(arrays), fmt, rounding, tuple(_words_of(*stream) for stream in streams))
+
+
+@partial(jax.jit, static_argnames=("fmt", "rounding"))
+def _round_each(
+    arrays: tuple[Array, ...], fmt: Format, rounding: Rounding, streams: tuple[Stream, ...]
+) -> tuple[Array, ...]:
+    """As one vector: the rounds of Threefry are compiled once, not once an array."""
+    words = [(*s.key, *_index_words(s.counter, x.shape)) for x, s in zip(arrays, streams, strict=True)]
+    flat = ([jnp.broadcast_to(w, x.shape).reshape(-1) for w in own] for x, own in zip(arrays, words, strict=True))
+    columns = [
+        jnp.concatenate([to_bits(x).reshape(-1) for x in arrays]),
+        *map(jnp.concatenate, zip(*flat, strict=True)),
+    ]
+    size = columns[0].size
+
+    def drawn(column: tuple[Array, ...]) -> Array:
+        u, *index = column
+        return from_bits(bits.round_pattern(u, np.uint32(0), bits.threefry2x32(*index, _ALL)[0], rounding.words(fmt)))
+
+    # A loop of two turns: XLA would compute the whole vector again in the fusion of every array cut out of it, and
+    # takes nothing out of a loop; it drops an optimization_barrier before it fuses.
+    halves = tuple(jnp.pad(column, (0, size % 2)).reshape(2, -1) for column in columns)
+    rounded = lax.map(drawn, halves).reshape(-1)[:size]
+    parts = jnp.split(rounded, np.cumsum([x.size for x in arrays])[:-1])
+    return tuple(part.reshape(x.shape) for part, x in zip(parts, arrays, strict=True))
 
 
 def on_cpu() -> bool:
