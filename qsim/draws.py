@@ -33,8 +33,9 @@ def output_keys(policy: Arithmetic, layers: int, seed: int, step: int) -> dict[s
 
 
 def write_back_keys(policy: Arithmetic, names: Iterable[str], seed: int, step: int) -> dict[str, np.ndarray]:
-    """By ``write_back.NAME`` of a parameter, (2,) uint32: fold_in(fold_in(fold_name(seed, "write_back.NAME"), step), 0).
+    """By ``write_back.NAME`` of a parameter, (2,) uint32.
 
+    fold_in(fold_in(fold_name(seed, "write_back.NAME"), step), 0).
     Element i of the parameter, row-major over the whole of it, blocks stacked, draws word i of the stream.
     """
     if policy.stages.write_back.rounding != "stochastic":

@@ -75,17 +75,18 @@ def _round_each(
     arrays: tuple[Array, ...], fmt: Format, rounding: Rounding, streams: tuple[Stream, ...]
 ) -> tuple[Array, ...]:
     """As one vector: the rounds of Threefry are compiled once, not once an array."""
-    words = [(*s.key, *_index_words(s.counter, x.shape)) for x, s in zip(arrays, streams, strict=True)]
-    flat = ([jnp.broadcast_to(w, x.shape).reshape(-1) for w in own] for x, own in zip(arrays, words, strict=True))
-    columns = [
-        jnp.concatenate([to_bits(x).reshape(-1) for x in arrays]),
-        *map(jnp.concatenate, zip(*flat, strict=True)),
+    index = [(*s.key, *_index_words(s.counter, x.shape)) for x, s in zip(arrays, streams, strict=True)]
+    flat = [
+        [to_bits(x).reshape(-1), *(jnp.broadcast_to(w, x.shape).reshape(-1) for w in words)]
+        for x, words in zip(arrays, index, strict=True)
     ]
+    columns = [jnp.concatenate(column) for column in zip(*flat, strict=True)]
     size = columns[0].size
 
     def drawn(column: tuple[Array, ...]) -> Array:
-        u, *index = column
-        return from_bits(bits.round_pattern(u, np.uint32(0), bits.threefry2x32(*index, _ALL)[0], rounding.words(fmt)))
+        u, key0, key1, high, low = column
+        word = bits.threefry2x32(key0, key1, high, low, _ALL)[0]
+        return from_bits(bits.round_pattern(u, np.uint32(0), word, rounding.words(fmt)))
 
     # A loop of two turns: XLA would compute the whole vector again in the fusion of every array cut out of it, and
     # takes nothing out of a loop; it drops an optimization_barrier before it fuses.
