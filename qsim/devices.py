@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -37,9 +38,12 @@ class OneDevice:
         del inputs, outputs
         return self._backend.jit(function)
 
-    def place(self, value: Any, kind: Kind) -> Any:
-        """Host arrays as the compiled function takes them; ``value`` a tree as the kind says."""
-        del kind
+    def place(self, value: Any, kind: Kind, shared_parts: int = 1) -> Any:
+        """Host arrays as the compiled function takes them; ``value`` a tree as the kind says.
+
+        shared_parts: of a batch, as ``Shards`` has them.
+        """
+        del kind, shared_parts
         return value
 
     def on_host(self, tree: Mapping[str, Array]) -> dict[str, np.ndarray]:
@@ -53,7 +57,7 @@ class MeshDevices:
     def __init__(self, config: RunConfig, mesh: Mesh) -> None:
         self._jax = get_backend("jax").devices
         self._mesh = self._jax.make_mesh({DATA: mesh.data, MODEL: mesh.model})
-        self.shards = Shards.of(mesh.data, mesh.model, parameter_shapes(config.model))
+        self.shards = Shards.of(mesh.data, mesh.model, parameter_shapes(config.model), config.model.heads)
         self.writes = self._jax.process_index() == 0
 
     def compiled(self, function: Callable, inputs: Sequence[Kind], outputs: Kinds) -> Callable:
@@ -72,12 +76,15 @@ class MeshDevices:
             return {part: dict(self.shards.layouts) for part in STATE}
         return {"parameters": dict(self.shards.layouts), "batch": (DATA,), "same": ()}[kind]
 
-    def place(self, value: Any, kind: Kind) -> Any:
+    def place(self, value: Any, kind: Kind, shared_parts: int = 1) -> Any:
         if kind == "state":
             return {part: self.place(tree, "parameters") for part, tree in value.items()}
         if kind == "parameters":
             return {name: self._place(x, self.shards.layouts[name]) for name, x in value.items()}
-        return tuple(self._place(x, (DATA,)) for x in value) if kind == "batch" else value
+        if kind == "batch":
+            shards = replace(self.shards, shared_parts=shared_parts)
+            return tuple(self._place(shards.shared_out(x), (DATA,)) for x in value)
+        return value
 
     def _place(self, x: Array, layout: Layout) -> Array:
         return self._jax.place(x, self._mesh, layout) if isinstance(x, np.ndarray) else x
@@ -107,7 +114,7 @@ def check_mesh(config: RunConfig, policy: Arithmetic, executor: str, mesh: Mesh)
             f"executor {executor} computes on one device; use --executor jax for a mesh of {mesh.count}"
         )
     _check_divides(config, mesh)
-    _check_schemes(config, policy, mesh)
+    _check_schemes(policy)
     available = get_backend("jax").devices.device_count()
     if mesh.count > available:
         raise ConfigError(
@@ -127,19 +134,11 @@ def _check_divides(config: RunConfig, mesh: Mesh) -> None:
             raise ConfigError(f"{axis}={size} of the mesh does not divide {name} {value}; choose a divisor of it")
 
 
-def _check_schemes(config: RunConfig, policy: Arithmetic, mesh: Mesh) -> None:
-    """Scales and outlier columns must be those of whole vectors that one device holds, outputs must not draw."""
+def _check_schemes(policy: Arithmetic) -> None:
+    """Scales and outlier columns of integers must be those of whole vectors that one device holds."""
     rows = [*policy.sites, *(row[1:] for row in policy.layers)]
     for site, direction, row in rows:
         place, scheme = f"{site}.{direction} of policy {policy.name}", row.scheme(direction)
-        if row.rounding == "stochastic":
-            raise ConfigError(
-                f"{place} rounds its output stochastically, which a mesh does not number; use one device"
-            )
-        if row.scaling == "tensor" and config.data.accumulation > 1 and mesh.data > 1:
-            raise ConfigError(
-                f"{place} has scales of all rows of a part; use data.accumulation 1 on data={mesh.data}"
-            )
         if scheme is not None and not _is_of_vectors(scheme):
             raise ConfigError(
                 f"{place} is quantized by {scheme.name}, whose scales or outliers span the rows of several devices; "

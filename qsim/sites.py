@@ -19,7 +19,7 @@ from precision.formats import Format, parse_format
 from precision.random_bits import Key, Stream, fold_in
 from precision.rounding_modes import NEAREST_EVEN, Rounding
 from qsim.arithmetic import Arithmetic
-from qsim.draws import WRITE_BACK, for_calculator, in_layers
+from qsim.draws import OUTPUT, WRITE_BACK, for_calculator, in_layers
 from qsim.faults import Fault, Planter
 from qsim.segments import apart, joined, length_of, sliced
 from qsim.sharding import ONE_DEVICE, Shards
@@ -131,7 +131,6 @@ class Calculator:
         self._sites: dict[tuple[int | None, str, Pass], Site] = {}
         self._keys: dict[str, Any] = {}
         self._drawn: dict[str, int] = {}
-        self._first_row: Array = 0
         self._rows = 0
         self._part: Array = 0
         self._parts = 1
@@ -171,14 +170,14 @@ class Calculator:
         self._drawn = {}
         return rest
 
-    def stream(self, name: str, size: int = 0) -> Stream:
-        """Random words for one rounding: of the key of that name, its n-th child for the n-th rounding.
+    def stream(self, place: str, shape: tuple[int, ...]) -> Stream:
+        """Random words for one rounding of a site.pass: of its key, the n-th child for the n-th rounding.
 
-        size: of what is rounded, in each part of the batch; elements count through all parts.
+        shape: of what is rounded here; elements count through all parts of the batch, and all devices.
         """
-        key = self._key(name)
-        count = self._drawn[name] = self._drawn.get(name, -1) + 1
-        return Stream(fold_in(key, count), self._first_element(size))
+        key = self._key(f"{place}{OUTPUT}")
+        count = self._drawn[place] = self._drawn.get(place, -1) + 1
+        return Stream(fold_in(key, count), self.shards.indices_of_output(place, shape, self._part, self._parts))
 
     def _key(self, name: str) -> Key:
         if name not in self._keys:
@@ -226,7 +225,7 @@ class Calculator:
         xs["part"] = self.xp.arange(parts, dtype=np.uint32)
 
         def placed(carry: Array, part: dict[str, Array]) -> tuple[Array, Any]:
-            self._part, self._first_row = part["part"], part["part"] * np.uint32(rows)
+            self._part = part["part"]
             return carry, body(part["tokens"], part["targets"])
 
         self._rows, self._parts = rows * parts, parts
@@ -235,7 +234,7 @@ class Calculator:
                 placed, np.float32(0), xs, self.recorder.add_parts if self.recorder else None
             )
         finally:
-            self._first_row, self._rows, self._part, self._parts = 0, 0, 0, 1
+            self._rows, self._part, self._parts = 0, 0, 1
         return _end_to_end(first), {name: _end_to_end(x) for name, x in others.items()}
 
     @contextmanager
@@ -332,7 +331,9 @@ class Calculator:
                 f"{rows} rows of {width} values outgrow the 32 bits that number the draws of a batch in parts; "
                 "use data.accumulation 1 on one device, or smaller batches"
             )
-        return (self._first_row + self.shards.first_row(here)) * np.uint32(width)
+        if rows == math.prod(leading):
+            return 0
+        return self.shards.place_in_batch(self._part, self._parts) * np.uint32(here // self._parts * width)
 
     def indices(self, shape: tuple[int, ...], *, own_columns: bool) -> Array:
         """The same, or the index of every element where the array has the columns of this device alone."""
@@ -341,17 +342,6 @@ class Calculator:
         whole = (*shape[:-1], shape[-1] * self.shards.model)
         places = self.xp.arange(math.prod(whole), dtype=np.uint32).reshape(whole)
         return self.shards.own_columns(places + self.first_index(whole))
-
-    def _first_element(self, size: int) -> Array:
-        """Index, in the arrays of all parts laid end to end, of the first of this part's ``size`` elements."""
-        if self._parts == 1:
-            return 0
-        if self._parts * size > 1 << 32:
-            raise ValueError(
-                f"{self._parts} parts of {size} values outgrow the 32 bits that number a batch's draws in parts; "
-                "use data.accumulation 1 or smaller batches"
-            )
-        return self._part * np.uint32(size)
 
 
 def _end_to_end(x: Array) -> Array:

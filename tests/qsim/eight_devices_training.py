@@ -1,7 +1,7 @@
 """Run by ``test_sharding``: training steps on meshes of eight CPU devices, against the reference's hashes.
 
 Arguments: the number of layers and of steps; then any number of cases, a policy and a mesh, and what is different in
-the configuration, ``fp16:data=4,model=2:model.tied=true``.
+the configuration, ``fp16:data=4,model=2:model.tied=true``.  ``fp16+drawn``: every output rounded stochastically.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from qsim.hashing import scalar_hash, tree_hash
 from qsim.mesh import parse_mesh
 from qsim.model import initial_parameters, step_keys
 from qsim.optimizer import ScaleState, step_scalars
-from qsim.policy import POLICIES
+from qsim.policy import POLICIES, Arithmetic
 from qsim.sites import Recorder
 from qsim.step import Step
 from qsim.training import as_statistics
@@ -40,6 +40,11 @@ def configured(changes: str) -> RunConfig:
     """The configuration with changes, ``key=value`` joined by ``;``, values as YAML."""
     pairs = [change.partition("=") for change in changes.split(";") if change]
     return override_all(CONFIG, [(key, yaml.safe_load(value)) for key, _, value in pairs])
+
+
+def policy_of(name: str) -> Arithmetic:
+    known, _, drawn = name.partition("+")
+    return POLICIES[known].with_(name=name, rounding="stochastic") if drawn else POLICIES[known]
 
 
 def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -70,7 +75,7 @@ def steps(step: Step) -> list[dict[str, Any]]:
 
 @cache
 def reference(policy: str, changes: str) -> list[dict[str, Any]]:
-    return steps(Step(configured(changes), POLICIES[policy], "numpy", Recorder))
+    return steps(Step(configured(changes), policy_of(policy), "numpy", Recorder))
 
 
 def collectives(text: str) -> set[tuple[str, bool]]:
@@ -89,8 +94,8 @@ def compile_ahead(step: Step) -> str:
 
 def check(policy: str, mesh: str, changes: str = "") -> None:
     config = configured(changes)
-    devices = find_devices(config, POLICIES[policy], "jax", parse_mesh(mesh))
-    step = Step(config, POLICIES[policy], "jax", Recorder, devices)
+    devices = find_devices(config, policy_of(policy), "jax", parse_mesh(mesh))
+    step = Step(config, policy_of(policy), "jax", Recorder, devices)
     assert collectives(compile_ahead(step)) == {("all-gather", True), ("all-reduce", False)}
     found = steps(step)
     for number, (row, expected) in enumerate(zip(found, reference(policy, changes), strict=True), start=1):

@@ -42,8 +42,22 @@ def run_on_eight_devices(cases: list[str], layers: int, steps: int, seconds: int
 
 
 def test_steps_on_eight_devices() -> None:
-    """Hashes, counts and collectives; the positions and the vocabulary have rows that eight devices do not divide."""
-    run_on_eight_devices(["fp16:data=8", f"fp32:data=4,model=2:{OPTIONS}"], layers=2, steps=2, seconds=300)
+    """Hashes, counts and collectives; the positions and the vocabulary have rows that eight devices do not divide.
+
+    The second has scales of whole parts of the batch, and draws every output by its place in the whole: rows,
+    columns, heads and chunks.
+    """
+    run_on_eight_devices(["fp16:data=8", f"fp8+drawn:data=4,model=2:{OPTIONS}"], layers=2, steps=2, seconds=600)
+
+
+@pytest.mark.exhaustive
+def test_draws_and_scales_on_other_meshes() -> None:
+    """A part of three chunks a device, draws without a part, and both on data or model alone."""
+    third = "data.accumulation=2;data.batch_size=12;data.reduction_chunks=12"
+    cases = ["bf16+drawn:data=8", "bf16+drawn:model=2", "fp8+drawn:data=2:data.accumulation=4"]
+    cases += [f"fp8:data=2:{third}", f"fp8:model=2:{third}", f"bf16+drawn:data=2,model=2:{third}"]
+    cases += [f"fp32:data=4,model=2:{OPTIONS}"]
+    run_on_eight_devices(cases, layers=2, steps=3, seconds=1200)
 
 
 @pytest.mark.exhaustive
