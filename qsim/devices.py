@@ -50,6 +50,10 @@ class OneDevice:
         """Whole arrays by name, in every process: all of them must ask."""
         return {name: np.asarray(x) for name, x in tree.items()}
 
+    def largest_of_processes(self, number: int) -> int:
+        """The largest of the numbers that the processes name: all of them must ask."""
+        return number
+
 
 class MeshDevices:
     """A mesh of JAX devices, of this process or of several."""
@@ -91,6 +95,9 @@ class MeshDevices:
 
     def on_host(self, tree: Mapping[str, Array]) -> dict[str, np.ndarray]:
         return {name: self._jax.on_host(x) for name, x in sorted(tree.items())}
+
+    def largest_of_processes(self, number: int) -> int:
+        return self._jax.largest_of_processes(number)
 
 
 Devices = OneDevice | MeshDevices
@@ -151,25 +158,3 @@ def _is_of_vectors(scheme: MatmulScheme) -> bool:
     return scheme.threshold is None and all(
         isinstance(one, QScheme) and one.granularity in _ALONG_K for one in schemes
     )
-
-
-def join_processes(
-    coordinator: str | None, processes: int | None, process: int | None, mesh: Mesh | None
-) -> tuple[Mesh, bool]:
-    """Make this process one of several that train together; all None: as the cluster says.
-
-    -> (the mesh, by default every device of all of them along ``data``; whether this process is the first).
-    Errors: ConfigError where the processes do not find each other, or the mesh leaves a device out.
-    """
-    devices = get_backend("jax").devices
-    try:
-        devices.join_processes(coordinator, processes, process)
-    except (RuntimeError, ValueError) as error:
-        because = " ".join(str(error).split())[:200]
-        raise ConfigError(
-            f"the processes did not find each other ({because}); give each --coordinator, --processes and --process"
-        ) from None
-    every = Mesh(data=devices.device_count())
-    if mesh is not None and mesh.count != every.count:
-        raise ConfigError(f"mesh {mesh} is not of all {every.count} devices of the processes; name one that is")
-    return mesh or every, devices.process_index() == 0

@@ -14,9 +14,9 @@ from pathlib import Path
 from small_runs import small_config
 
 from precision.backends import BACKENDS
-from qsim.devices import join_processes
 from qsim.mesh import parse_mesh
 from qsim.policy import POLICIES, Arithmetic
+from qsim.processes import join_processes
 from qsim.training import train_new
 
 MODEL = {"layers": 4, "hidden": 16, "heads": 4, "length": 8, "dropout": 0.1}

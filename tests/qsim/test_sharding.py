@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from command_line import Cli
-from processes import environment, free_port
+from processes import environment, set_executor, start_two
 from small_runs import (
     assert_sentence,
     figures,
@@ -81,13 +81,8 @@ def test_every_policy_on_a_mesh(policy: str) -> None:
 
 
 def train_in_two_processes(*words: object) -> list[str]:
-    """``qsim train`` in two processes of two devices, their weights split both ways; the standard output of each."""
-    where = ("--coordinator", f"127.0.0.1:{free_port()}", "--processes", 2, "--mesh", "data=2,model=2")
-    command = [sys.executable, "-c", TRAIN, "train", *map(str, (*words, *where))]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    started = [
-        subprocess.Popen([*command, "--process", str(i)], env=environment(2), text=True, **pipes) for i in range(2)
-    ]
+    """The standard output of each."""
+    started = start_two(*words)
     outcomes = [process.communicate(timeout=300) for process in started]
     assert [process.returncode for process in started] == [0, 0], outcomes
     return [out for out, _ in outcomes]
@@ -110,8 +105,7 @@ def test_two_processes_go_on_with_a_run_of_one_device(tmp_path: Path) -> None:
     begun = tmp_path / "begun" / "run"
     with pytest.raises(KeyboardInterrupt):
         small_run(begun, "fp16", progress=interrupted(1), **CHANGES)
-    record = json.loads((begun / "config.json").read_text())
-    (begun / "config.json").write_text(json.dumps(record | {"executor": "jax"}))
+    set_executor(begun, "jax")
 
     first, second = train_in_two_processes("--resume", "--out", begun)
     assert first.splitlines()[1].startswith("fp16 ")
