@@ -64,19 +64,8 @@ def start(
     resumed = bool(saved_steps(folder))
     if not resumed:
         shutil.rmtree(folder, ignore_errors=True)
-    words = [
-        "train",
-        "--text",
-        str(text),
-        "--out",
-        str(folder),
-        "--steps",
-        str(steps),
-        *FLAGS,
-        "--executor",
-        executor,
-    ]
-    words += ["--resume"] if resumed else []
+    words = ["train", "--text", str(text), "--out", str(folder), "--steps", str(steps)]
+    words += [*FLAGS, "--executor", executor, *(["--resume"] if resumed else [])]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([sys.executable, "-c", before + COMMAND, *words], env=environment(1), **pipes)
 
