@@ -7,72 +7,93 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 
+from precision.backends import choose_backend
 from precision.format import Format
-from precision.statistics import EXPONENT_BINS, LOWEST_EXPONENT
+from precision.formats import FP32
+from precision.rounding_modes import Subnormals
+from precision.significands import COLUMNS, HIDDEN, MOST_ONES, STARTS
+from precision.statistics import LOWEST_EXPONENT
 
-_HIDDEN = 23  # bits of a float32 significand below the leading one
 
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Binades:
-    """Nonzero finite float32 values by floor(log2 |x|) = index - 149: (277,) int64 each.
+    """Nonzero finite float32 values by floor(log2 |x|) = row - 149 and column of ``precision.significands``.
 
-    total: all of them.  powers: those that are powers of two.  heavy: by name of a format, those whose significand,
-    1 <= s < 2, is at or above that at which the format overflows (above it where the tie still fits).
+    significands: (277, 24), as in ``Statistics``, whose table serves here as it is.
 
-    A power of two times x has the significand of x, so the three tell for any scale how many values overflow, and how
-    many become zero: all below half of the smallest subnormal, and half itself, a tie whose even neighbour is zero.
-    Exponents alone would not: 65519 and 65520 share theirs, and so do 2^-25 and 1.5 2^-25.
+    A power of two times x has the significand of x, so the table tells for any scale how many values overflow, and
+    how many become zero: all below half of the smallest subnormal, and half itself, a tie whose even neighbour is
+    zero.  Exponents alone would not: 65519 and 65520 share theirs, and so do 2^-25 and 1.5 2^-25.
+    Scales: one, or an array of them, of which the counts have the shape.
+    Domain: signed floating-point formats with a zero and 1 ... 10 significand bits; FP32, but for flushing.
+    Errors: ValueError for another format.
     """
 
-    total: np.ndarray
-    powers: np.ndarray
-    heavy: dict[str, np.ndarray]
+    significands: np.ndarray
 
     @classmethod
-    def of(cls, x: np.ndarray, formats: tuple[Format, ...]) -> Binades:
-        """Of float32 values of any shape; zeros, infinities and NaN are left out.
+    def of(cls, x: Any) -> Binades:
+        """Of float32 values of any shape; zeros, infinities and NaN are left out."""
+        backend = choose_backend(x)
+        return cls(significands=np.asarray(backend.statistics(x, x, FP32)[1], np.int64))
 
-        formats: floating-point, of at most 22 significand bits.
-        """
-        index, fraction = _split(x)
-        heavy = {fmt.name: _histogram(index[fraction >= _threshold(fmt)[0]]) for fmt in formats}
-        return cls(total=_histogram(index), powers=_histogram(index[fraction == 0]), heavy=heavy)
+    @property
+    def total(self) -> np.ndarray:
+        """(277,), all values of each binade."""
+        return np.asarray(self.significands.sum(axis=1))
 
-    def underflowed(self, fmt: Format, scale: int) -> int:
-        """How many x 2^scale, rounded to nearest even, are zero."""
-        edge = fmt.min_subnormal_exponent - 1 - scale - LOWEST_EXPONENT
-        return int(self.total[: max(edge, 0)].sum() + self.powers[edge : edge + 1].sum() * (edge >= 0))
+    @property
+    def powers(self) -> np.ndarray:
+        """(277,), the powers of two among them."""
+        return self.significands[:, 0]
 
-    def overflowed(self, fmt: Format, scale: int) -> int:
+    def underflowed(self, fmt: Format, scale: Any, subnormals: Subnormals = "keep") -> Any:
+        """How many x 2^scale, rounded to nearest even, are zero; ``flush``: where subnormal results are."""
+        _require(fmt, subnormals)
+        if subnormals == "flush":  # rounded first: from half a quantum below the smallest normal value on it is that
+            fraction = (1 << HIDDEN) - (1 << HIDDEN - fmt.significand_bits)
+            return self._below(fmt.min_normal_exponent - 1 - scale, fraction)
+        smallest = fmt.min_subnormal_exponent if fmt.subnormals else fmt.min_normal_exponent
+        return self._below(smallest - 1 - scale, 1)
+
+    def overflowed(self, fmt: Format, scale: Any) -> Any:
         """How many x 2^scale, rounded to nearest even as if exponents had no end, exceed the largest finite value."""
-        edge = _threshold(fmt)[1] - scale - LOWEST_EXPONENT
-        at_edge = self.heavy[fmt.name][edge : edge + 1].sum() * (edge >= 0)
-        return int(self.total[max(edge + 1, 0) :].sum() + at_edge)
+        _require(fmt)
+        fraction, exponent = _threshold(fmt)
+        return self._cumulative[-1] - self._below(exponent - scale, fraction)
+
+    @cached_property
+    def _cumulative(self) -> np.ndarray:
+        """How many values lie before each cell of the table, row by row, and at the end."""
+        return np.concatenate([[0], np.cumsum(self.significands)])
+
+    def _below(self, exponent: Any, fraction: int) -> Any:
+        """How many magnitudes lie below (1 + fraction 2^-23) 2^exponent; the fraction is where a column begins."""
+        column = STARTS.index(fraction) if fraction < 1 << HIDDEN else COLUMNS
+        row = np.asarray(exponent) - LOWEST_EXPONENT
+        cell = np.where(row < 0, 0, row * COLUMNS + column)
+        return self._cumulative[np.minimum(cell, len(self._cumulative) - 1)]
 
 
-def _histogram(index: np.ndarray) -> np.ndarray:
-    return np.bincount(index, minlength=EXPONENT_BINS)
+def _require(fmt: Format, subnormals: Subnormals = "keep") -> None:
+    told = 1 <= fmt.significand_bits < MOST_ONES or (fmt == FP32 and subnormals == "keep")
+    if fmt.is_integer or not (fmt.signed and fmt.zero and told):
+        raise ValueError(
+            f"losses in {fmt.name} cannot be told from counts per binade; "
+            "choose a signed floating-point format of 1 to 10 significand bits"
+        )
 
 
-def _split(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(floor(log2 |x|) + 149, the 23 bits below the leading one) of the nonzero finite values."""
-    words = np.ascontiguousarray(x, np.float32).reshape(-1).view(np.uint32) & np.uint32(0x7FFFFFFF)
-    words = words[(words > 0) & (words < 0x7F800000)]
-    subnormal = words < 0x00800000  # an integer count of 2^-149: its float32 is exact and has the same significand
-    words = np.where(subnormal, words.astype(np.float32).view(np.uint32), words)
-    exponent = (words >> np.uint32(_HIDDEN)).astype(np.int64) - 127
-    index = exponent - np.where(subnormal, 0, LOWEST_EXPONENT)
-    return index, words & np.uint32(0x7FFFFF)
-
-
+@lru_cache(maxsize=256)
 def _threshold(fmt: Format) -> tuple[int, int]:
     """(f, e): what overflows lies at or above (1 + f 2^-23) 2^e."""
     significand, exponent, tie_stays = overflow_threshold(fmt)
-    fraction = int(math.ldexp(significand, _HIDDEN + 1)) - (1 << _HIDDEN) + tie_stays
+    fraction = math.ceil(math.ldexp(significand, HIDDEN + 1)) - (1 << HIDDEN) + tie_stays
     return fraction, exponent - 1
 
 

@@ -1,4 +1,4 @@
-"""Matrix products of operands scaled by powers of two, one scale an operand, as FP8 is trained."""
+"""Matrix products of operands scaled by powers of two, one scale an operand or one a block, as FP8 is trained."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from typing import Any
 import numpy as np
 
 from precision.format import Format
-from precision.rounding_modes import BIAS, WIDTH, pattern_of
+from precision.formats import E8M0
+from precision.quantization import tiles as tiling
+from precision.quantization.scheme import Tiles
+from precision.rounding_modes import BIAS, WIDTH, Rounding, pattern_of
 
 Array = Any
+_SATURATING = Rounding(overflow="saturate")
 _POWER = 256  # ``times_power`` multiplies by 2^(power - 256)
 
 
@@ -34,7 +38,11 @@ def scaled_product(
     a format of 16 bits it is what the exact one rounds to.
     """
     (qa, code_a), (qb, code_b) = (scaled(backend, x, fmt, of_all) for x, fmt in zip((a, b), formats, strict=True))
-    y = product(qa, qb)
+    return unscaled(backend, product(qa, qb), code_a, code_b)
+
+
+def unscaled(backend: Any, y: Array, code_a: Array, code_b: Array) -> Array:
+    """A product y of operands scaled by s_a and s_b, over both: y 2^(code_a + code_b - 254)."""
     xp = backend.array_module
     total = code_a.astype(xp.int32) + code_b.astype(xp.int32) - 2 * BIAS
     first = total >> 1  # in two steps of equal sign, neither of which leaves the range on its own
@@ -50,11 +58,75 @@ def scaled(backend: Any, x: Array, fmt: Format, of_all: Callable[[Array], Array]
     1 / s = 2^(code - 127).  A tensor of zeros stays so; one that holds NaN or an infinity has code 255, and its
     finite values times 2^-128 leave NaN and infinities, which no product hides.
     """
+    rows = x.reshape(1, -1)
+    rounded, code = _scaled_rows(backend, rows, fmt, of_all(backend.absmax(rows, 1)))
+    return rounded.reshape(x.shape), code
+
+
+def _scaled_rows(backend: Any, rows: Array, fmt: Format, absmax: Array) -> tuple[Array, Array]:
+    """The same of every row (R, n) by its absmax (R, 1): codes (R, 1)."""
+    raised, code = _raised(backend, rows, fmt, absmax)
+    return backend.round_to(raised, fmt), code
+
+
+def _raised(backend: Any, rows: Array, fmt: Format, absmax: Array) -> tuple[Array, Array]:
+    """The same before it is rounded."""
     largest = pattern_of(fmt.maximum)
     threshold, exponent = largest & ((1 << WIDTH) - 1), (largest >> WIDTH) - BIAS
-    code = backend.shared_scales(of_all(backend.absmax(x.reshape(1, -1), 1)), threshold, exponent)
-    up = BIAS - code.astype(backend.array_module.int32)
-    return backend.round_to(_times(backend, x, up), fmt), code
+    code = backend.shared_scales(absmax, threshold, exponent)
+    power = BIAS - code.astype(backend.array_module.int32) + _POWER
+    return backend.times_power(rows, power.astype(np.uint32)), code
+
+
+def scaled_for(backend: Any, x: Array, fmt: Format, absmax: Array) -> tuple[Array, Array]:
+    """As ``scaled``, by the scale of an absmax (1, 1) that x may exceed.
+
+    Finite values beyond the format's largest one become that, and what is not finite NaN.
+    """
+    raised, code = _raised(backend, x.reshape(1, -1), fmt, absmax)
+    rounded = backend.round_to(raised, fmt, _SATURATING).reshape(x.shape)
+    finite = (backend.to_bits(x).reshape(x.shape) & np.uint32(0x7FFFFFFF)) < np.uint32(0x7F800000)
+    return backend.array_module.where(finite, rounded, np.float32(np.nan)), code
+
+
+def scaled_blocks(backend: Any, x: Array, fmt: Format, tiles: Tiles) -> tuple[Array, Array]:
+    """As ``scaled``, each tile of x by a scale of its own; codes of the shape of ``tiling.counts``."""
+    rows = tiling.to_rows(backend, x, tiles)
+    rounded, code = _scaled_rows(backend, rows, fmt, backend.absmax(rows, 1))
+    return tiling.from_rows(backend, rounded, x.shape, tiles), code.reshape(tiling.counts(x.shape, tiles))
+
+
+def block_scaled_product(
+    backend: Any,
+    a: Array,
+    b: Array,
+    product: Callable[[Array, Array], Array],
+    formats: tuple[Format, Format],
+    block: int,
+    square: bool,
+) -> Array:
+    """sum over blocks g of k, ascending, of  (product(round(a_g s_a), round(b_g s_b)) / s_a) / s_b.
+
+    Shapes: a (B, m, k), b (B, k, n).  A scale of a is that of one row's ``block`` elements along k; one of b that of
+    ``block`` elements of a column, or where ``square`` of ``block`` rows and columns.  Last blocks may be shorter.
+    Exactness: scales are powers of two, so operands are rounded once, to nearest even.  Each division and each
+    addition to the running sum, which begins with +0, is one float32 operation that flushes subnormals.  A block that
+    holds NaN or an infinity makes its products NaN; one whose absmax is at most 2^-127 of the format's largest value
+    counts as zero.
+    """
+    (qa, code_a), (qb, code_b) = (
+        scaled_blocks(backend, a, formats[0], (1, 1, block)),
+        scaled_blocks(backend, b, formats[1], (1, block, block if square else 1)),
+    )
+    down_a = backend.decode(code_a, E8M0)  # (B, m, G)
+    down_b = backend.decode(code_b, E8M0)  # (B, G, n), or (B, G, ceil(n / block))
+    down_b = tiling.spread(backend, down_b, (*down_b.shape[:2], b.shape[2]), (1, 1, block if square else 1))
+    total = backend.array_module.zeros((*a.shape[:2], b.shape[2]), np.float32)
+    for g in range(down_a.shape[2]):
+        along = slice(g * block, (g + 1) * block)
+        part = backend.multiply(product(qa[:, :, along], qb[:, along]), down_a[:, :, g : g + 1])
+        total = backend.add(total, backend.multiply(part, down_b[:, g : g + 1]))
+    return total
 
 
 def _times(backend: Any, x: Array, exponent: Array) -> Array:

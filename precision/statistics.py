@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from precision.format import Format
+from precision.significands import COLUMNS
 
 COUNTERS = (
     "zero", "nan", "infinite", "subnormal", "became_subnormal", "underflowed", "overflowed", "saturated", "inexact",
@@ -24,7 +26,7 @@ class Tally(NamedTuple):
     """What a back end counts in one pass.  Its fields add, but for the extremes."""
 
     counts: Any  # in the order of COUNTERS
-    exponents: Any  # EXPONENT_BINS
+    significands: Any  # (EXPONENT_BINS, COLUMNS)
     largest: Any  # float32 pattern of the largest finite magnitude; 0 where there is none
     smallest: Any  # of the smallest nonzero one; that of infinity where there is none
     powers: Any  # how many values are finite before and after, sum of their squares, sum of their squared errors
@@ -44,7 +46,10 @@ class Statistics:
         saturated: overflowed or infinite inputs that became finite.
         inexact: inputs, NaN apart, whose value changed; -0 that became +0 did not.
         compared: inputs that were finite and stayed so.
-        exponents: (277,) int64, how many nonzero finite inputs have floor(log2 |x|) = index - 149.
+        significands: (277, 24) int64, how many nonzero finite inputs have floor(log2 |x|) = row - 149 and a
+            significand in that column of ``precision.significands``; ``precision.binades`` tells from it what any
+            format at any scale would lose.
+    exponents: (277,) int64, the sums of its rows.
     Fields (floats)
         largest, smallest: magnitude of the largest and smallest nonzero finite input, exact; 0.0 where there is none.
         signal, noise: sums of x^2 and (round(x) - x)^2 over the compared inputs, in float64; their order differs
@@ -71,13 +76,13 @@ class Statistics:
     smallest: float = 0.0
     signal: float = field(default=0.0, compare=False)
     noise: float = field(default=0.0, compare=False)
-    exponents: np.ndarray = field(repr=False, compare=False)
+    significands: np.ndarray = field(repr=False, compare=False)
 
     @classmethod
-    def from_counts(cls, fmt: Format, count: int, counts: Any, exponents: Any, **more: Any) -> Statistics:
+    def from_counts(cls, fmt: Format, count: int, counts: Any, significands: Any, **more: Any) -> Statistics:
         """From a back end's arrays: ``counts`` in the order of ``COUNTERS``."""
         named = dict(zip(COUNTERS, map(int, np.asarray(counts)), strict=True))
-        return cls(format=fmt.name, count=count, exponents=np.asarray(exponents, np.int64), **named, **more)
+        return cls(format=fmt.name, count=count, significands=np.asarray(significands, np.int64), **named, **more)
 
     @classmethod
     def from_tally(cls, fmt: Format, count: int, tally: Tally) -> Statistics:
@@ -86,9 +91,13 @@ class Statistics:
         extremes = (float(p.view(np.float32)) if p != INFINITY else 0.0 for p in (largest, smallest))
         largest_value, smallest_value = extremes
         return cls.from_counts(
-            fmt, count, tally.counts, tally.exponents, compared=int(compared), signal=signal, noise=noise,
+            fmt, count, tally.counts, tally.significands, compared=int(compared), signal=signal, noise=noise,
             largest=largest_value, smallest=smallest_value,
         )  # fmt: skip
+
+    @property
+    def exponents(self) -> np.ndarray:
+        return np.asarray(self.significands.sum(axis=1))
 
     @property
     def sqnr(self) -> float:
@@ -105,7 +114,7 @@ class Statistics:
     def __add__(self, other: Statistics) -> Statistics:
         if self.format != other.format:
             raise ValueError(f"statistics of {self.format} and of {other.format} do not add; keep them apart")
-        summed = ("count", *COUNTERS, "compared", "signal", "noise", "exponents")
+        summed = ("count", *COUNTERS, "compared", "signal", "noise", "significands")
         fields = {name: getattr(self, name) + getattr(other, name) for name in summed}
         smallest = [value for value in (self.smallest, other.smallest) if value] or [0.0]
         return Statistics(
@@ -113,7 +122,8 @@ class Statistics:
         )  # fmt: skip
 
     def as_json(self) -> dict[str, Any]:
-        """Plain numbers; ``exponents`` as {exponent: count} without the empty bins.
+        """Plain numbers; ``exponents`` as {exponent: count} without the empty bins, ``significands`` as {exponent:
+        [count by column]} without them and without zeros at the end.
 
         Without ``compared`` and the floats where nothing was measured.
         """
@@ -121,8 +131,24 @@ class Statistics:
         if self.compared or self.largest:
             measured = ("compared", "largest", "smallest", "signal", "noise")
             counts |= {name: getattr(self, name) for name in measured}
-        bins = np.flatnonzero(self.exponents)
-        return counts | {"exponents": {str(i + LOWEST_EXPONENT): int(self.exponents[i]) for i in bins}}
+        rows = [int(row) for row in np.flatnonzero(self.exponents)]
+        exponents = {str(row + LOWEST_EXPONENT): int(self.exponents[row]) for row in rows}
+        columns = {str(row + LOWEST_EXPONENT): _without_end(self.significands[row].tolist()) for row in rows}
+        return counts | {"exponents": exponents, "significands": columns}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Statistics:
+        """What ``as_json`` gave, read back; its record must hold ``significands``."""
+        significands = np.zeros((EXPONENT_BINS, COLUMNS), np.int64)
+        for exponent, columns in record["significands"].items():
+            significands[int(exponent) - LOWEST_EXPONENT, : len(columns)] = columns
+        plain = {name: value for name, value in record.items() if name not in ("exponents", "significands")}
+        return cls(significands=significands, **plain)
+
+
+def _without_end(columns: list[int]) -> list[int]:
+    """Up to the last that is not zero."""
+    return columns[: max(i for i, n in enumerate(columns) if n) + 1]
 
 
 def power_sums(x: np.ndarray, rounded: np.ndarray) -> np.ndarray:

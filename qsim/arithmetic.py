@@ -11,7 +11,18 @@ from functools import cached_property
 from typing import Any
 
 from qsim.site_policy import QUANTIZED_SITES, SITES, GradientRounding, Pass, SitePolicy
-from qsim.stages import FLOAT32, NO_SCALING, STAGES, LossScaling, Stage, Stages, WriteBack
+from qsim.stages import (
+    DELAYED,
+    FLOAT32,
+    FLOAT64,
+    NO_SCALING,
+    STAGES,
+    DelayedScaling,
+    LossScaling,
+    Stage,
+    Stages,
+    WriteBack,
+)
 
 LayerRow = tuple[int, str, Pass, SitePolicy]
 
@@ -21,6 +32,7 @@ class Arithmetic:
     """A policy: every site and pass resolved, the working copy of the parameters, the stages, the loss scaling.
 
     layers: rows of single layers that stand in place of those of ``sites``, in order of layer, site and pass.
+    delayed_scaling: options of the rows whose operands are scaled so.
     """
 
     name: str
@@ -29,6 +41,7 @@ class Arithmetic:
     loss_scaling: LossScaling = NO_SCALING
     stages: Stages = FLOAT32
     layers: tuple[LayerRow, ...] = ()
+    delayed_scaling: DelayedScaling = DELAYED
 
     def __post_init__(self) -> None:
         for place, site, direction, row in self._rows():
@@ -39,6 +52,14 @@ class Arithmetic:
                 )
             if row.gradient_inputs is not None and site not in (*QUANTIZED_SITES, "logits"):
                 raise ValueError(f"{place} of policy {self.name} is no linear layer; leave out gradient_inputs")
+            if row.scaling == "delayed" and site not in QUANTIZED_SITES:
+                raise ValueError(
+                    f"{place} of policy {self.name} keeps no history to scale by; {', '.join(QUANTIZED_SITES)} do"
+                )
+        if self.identity and not self._is_all_float64():
+            raise ValueError(
+                f"policy {self.name} mixes fp64 with other arithmetic; fp64 is float64 throughout or nowhere"
+            )
         if self.stages.write_back.rounding == "stochastic" and self.has_master:
             raise ValueError(
                 f"policy {self.name} keeps a master copy in {self.stages.master.format}, from which parameters are "
@@ -51,6 +72,21 @@ class Arithmetic:
             yield f"{site}.{direction}", site, direction, row
         for layer, site, direction, row in self.layers:
             yield f"layer.{layer}.{site}.{direction}", site, direction, row
+
+    @cached_property
+    def delays(self) -> bool:
+        """Whether some operand is scaled by its history, which is then part of the training state."""
+        return any(row.scaling == "delayed" for *_, row in self._rows())
+
+    @cached_property
+    def identity(self) -> bool:
+        """Whether nothing is rounded: float64 throughout, on NumPy alone."""
+        stages = [row["format"] for row in map(self._stage_row, STAGES)]
+        return "fp64" in stages or any("fp64" in row.formats for *_, row in self._rows())
+
+    def _is_all_float64(self) -> bool:
+        rows = all(row in _IDENTITY for *_, row in self._rows())
+        return rows and self.stages == FLOAT64 and self.parameters == "fp64" and self.loss_scaling == NO_SCALING
 
     @property
     def has_master(self) -> bool:
@@ -103,7 +139,7 @@ class Arithmetic:
         return list(zip(starts, [*starts[1:], layers], strict=True))
 
     def as_json(self) -> dict[str, Any]:
-        """The resolved table; ``layers`` only where there are rows of single layers."""
+        """The resolved table; ``layers`` and ``delayed_scaling`` only where there are rows that have them."""
         rows = [{"site": site, "pass": p} | dataclasses.asdict(policy) for site, p, policy in self.sites]
         own = [{"layer": i, "site": s, "pass": p} | dataclasses.asdict(row) for i, s, p, row in self.layers]
         table = {
@@ -113,6 +149,8 @@ class Arithmetic:
             "sites": rows,
             "stages": [self._stage_row(name) for name in STAGES],
         }
+        if self.delays:
+            table["delayed_scaling"] = dataclasses.asdict(self.delayed_scaling)
         return table | ({"layers": own} if own else {})
 
     def _stage_row(self, name: str) -> dict[str, str]:
@@ -172,10 +210,13 @@ class Arithmetic:
         return dataclasses.replace(moved, name=name or moved.name, loss_scaling=scaling)
 
 
+_FP64 = SitePolicy(inputs="fp64", output="fp64", inner="fp64", sums="fp64")
+_IDENTITY = (_FP64, dataclasses.replace(_FP64, accumulator="native"))
 _SINCE: dict[str, Any] = {
     "gradient_rounding": "nearest_even",
     "gradient_inputs": None,
     "scaling": "none",
+    "block": 128,
     "sums": "fp32",
     "rounding": "nearest_even",
     "subnormals": "keep",
@@ -206,6 +247,7 @@ def from_json(values: dict[str, Any]) -> Arithmetic:
         parameters=values["parameters"],
         loss_scaling=LossScaling(**values["loss_scaling"]),
         stages=_stages_from(values.get("stages", [])),
+        delayed_scaling=DelayedScaling(**values.get("delayed_scaling", {})),
         layers=tuple((row["layer"], row["site"], row["pass"], row_of(row)) for row in values.get("layers", [])),
     )
 

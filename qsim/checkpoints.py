@@ -39,7 +39,7 @@ class CheckpointWarning(UserWarning):
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """State after ``step`` steps: float32 master parameters and moments, loss scale, number of updates made."""
+    """State after ``step`` steps: parameters, moments, what else the policy keeps; loss scale, updates made."""
 
     step: int
     updates: int
@@ -77,8 +77,8 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
 def _write(folder: Path, checkpoint: Checkpoint) -> None:
     tensors = {
         f"{part}/{name}": np.ascontiguousarray(array)
-        for part in PARTS
-        for name, array in unstack(checkpoint.state[part]).items()
+        for part, tree in checkpoint.state.items()
+        for name, array in unstack(tree).items()
     }
     try:
         save_file(tensors, folder / _TENSORS)
@@ -141,7 +141,8 @@ def load_checkpoint(run: Path, step: int) -> Checkpoint:
         record = json.loads((folder / _RECORD).read_text())
         _check_hashes(folder, step, record)
         tensors = load_file(folder / _TENSORS)
-        state = {part: stack(_part(tensors, part)) for part in PARTS}
+        further = {name.partition("/")[0] for name in tensors} - set(PARTS)
+        state = {part: stack(_part(tensors, part)) for part in (*PARTS, *sorted(further))}
         _check_shapes(state)
         return Checkpoint(
             step=record["step"],

@@ -11,10 +11,12 @@ import numpy as np
 from precision.backends import get_backend
 from precision.quantization.scheme import MatmulScheme, QScheme
 from qsim.config import ConfigError, RunConfig
+from qsim.delayed_scaling import PART, first_histories
 from qsim.mesh import Mesh
 from qsim.model import parameter_shapes
 from qsim.policy import Arithmetic
 from qsim.sharding import DATA, MODEL, Layout, Shards
+from qsim.sites import refuse_identity
 
 Array = Any
 # State: parameters and moments by name.  Batch: arrays of rows.  Same: whatever every device holds whole.
@@ -33,10 +35,12 @@ class OneDevice:
     def __init__(self, executor: str) -> None:
         self._backend = get_backend(executor)
 
-    def compiled(self, function: Callable, inputs: Sequence[Kind], outputs: Kinds) -> Callable:
-        """The function, compiled where that compiles."""
+    def compiled(
+        self, function: Callable, inputs: Sequence[Kind], outputs: Kinds, donated: tuple[int, ...] = ()
+    ) -> Callable:
+        """The function, compiled where that compiles; there results may take the memory of ``donated`` arguments."""
         del inputs, outputs
-        return self._backend.jit(function)
+        return self._backend.jit(function, donated)
 
     def place(self, value: Any, kind: Kind, shared_parts: int = 1) -> Any:
         """Host arrays as the compiled function takes them; ``value`` a tree as the kind says.
@@ -58,15 +62,19 @@ class OneDevice:
 class MeshDevices:
     """A mesh of JAX devices, of this process or of several."""
 
-    def __init__(self, config: RunConfig, mesh: Mesh) -> None:
+    def __init__(self, config: RunConfig, policy: Arithmetic, mesh: Mesh) -> None:
         self._jax = get_backend("jax").devices
         self._mesh = self._jax.make_mesh({DATA: mesh.data, MODEL: mesh.model})
         self.shards = Shards.of(mesh.data, mesh.model, parameter_shapes(config.model), config.model.heads)
         self.writes = self._jax.process_index() == 0
+        self._histories = dict.fromkeys(first_histories(policy, config.model.layers), ())
 
-    def compiled(self, function: Callable, inputs: Sequence[Kind], outputs: Kinds) -> Callable:
+    def compiled(
+        self, function: Callable, inputs: Sequence[Kind], outputs: Kinds, donated: tuple[int, ...] = ()
+    ) -> Callable:
         """The function as every device runs it on its own parts."""
-        return self._jax.compiled(function, self._mesh, tuple(map(self._layout, inputs)), self._layouts(outputs))
+        layouts = tuple(map(self._layout, inputs)), self._layouts(outputs)
+        return self._jax.compiled(function, self._mesh, *layouts, donated)
 
     def _layouts(self, kinds: Kinds) -> Any:
         if isinstance(kinds, str):
@@ -77,14 +85,15 @@ class MeshDevices:
 
     def _layout(self, kind: str) -> Any:
         if kind == "state":
-            return {part: dict(self.shards.layouts) for part in STATE}
+            layouts = {part: dict(self.shards.layouts) for part in STATE}
+            return layouts | ({PART: self._histories} if self._histories else {})
         return {"parameters": dict(self.shards.layouts), "batch": (DATA,), "same": ()}[kind]
 
     def place(self, value: Any, kind: Kind, shared_parts: int = 1) -> Any:
         if kind == "state":
             return {part: self.place(tree, "parameters") for part, tree in value.items()}
         if kind == "parameters":
-            return {name: self._place(x, self.shards.layouts[name]) for name, x in value.items()}
+            return {name: self._place(x, self.shards.layouts.get(name, ())) for name, x in value.items()}
         if kind == "batch":
             shards = replace(self.shards, shared_parts=shared_parts)
             return tuple(self._place(shards.shared_out(x), (DATA,)) for x in value)
@@ -108,10 +117,14 @@ def find_devices(config: RunConfig, policy: Arithmetic, executor: str, mesh: Mes
 
     Errors: ConfigError where the mesh does not fit the run, or there are no such devices.
     """
+    try:
+        refuse_identity(policy, executor)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     if mesh is None or mesh.count == 1:
         return OneDevice(executor)
     check_mesh(config, policy, executor, mesh)
-    return MeshDevices(config, mesh)
+    return MeshDevices(config, policy, mesh)
 
 
 def check_mesh(config: RunConfig, policy: Arithmetic, executor: str, mesh: Mesh) -> None:
@@ -121,7 +134,7 @@ def check_mesh(config: RunConfig, policy: Arithmetic, executor: str, mesh: Mesh)
             f"executor {executor} computes on one device; use --executor jax for a mesh of {mesh.count}"
         )
     _check_divides(config, mesh)
-    _check_schemes(policy)
+    _check_schemes(config, policy, mesh)
     available = get_backend("jax").devices.device_count()
     if mesh.count > available:
         raise ConfigError(
@@ -141,11 +154,16 @@ def _check_divides(config: RunConfig, mesh: Mesh) -> None:
             raise ConfigError(f"{axis}={size} of the mesh does not divide {name} {value}; choose a divisor of it")
 
 
-def _check_schemes(policy: Arithmetic) -> None:
+def _check_schemes(config: RunConfig, policy: Arithmetic, mesh: Mesh) -> None:
     """Scales and outlier columns of integers must be those of whole vectors that one device holds."""
     rows = [*policy.sites, *(row[1:] for row in policy.layers)]
     for site, direction, row in rows:
         place, scheme = f"{site}.{direction} of policy {policy.name}", row.scheme(direction)
+        if row.scaling == "blocks" and mesh.model > 1 and config.model.hidden % (row.block * mesh.model):
+            raise ConfigError(
+                f"{place} has scales of {row.block} columns of weights, which model={mesh.model} would cut; use a "
+                f"model.hidden that is a multiple of {row.block * mesh.model}, or data={mesh.count}"
+            )
         if scheme is not None and not _is_of_vectors(scheme):
             raise ConfigError(
                 f"{place} is quantized by {scheme.name}, whose scales or outliers span the rows of several devices; "

@@ -1,7 +1,7 @@
 """SHA-256 of tensors, the same for every executor.
 
 A tree of tensors is hashed in sorted name order: name, shape, little-endian float32 values in C order, layers
-unstacked, every NaN as 0x7FC00000.
+unstacked, every NaN as 0x7FC00000.  Values of an fp64 run are hashed as float64, NaN as 0x7FF8000000000000.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import numpy as np
 
 from precision.format import CANONICAL_NAN
 
+_NAN = {4: np.uint32(CANONICAL_NAN).view("<f4"), 8: np.uint64(0x7FF8 << 48).view("<f8")}
+
 
 def unstack(tree: dict[str, Any]) -> dict[str, np.ndarray]:
     """Stacked blocks as one tensor a layer: ``blocks.qkv.weight`` (L, ...) -> ``layer.0.qkv.weight``, ..."""
     flat: dict[str, np.ndarray] = {}
     for name, value in tree.items():
-        array = np.asarray(value, dtype="<f4")
+        array = np.asarray(value, dtype=_kept(value))
         if name.startswith("blocks."):
             rest = name.removeprefix("blocks.")
             flat |= {f"layer.{i}.{rest}": layer for i, layer in enumerate(array)}
@@ -52,19 +54,25 @@ def tree_hash(tree: dict[str, Any]) -> str:
 
 
 def scalar_hash(value: Any) -> str:
-    """Hash of one float32 number, the tensor ``loss`` of shape []."""
-    return tree_hash({"loss": np.asarray(value, dtype="<f4")})
+    """Hash of one number, the tensor ``loss`` of shape []."""
+    return tree_hash({"loss": np.asarray(value, dtype=_kept(value))})
+
+
+def _kept(value: Any) -> str:
+    """Float64 arrays as they are, all else as float32."""
+    return "<f8" if isinstance(value, np.ndarray | np.float64) and value.dtype == np.float64 else "<f4"
 
 
 def step_hashes(step: int, results: dict[str, Any], state: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """A row of hashes.jsonl, of the host arrays of a step (``qsim.step``) and of the state it left."""
-    moments = {f"{part}.{name}": w for part in ("first", "second") for name, w in unstack(state[part]).items()}
+    others = sorted(state.keys() - {"parameters"})
+    moments = {f"{part}.{name}": w for part in others for name, w in unstack(state[part]).items()}
     row = {"step": step, "loss": scalar_hash(results["loss"]), "gradients": tree_hash(results["gradients"])}
     return row | {"parameters": tree_hash(state["parameters"]), "optimizer": tree_hash(moments)}
 
 
 def canonical(array: np.ndarray) -> np.ndarray:
-    """Bits of float32 values, little-endian words, every NaN the same."""
-    words = np.ascontiguousarray(array).view("<u4")
+    """Bits of values as they are hashed, little-endian words, every NaN the same."""
     nan = np.isnan(array)
-    return np.where(nan, np.uint32(CANONICAL_NAN), words).astype("<u4") if nan.any() else words
+    plain = np.where(nan, _NAN[array.dtype.itemsize], array) if nan.any() else np.ascontiguousarray(array)
+    return plain.view(f"<u{array.dtype.itemsize}")

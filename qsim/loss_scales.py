@@ -9,6 +9,7 @@ import numpy as np
 from precision.binades import largest_exponent, smallest_exponent
 from precision.format import Format
 from precision.formats import parse_format
+from precision.statistics import INFINITY
 from qsim.arithmetic import Arithmetic
 from qsim.hashing import unstack
 
@@ -22,15 +23,24 @@ def needed_scales(policy: Arithmetic, gradients: dict[str, Any]) -> dict[str, di
     """
     scales = {}
     for name, g in sorted(unstack(gradients).items()):
-        magnitude = np.abs(g[np.isfinite(g) & (g != 0)])
         fmt = format_of(policy, name)
-        ends = (float(magnitude.max()), float(magnitude.min())) if magnitude.size else None
+        ends = _ends(g)
         scales[name] = {
             "format": fmt.name,
             "largest": ends and largest_exponent(ends[0], fmt),
             "smallest": ends and smallest_exponent(ends[1], fmt),
         }
     return scales
+
+
+def _ends(x: np.ndarray) -> tuple[float, float] | None:
+    """Largest and smallest nonzero finite magnitude, by their patterns, which are in the order of the numbers."""
+    magnitude = np.ascontiguousarray(x, np.float32).view(np.uint32) & np.uint32(0x7FFFFFFF)
+    largest = np.where(magnitude < INFINITY, magnitude, 0).max(initial=0)
+    if largest == 0:
+        return None
+    smallest = (magnitude - np.uint32(1)).min() + np.uint32(1)  # zero, less one, is the largest word
+    return float(largest.view(np.float32)), float(smallest.view(np.float32))
 
 
 def format_of(policy: Arithmetic, name: str) -> Format:

@@ -11,7 +11,7 @@ from precision.formats import Format, parse_format
 from precision.rounding_modes import Mode
 from qsim.arithmetic import Arithmetic
 from qsim.site_policy import GEMM_SITES, PASSES, QUANTIZED_SITES, SITES, Pass, SitePolicy
-from qsim.stages import NO_SCALING, LossScaling, Stage, Stages, WriteBack
+from qsim.stages import FLOAT64, NO_SCALING, LossScaling, Stage, Stages, WriteBack
 
 NORMS = ("layernorm_1", "layernorm_2", "layernorm_final")
 
@@ -70,6 +70,11 @@ _PURE = _changed(
 )
 # linear layers of the blocks, as FP8 is trained; attention and logits stay BF16 (Micikevicius et al., 2209.05433)
 _FP8 = _changed(_BF16, "fp8", QUANTIZED_SITES, inputs="e4m3fn", gradient_inputs="e5m2", scaling="tensor")
+_FP8_DELAYED = _changed(_FP8, "fp8-delayed", QUANTIZED_SITES, scaling="delayed")
+# DeepSeek-V3 (2412.19437, section 3.3): E4M3 in all three products, activations and gradients by 1 x 128 along k,
+# weights by 128 x 128, partial sums of 128 scaled and added in float32.  Scales are powers of two, as that paper has
+# them for some activations and DeepSeek-V3.1 throughout (UE8M0, its model card); float32 ones are not offered.
+_FP8_BLOCKS = _changed(_BF16, "fp8-1x128", QUANTIZED_SITES, inputs="e4m3fn", scaling="blocks")
 _FLUSH = dataclasses.replace(
     _changed(_FP16, "fp16-flush", subnormals="flush"), stages=Stages(write_back=WriteBack(subnormals="flush"))
 )
@@ -122,6 +127,18 @@ def _jmp_half() -> Arithmetic:
     return dataclasses.replace(policy, loss_scaling=_JMP_SCALING)
 
 
+def _float64() -> Arithmetic:
+    """No rounding: what tests and losses are held against; NumPy alone, sums in NumPy's order, no hash promised.
+
+    A run keeps and hashes float64; its learning rate and bias corrections are the float32 numbers of every policy.
+    Nothing is counted, so it writes no statistics.
+    """
+    row = SitePolicy(inputs="fp64", output="fp64", inner="fp64", sums="fp64")
+    product = dataclasses.replace(row, accumulator="native")
+    rows = tuple((site, p, product if site in GEMM_SITES else row) for site in SITES for p in PASSES)
+    return Arithmetic(name="fp64", sites=rows, parameters="fp64", stages=FLOAT64)
+
+
 POLICIES: dict[str, Arithmetic] = {
     policy.name: policy
     for policy in (
@@ -140,6 +157,8 @@ POLICIES: dict[str, Arithmetic] = {
         _without_master(_BF16, "bf16-nomaster"),
         _without_master(_BF16, "bf16-sr", "stochastic"),
         _FP8,
+        _FP8_DELAYED,
+        _FP8_BLOCKS,
         _changed(_FP16, "fp16-h100", accumulator="h100"),
         _changed(_BF16, "bf16-h100", accumulator="h100"),
         _changed(_BF16, "bf16-amx", accumulator="amx_bf16"),
@@ -150,6 +169,7 @@ POLICIES: dict[str, Arithmetic] = {
         _torch_amp("torch-amp-bf16", "bf16", NO_SCALING),
         _megatron(),
         _jmp_half(),
+        _float64(),
     )
 }
 _BASES = ("bf16", "fp16", "tf32")

@@ -3,7 +3,7 @@
 from qsim.arithmetic import Arithmetic, from_json
 from qsim.policies import POLICIES, parse_policy
 from qsim.site_policy import GEMM_SITES, PASSES, QUANTIZED_SITES, SITES, Pass, SitePolicy
-from qsim.stages import STAGES, LossScaling, Stage, Stages, WriteBack
+from qsim.stages import STAGES, DelayedScaling, LossScaling, Stage, Stages, WriteBack
 
 __all__ = [
     "GEMM_SITES",
@@ -13,6 +13,7 @@ __all__ = [
     "SITES",
     "STAGES",
     "Arithmetic",
+    "DelayedScaling",
     "LossScaling",
     "Pass",
     "SitePolicy",

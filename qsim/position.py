@@ -12,6 +12,7 @@ from qsim.checkpoints import Checkpoint
 from qsim.config import RunConfig
 from qsim.corpus import Corpus
 from qsim.data import batch
+from qsim.delayed_scaling import PART, first_histories
 from qsim.model import initial_parameters, step_keys
 from qsim.optimizer import ScaleState, step_scalars
 from qsim.policy import Arithmetic
@@ -48,7 +49,16 @@ def start(config: RunConfig, policy: Arithmetic) -> Position:
     first = initial_parameters(config.model, config.seed)
     zeros = {name: np.zeros_like(w) for name, w in first.items()}
     state = {"parameters": first, "first": zeros, "second": dict(zeros)}
-    return Position(0, 0, ScaleState.start(policy.loss_scaling), state)
+    return Position(0, 0, ScaleState.start(policy.loss_scaling), fitting(policy, state))
+
+
+def fitting(policy: Arithmetic, state: State) -> State:
+    """A state as a policy's steps take it: with histories, at first empty, where operands are scaled by them."""
+    parts = {part: tree for part, tree in state.items() if part != PART}
+    if policy.delays:
+        layers = len(state["parameters"]["blocks.qkv.weight"])
+        parts[PART] = state.get(PART) or first_histories(policy, layers)
+    return parts
 
 
 def batch_of(config: RunConfig, corpus: Corpus, step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -72,7 +82,7 @@ def inputs_of(config: RunConfig, policy: Arithmetic, position: Position, tokens:
 
 def advance(position: Position, policy: Arithmetic, step: AnyStep, inputs: Inputs) -> dict[str, Any]:
     """Carry the position over one step under a policy; gives that step's results (``qsim.step``)."""
-    position.state, results = step(position.state, inputs.batch, inputs.scalars, inputs.keys)
+    position.state, results = step(fitting(policy, position.state), inputs.batch, inputs.scalars, inputs.keys)
     finite = bool(results["finite"])
     position.scale = position.scale.after(policy.loss_scaling, finite)
     position.updates += finite

@@ -6,6 +6,7 @@ recorded run is computed again from its nearest checkpoint, each of its steps ch
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 import precision as pr
+from precision.binades import Binades
 from precision.formats import FP32
 from precision.statistics import Statistics
 from qsim.capture import Tensor
@@ -155,14 +157,11 @@ class _Walk:
         one.scale = position.scale
         found = Outcome(before.state, position.state, results)
         if tensors:
-            self._write_statistics(one, position.step, own, tensors)
+            apart = propagation(own, tensors, scale / before.scale.scale)
+            one.run.write_statistics(position.step, statistics_of(own), propagation=apart)
         one.run.append("hashes.jsonl", step_hashes(position.step, results, position.state))
         one.run.append("metrics.jsonl", _row(position.step, found, base, scale, time.perf_counter() - began))
         return float(results["loss"])
-
-    def _write_statistics(self, one: _Shadow, step: int, own: list[Tensor], base: list[Tensor]) -> None:
-        sites = statistics_of(own)
-        one.run.write_statistics(step, sites, propagation=propagation(own, base))
 
 
 def _row(step: int, found: Outcome, base: Outcome, scale: float, seconds: float) -> dict[str, Any]:
@@ -192,33 +191,38 @@ def statistics_of(tensors: Sequence[Tensor]) -> dict[str, Statistics]:
     return sums
 
 
-def propagation(own: Sequence[Tensor], base: Sequence[Tensor]) -> dict[str, dict[str, Any]]:
+def propagation(own: Sequence[Tensor], base: Sequence[Tensor], scale: float) -> dict[str, dict[str, Any]]:
     """By site and pass, of a shadow's tensors beside those of the recorded run's same step.
 
     rounding: what the site's own roundings did, sqrt(sum (after - before)^2 / sum before^2).
     error: how far what it gives out is from the recorded run's, the same way: its own rounding and all that came in.
-    what_if: {underflowed, overflowed} had the recorded run's values been rounded here, in the shadow's format.
-    added: the same counts of the shadow's own values, less those: what came of other values reaching the site.
+    what_if: {underflowed, overflowed} had the recorded run's values been rounded here, to nearest even in the
+    shadow's format.  added: the same counts of the shadow's own values, less those: what came of other values.
+    scale: the shadow's loss scale over the recorded run's, a power of two, by which its gradients are taken here.
     """
     recorded = {(tensor.key, tensor.part): tensor for tensor in base}
     found: dict[str, dict[str, Any]] = {}
     for key in dict.fromkeys(tensor.key for tensor in own if tensor.format is not None):
         pairs = [(one, recorded[one.key, one.part]) for one in own if one.key == key]
-        found[key] = _of_site(pairs)
+        found[key] = _of_site(pairs, scale if key.endswith((".dgrad", ".wgrad")) else 1.0)
     return found
 
 
-def _of_site(pairs: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Any]:
+def _of_site(pairs: Sequence[tuple[Tensor, Tensor]], scale: float) -> dict[str, Any]:
     fmt = pairs[0][0].format or FP32
-    own = _flat([one.before for one, _ in pairs])
-    base = _flat([other.before for _, other in pairs])
-    events = [(pr.statistics(x, fmt).underflowed, pr.statistics(x, fmt).overflowed) for x in (base, own)]
-    (underflowed, overflowed), (own_under, own_over) = events
+    own, after = _flat([one.before for one, _ in pairs]), _flat([one.after for one, _ in pairs])
+    binades, exponent = Binades.of(_flat([other.before for _, other in pairs])), round(math.log2(scale))
+    what_if = {
+        "underflowed": int(binades.underflowed(fmt, exponent)),
+        "overflowed": int(binades.overflowed(fmt, exponent)),
+    }
+    counted = pr.statistics(own, fmt)
+    given = _flat([other.after for _, other in pairs]).astype(np.float64) * scale
     return {
-        "rounding": relative_distance(own, _flat([one.after for one, _ in pairs])),
-        "error": relative_distance(_flat([b.after for _, b in pairs]), _flat([a.after for a, _ in pairs])),
-        "what_if": {"underflowed": underflowed, "overflowed": overflowed},
-        "added": {"underflowed": own_under - underflowed, "overflowed": own_over - overflowed},
+        "rounding": relative_distance(own, after),
+        "error": relative_distance(given, after),
+        "what_if": what_if,
+        "added": {name: getattr(counted, name) - number for name, number in what_if.items()},
     }
 
 

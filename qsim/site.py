@@ -12,8 +12,9 @@ from precision.backends.numpy_ import round_to
 from precision.formats import FP32, parse_format
 from precision.quantization.products import quantized_product
 from precision.rounding_modes import NEAREST_EVEN, Rounding
-from precision.scaled_products import scaled_product
+from precision.scaled_products import block_scaled_product, scaled_product
 from precision.tables import table
+from qsim.delayed_scaling import delayed_product
 from qsim.site_policy import GEMM_SITES, Pass, SitePolicy
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Site:
 
     def __init__(self, calculator: Calculator, site: str, direction: Pass, policy: SitePolicy) -> None:
         self._calculator, self._key, self.policy = calculator, f"{site}.{direction}", policy
-        self._direction = direction
+        self._direction, self._place = direction, (site, direction)
         self._backend = calculator.backend
         self.output_format = parse_format(policy.output)
         self._how = Rounding(mode=policy.rounding, subnormals=policy.subnormals)
@@ -130,6 +131,14 @@ class Site:
         if self.policy.scaling == "tensor":
             of_all = self._calculator.shards.largest
             return scaled_product(self._backend, a, b, self._product(accumulator), self._operands, of_all)
+        if self.policy.scaling == "delayed":
+            return delayed_product(self._calculator, self._place, a, b, self._product(accumulator), self._operands)
+        if self.policy.scaling == "blocks":
+            by_weights = self._direction != "wgrad"
+            product = self._product(accumulator)
+            return block_scaled_product(
+                self._backend, a, b, product, self._operands, self.policy.block, square=by_weights
+            )
         return self._product(accumulator)(a, b)
 
     def _product(self, accumulator: Accumulator) -> Any:
@@ -145,6 +154,7 @@ class Site:
 
     def output(self, x: Array) -> Array:
         """x rounded once to the site's format, and recorded."""
+        x = x if self._calculator.recorder is None else self._backend.computed_once(x)
         return self._recorded(x, self._planted(self._rounded(x)))
 
     def _rounded(self, x: Array) -> Array:

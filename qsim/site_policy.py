@@ -35,7 +35,7 @@ GEMM_SITES = ("qkv", "scores", "values", "attention_out", "mlp_up", "mlp_down", 
 QUANTIZED_SITES = ("qkv", "attention_out", "mlp_up", "mlp_down")
 WHOLE_MODEL_SITES = ("embedding", "layernorm_final", "logits", "loss")  # all others are once in every layer
 GradientRounding = Literal["nearest_even", "stochastic"]
-Scaling = Literal["none", "tensor"]
+Scaling = Literal["none", "tensor", "delayed", "blocks"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,10 @@ class SitePolicy:
         scaling: ``tensor``: each operand of the product times s = 2^floor(log2(max / absmax)) before it is rounded,
             max the format's largest finite value, absmax over the whole operand: the batch as the device has it,
             all reduction chunks of a weight gradient; s <= 2^127.  The product over both s, exactly.
+            ``delayed``: the same, absmax that of earlier steps (``qsim.delayed_scaling``); linear layers of blocks.
+            ``blocks``: the same by blocks of k, each 1 x ``block`` along k, of weights ``block`` x ``block``; the
+            product of each block over its scales, and these added in float32 (``block_scaled_product``).
+        block: elements along k of a block of ``scaling``.
         accumulator: how a matrix product is summed; None where the site has none.
         inner: arithmetic between input and output.  ``fp32`` is float32 that flushes subnormals; a narrower
             format rounds after every operation.
@@ -71,12 +75,13 @@ class SitePolicy:
     gradient_rounding: GradientRounding = "nearest_even"
     gradient_inputs: str | None = None
     scaling: Scaling = "none"
+    block: int = 128
     sums: str = "fp32"
     rounding: Mode = "nearest_even"
     subnormals: Subnormals = "keep"
 
     def __post_init__(self) -> None:
-        for name in (self.inputs, self.output, self.inner, self.sums, self.gradient_inputs or self.inputs):
+        for name in self.formats:
             parse_format(name)
         if self.accumulator is not None:
             parse_accumulator(self.accumulator)
@@ -89,8 +94,15 @@ class SitePolicy:
             raise ValueError(
                 f"scheme {self.quantization!r} multiplies no integers; name one of both operands, or None"
             )
-        if self.scaling == "tensor" and parse_format(self.output).bits > 16:
+        if self.block < 1:
+            raise ValueError(f"blocks of {self.block} elements share no scale; choose at least 1")
+        if self.scaling in ("tensor", "delayed") and parse_format(self.output).bits > 16:
             raise ValueError(f"a scaled product is rounded to at most 16 bits, not to {self.output}; choose bf16")
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Every format by name: operands, inner arithmetic, sums, output."""
+        return self.inputs, self.gradient_inputs or self.inputs, self.inner, self.sums, self.output
 
     def operands(self, direction: Pass) -> tuple[str, str]:
         """Formats of both operands: the gradient is the first one in dgrad, the second in wgrad."""

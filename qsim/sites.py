@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 
 from precision.backends import get_backend
-from precision.formats import Format, parse_format
+from precision.formats import FP64, Format, parse_format
 from precision.random_bits import Key, Stream, fold_in
 from precision.rounding_modes import NEAREST_EVEN, Rounding
 from qsim.arithmetic import Arithmetic
+from qsim.delayed_scaling import Histories
 from qsim.draws import OUTPUT, WRITE_BACK, for_calculator, in_layers
 from qsim.faults import Fault, Planter
+from qsim.identity import IdentitySite
 from qsim.segments import apart, joined, length_of, sliced
 from qsim.sharding import ONE_DEVICE, Shards
 from qsim.site import Site, StageSite
@@ -104,6 +106,8 @@ class Calculator:
     With ``speculative`` a back end may compute by a faster path that is exact only under conditions on the values;
     ``proved`` then says whether they held everywhere, and a result for which they did not is to be thrown away.
     ``shards``: which part of a computation over several devices this is.  ``faults``: those of the step computed.
+    Under the ``fp64`` policy every value is float64 and, as nothing is rounded, nothing is recorded.
+    Errors: ValueError for that policy on a back end other than NumPy.
     """
 
     site_type: type[Site] = Site
@@ -118,7 +122,9 @@ class Calculator:
         shards: Shards = ONE_DEVICE,
         faults: Sequence[Fault] = (),
     ) -> None:
-        self.policy, self.recorder, self.shards = policy, recorder, shards
+        refuse_identity(policy, backend)
+        self.policy, self.shards = policy, shards
+        self.recorder = None if policy.identity else recorder
         self._planter = Planter(faults) if faults else None
         self.proofs: list[Array] | None = [] if speculative else None
         self.backend = get_backend(backend)
@@ -131,6 +137,7 @@ class Calculator:
         self._sites: dict[tuple[int | None, str, Pass], Site] = {}
         self._keys: dict[str, Any] = {}
         self._drawn: dict[str, int] = {}
+        self.histories = Histories()  # of the step, set by whoever has its state
         self._rows = 0
         self._part: Array = 0
         self._parts = 1
@@ -138,8 +145,12 @@ class Calculator:
     def at(self, site: str, direction: Pass) -> Site:
         key = (self._layer, site, direction)
         if key not in self._sites:
-            self._sites[key] = self.site_type(self, site, direction, self.policy.site(site, direction, self._layer))
+            row = self.policy.site(site, direction, self._layer)
+            self._sites[key] = self._site(self.site_type, site, direction, row)
         return self._sites[key]
+
+    def _site(self, kind: type[Site], name: str, direction: Pass, row: SitePolicy) -> Any:
+        return IdentitySite(row) if self.policy.identity else kind(self, name, direction, row)
 
     def planted(self, key: str, x: Array, fmt: Format) -> Array:
         """x, which ``site.pass`` of the layer in force gives out, with the faults that are planted there."""
@@ -153,13 +164,13 @@ class Calculator:
     @cached_property
     def float32(self) -> Site:
         """Float32 that flushes subnormals: norms, clipping factors, the arithmetic of the optimizer."""
-        return Site(self, "float32", "fprop", SitePolicy(inputs="fp32", output="fp32"))
+        return self._site(Site, "float32", "fprop", SitePolicy(inputs="fp32", output="fp32"))
 
     def stage(self, name: str) -> Site:
         """The arithmetic of a stage: float32, its output as the stage is rounded."""
         stage: Stage = getattr(self.policy.stages, name)
         row = SitePolicy(inputs="fp32", output=stage.format, rounding=stage.rounding, subnormals=stage.subnormals)
-        return StageSite(self, name, "fprop", row)
+        return self._site(StageSite, name, "fprop", row)
 
     def draw_from(self, keys: dict[str, Any] | None) -> dict[str, Any] | None:
         """Take the keys of outputs and of the write-back out of those of a step; the rest are the model's.
@@ -210,7 +221,10 @@ class Calculator:
         draws = {name: key[first:last] for name, key in in_layers(self._keys).items()}
         try:
             gather = partial(self.recorder.add_layers, first=first) if self.recorder else None
-            return self._scan(body, carry, xs, gather, reverse=reverse, draws=draws)
+            kept = self.histories.in_layers(first, last)
+            carry, ys, seen = self._scan(body, carry, xs, gather, reverse=reverse, draws=draws, kept=kept)
+            self.histories.see_layers(self, seen, first)
+            return carry, ys
         finally:
             self._layer = outside
 
@@ -230,9 +244,10 @@ class Calculator:
 
         self._rows, self._parts = rows * parts, parts
         try:
-            _, (first, others) = self._scan(
+            _, (first, others), seen = self._scan(
                 placed, np.float32(0), xs, self.recorder.add_parts if self.recorder else None
             )
+            self.histories.see_parts(self, seen)
         finally:
             self._rows, self._part, self._parts = 0, 0, 1
         return _end_to_end(first), {name: _end_to_end(x) for name, x in others.items()}
@@ -255,29 +270,32 @@ class Calculator:
         *,
         reverse: bool = False,
         draws: dict[str, Array] | None = None,
-    ) -> tuple[Any, Any]:
-        keys, drawn = self._keys, self._drawn
+        kept: dict[str, Array] | None = None,
+    ) -> tuple[Any, Any, dict[str, Array]]:
+        """Carry, results, and what was seen of tensors with a history; ``kept``: histories by layer."""
+        keys, drawn, histories = self._keys, self._drawn, self.histories
 
         def observed(carry: Any, x: Any) -> tuple[Any, Any]:
             outside, self.proofs = self.proofs, None if self.proofs is None else []
             self._keys, self._drawn = keys | x["draws"], {}
+            self.histories = Histories(histories.kept | x["kept"])
             self.shards.begin_turns_after(carry)
             own: AbstractContextManager = self.recorder.frame() if self.recorder else nullcontext({})
             with own as frame:
                 carry, y = body(carry, x["xs"])
             proved, self.proofs = self.proved(), outside
-            return self.shards.after_turns(carry), (y, frame, proved)
+            return self.shards.after_turns(carry), (y, frame, proved, self.histories.seen)
 
-        xs = {"xs": xs, "draws": draws or {}}
+        xs = {"xs": xs, "draws": draws or {}, "kept": kept or {}}
         start = self.shards.after_turns(carry)
-        carry, (ys, frames, proved) = self.backend.scan(observed, start, xs, reverse=reverse)
+        carry, (ys, frames, proved, seen) = self.backend.scan(observed, start, xs, reverse=reverse)
         self.shards.begin_turns_after(carry)
-        self._keys, self._drawn = keys, drawn
+        self._keys, self._drawn, self.histories = keys, drawn, histories
         if gather is not None:
             gather(self.backend, frames, len(proved))
         if self.proofs is not None:
             self.proofs.append(proved.all())
-        return carry, ys
+        return carry, ys, seen
 
     def proved(self) -> Array:
         """Whether every product so far was exact; true where nothing was speculated."""
@@ -315,6 +333,8 @@ class Calculator:
         return dict(zip(parameters, rounded, strict=True))
 
     def _round(self, w: Array, how: Rounding) -> Array:
+        if self.parameters is FP64:
+            return self.xp.asarray(w, np.float64)
         return self.backend.round_to(w, self.parameters, *([] if how == NEAREST_EVEN else [how]))
 
     def random_words(self, key: Any, shape: tuple[int, ...]) -> Array:
@@ -342,6 +362,12 @@ class Calculator:
         whole = (*shape[:-1], shape[-1] * self.shards.model)
         places = self.xp.arange(math.prod(whole), dtype=np.uint32).reshape(whole)
         return self.shards.own_columns(places + self.first_index(whole))
+
+
+def refuse_identity(policy: Arithmetic, backend: str) -> None:
+    """ValueError for float64 on a back end that has none."""
+    if policy.identity and backend != "numpy":
+        raise ValueError(f"policy {policy.name} is float64 on NumPy alone, not on {backend}; use --executor numpy")
 
 
 def _end_to_end(x: Array) -> Array:

@@ -1,4 +1,4 @@
-"""What lies between gradients and parameters: reduction, unscaling, moments, master, write-back; loss scaling."""
+"""What lies between gradients and parameters: reduction, unscaling, moments, master, write-back; scaling."""
 
 from __future__ import annotations
 
@@ -73,5 +73,29 @@ class LossScaling:
     minimum: float = 1.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class DelayedScaling:
+    """Where scales of operands under ``scaling: delayed`` come from, as in TransformerEngine's recipe of that name.
+
+    history: how many steps a tensor's scale looks back on; the largest magnitude of all of them counts.
+    margin: exponents of two left free above it.
+    Source: NVIDIA/TransformerEngine, common/recipe: DelayedScaling(margin=0, amax_history_len=1024,
+    amax_compute_algo="max"); scales as powers of two as in its first versions.  There, too, values beyond the range
+    saturate and a tensor without history has scale 1.  Here a step that is skipped leaves the histories as they were.
+    """
+
+    history: int = 1024
+    margin: int = 0
+
+    def __post_init__(self) -> None:
+        if self.history < 1:
+            raise ValueError(f"a history of {self.history} steps holds nothing; choose at least 1")
+        if not 0 <= self.margin <= 64:
+            raise ValueError(f"margin {self.margin} is outside 0 ... 64 exponents; choose one inside")
+
+
 FLOAT32 = Stages()
+_FLOAT64 = Stage(format="fp64")
+FLOAT64 = Stages(gradient_reduction=_FLOAT64, unscale_clip=_FLOAT64, moments=_FLOAT64, master=_FLOAT64)
 NO_SCALING = LossScaling()
+DELAYED = DelayedScaling()

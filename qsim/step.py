@@ -8,6 +8,7 @@ from typing import Any
 
 from precision.formats import Format
 from qsim.config import RunConfig
+from qsim.delayed_scaling import PART, Histories
 from qsim.devices import Devices, Kind, Kinds, OneDevice
 from qsim.faults import Fault
 from qsim.model import loss_and_gradients
@@ -27,10 +28,12 @@ def training_step(
 ) -> tuple[State, dict[str, Any]]:
     """The state after one step, and what is recorded of it.
 
-    state: ``parameters`` (the master, or the working copy where there is none), ``first``, ``second`` by name.  The
+    state: ``parameters`` (the master, or the working copy where there is none), ``first``, ``second`` by name, and
+    ``absmax`` where the policy scales by histories.  The
     gradients returned are unscaled and reduced, before clipping.  Where one is not finite the state stays as it was.
     """
     keys = ar.draw_from(keys)
+    ar.histories = Histories.of_state(state.get(PART, {}))
     working = ar.working_copy(state["parameters"])
     if not ar.policy.has_master:
         state = state | {"parameters": working}
@@ -50,6 +53,8 @@ def training_step(
     finite = _all_finite(ar, gradients)
     factor = clip_factor(ar, norm, config.optimizer.clip)
     updated = adamw(ar, config.optimizer, state, gradients, scalars, factor)
+    if ar.policy.delays:
+        updated[PART] = ar.histories.after(ar)
     kept = {
         part: {name: ar.xp.where(finite, value, state[part][name]) for name, value in tree.items()}
         for part, tree in updated.items()
@@ -69,7 +74,8 @@ class Step:
     Called with (state, batch, scalars, keys), host arrays or what it returned.  With a recorder the results hold
     ``records``, its values by site, and ``formats`` the format of each.  The first attempt is speculative (see
     ``Calculator``); it is made again without speculation where its proofs did not hold, so the bits never depend on
-    it.  ``faults``: planted in every call.
+    it.  ``faults``: planted in every call.  ``donates``: a state of JAX arrays is gone after the call, and
+    the next one has its memory.
     """
 
     def __init__(
@@ -80,19 +86,22 @@ class Step:
         recorder: Callable[[], Recorder] | None = None,
         devices: Devices | None = None,
         faults: Sequence[Fault] = (),
+        *,
+        donates: bool = False,
     ) -> None:
-        self.faults = faults
+        self.faults, self._donated = faults, (0,) if donates else ()
         self.config, self.policy, self.executor, self.recorder = config, policy, executor, recorder
         self.devices = devices or OneDevice(executor)
         self.formats: dict[str, Format] = {}
         self._shared_parts = config.data.accumulation if policy.scales_tensors else 1
-        self._speculative, self._certain = self._compiled(True), self._compiled(False)
+        self._speculative: Any = self._compiled(True)
+        self._certain = self._compiled(False)
 
     def _compiled(self, speculative: bool) -> Callable:
         names = (*_RESULTS, *(["records"] if self.recorder else []))
         results: Kinds = dict.fromkeys(names, "same") | {"gradients": "parameters"}
         inputs: tuple[Kind, ...] = ("state", "batch", "same", "same")
-        return self.devices.compiled(partial(self._run, speculative), inputs, ("state", results))
+        return self.devices.compiled(partial(self._run, speculative), inputs, ("state", results), self._donated)
 
     def __call__(
         self, state: State, batch: tuple[Array, Array], scalars: Tree, keys: Any
@@ -100,8 +109,21 @@ class Step:
         state, batch = self.devices.place(state, "state"), self.devices.place(batch, "batch", self._shared_parts)
         new, results = self._speculative(state, batch, scalars, keys)
         if not results["proved"]:
-            new, results = self._certain(state, batch, scalars, keys)
+            new, results = self._certain(new, batch, scalars, keys)
         return new, results
+
+    def compile_ahead(self, state: State, batch: tuple[Array, Array], scalars: Tree, keys: Any) -> int | None:
+        """Compile for inputs of these shapes; the bytes that a device then holds, None where nothing is compiled.
+
+        Arguments, results and temporaries, what the results take over from the arguments counted once.
+        """
+        if not hasattr(self._speculative, "lower"):
+            return None
+        state, batch = self.devices.place(state, "state"), self.devices.place(batch, "batch")
+        self._speculative = self._speculative.lower(state, batch, scalars, keys).compile()
+        sizes = self._speculative.memory_analysis()
+        held = sizes.argument_size_in_bytes + sizes.output_size_in_bytes + sizes.temp_size_in_bytes
+        return held - sizes.alias_size_in_bytes
 
     def _run(self, speculative: bool, state: State, batch: tuple[Array, Array], scalars: Tree, keys: Any) -> Any:
         observer = self.recorder() if self.recorder else None
@@ -109,9 +131,15 @@ class Step:
         ar = Calculator(
             self.policy, self.executor, observer, speculative=speculative, shards=shards, faults=self.faults
         )
-        state, results = training_step(ar, self.config, state, batch, scalars, keys)
+        new, results = training_step(ar, self.config, state, batch, scalars, keys)
         ar.check_faults()
+        proved = shards.everywhere(ar.proved())
+        if ar.proofs:  # what follows from a disproved attempt is where it began
+            new = {
+                part: {name: ar.xp.where(proved, w, state[part][name]) for name, w in tree.items()}
+                for part, tree in new.items()
+            }
         if observer:
             self.formats.update({plain_key(key): fmt for key, fmt in observer.formats.items()})
             results["records"] = shards.totals(observer.results(ar.backend))
-        return state, results | {"proved": shards.everywhere(ar.proved())}
+        return new, results | {"proved": proved}

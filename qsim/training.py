@@ -15,6 +15,7 @@ from precision.statistics import Statistics
 from qsim.checkpoints import Checkpoint, load_last_checkpoint, save_checkpoint
 from qsim.config import RunConfig
 from qsim.data import Corpus, build_corpus, check_corpus, save_data, validation_batches
+from qsim.delayed_scaling import PART, Histories
 from qsim.devices import Devices, OneDevice, find_devices
 from qsim.draws import output_keys
 from qsim.faults import Fault, check_faults
@@ -25,7 +26,7 @@ from qsim.loss_scales import needed_scales
 from qsim.mesh import Mesh
 from qsim.model import forward
 from qsim.policy import Arithmetic, parse_policy
-from qsim.position import Position, State, advance, batch_of, inputs_of, start
+from qsim.position import Position, State, advance, batch_of, fitting, inputs_of, start
 from qsim.progress import Progress, silent
 from qsim.runs import FollowedRun, RunError, RunFolder, require_new
 from qsim.schedules import learning_rate
@@ -68,6 +69,7 @@ def train(
         run, progress = FollowedRun(run.path, config, policy, executor), silent
     loop = _Loop(run, config, policy, executor, corpus, devices, faults)
     position = loop.resume() if resume else begin or start(config, policy)
+    position.state = fitting(policy, position.state)
     if not resume:
         loop.checkpoint(position)
     with graceful() as stop, progress(policy.name, position.step, config.steps) as bar:
@@ -134,8 +136,8 @@ class _Loop:
         self.faults = faults
         self.run, self.config, self.policy, self.executor, self.corpus = run, config, policy, executor, corpus
         self.devices = devices
-        self.plain = Step(config, policy, executor, devices=devices)
-        self.counting = Step(config, policy, executor, Recorder, devices)
+        self.plain = Step(config, policy, executor, devices=devices, donates=True)
+        self.counting = Step(config, policy, executor, Recorder, devices, donates=True)
         self.saved: int | None = None  # the step of the last checkpoint
 
     def advance(self, position: Position) -> float:
@@ -144,10 +146,11 @@ class _Loop:
         began = time.perf_counter()
         every = config.record.statistics_every
         counts = _due(every, number) or (every > 0 and number in (1, config.steps))
+        counts &= not self.policy.identity  # which rounds nothing that could be counted
         step = self._step(number, counts)
         scale = position.scale.scale
         inputs = inputs_of(config, self.policy, position, batch_of(config, self.corpus, number))
-        before = position.state["parameters"] if counts else {}
+        before = self.devices.on_host(position.state["parameters"]) if counts else {}
         results = advance(position, self.policy, step, inputs)
         loss, finite = float(results["loss"]), bool(results["finite"])
         if counts:
@@ -179,17 +182,11 @@ class _Loop:
         return Step(self.config, self.policy, self.executor, recorder, self.devices, planted)
 
     def _write_statistics(self, step: int, counting: Step, results: dict[str, Any], update: Update) -> None:
-        gradients, before = self.devices.on_host(results["gradients"]), self.devices.on_host(update.before)
-        update = replace(update, before=before, after=self._on_host(update.after))
-        if not self.devices.writes:
-            return
-        self.run.write_statistics(
-            step,
-            as_statistics(results["records"], counting.formats),
-            scales=needed_scales(self.policy, gradients),
-            swallowed=swallowed(self.policy, self.config.optimizer, update) if results["finite"] else None,
-            what_if=what_if(gradients),
-        )
+        after = self._on_host(update.after)
+        results = results | {"gradients": self.devices.on_host(results["gradients"])}
+        if self.devices.writes:
+            sites, more = step_statistics(counting, results, replace(update, after=after))
+            self.run.write_statistics(step, sites, **more)
 
     def _write_hashes(self, step: int, results: dict[str, Any], state: State) -> None:
         gradients = self.devices.on_host(results["gradients"])
@@ -237,8 +234,10 @@ class _Loop:
 
     def finish(self, position: Position) -> None:
         """Held-out loss under the run's own arithmetic."""
-        parameters = position.state["parameters"]
-        loss = held_out_loss(self.config, self.policy, self.executor, parameters, self.corpus, self.devices)
+        parameters, histories = position.state["parameters"], position.state.get(PART)
+        loss = held_out_loss(
+            self.config, self.policy, self.executor, parameters, self.corpus, self.devices, histories=histories
+        )
         self.run.append("metrics.jsonl", {"step": position.step, "validation_loss": loss})
 
 
@@ -246,11 +245,27 @@ def _due(every: int, step: int) -> bool:
     return every > 0 and step % every == 0
 
 
+def step_statistics(
+    counting: Step, results: dict[str, Any], update: Update
+) -> tuple[dict[str, Statistics], dict[str, Any]]:
+    """What a run keeps of a step that counted: statistics by site, and the rest by its key in the file.
+
+    results: of the step, its gradients on the host; update: host arrays.
+    """
+    policy, gradients = counting.policy, results["gradients"]
+    more = {
+        "scales": needed_scales(policy, gradients),
+        "swallowed": swallowed(policy, counting.config.optimizer, update) if results["finite"] else None,
+        "what_if": what_if(gradients),
+    }
+    return as_statistics(results["records"], counting.formats), more
+
+
 def as_statistics(records: dict[str, Any], formats: dict[str, Format]) -> dict[str, Statistics]:
     """A recorder's arrays as ``Statistics`` by site."""
     return {
-        key: Statistics.from_counts(formats[key], int(total), counts, exponents)
-        for key, (total, counts, exponents) in records.items()
+        key: Statistics.from_counts(formats[key], int(total), counts, significands)
+        for key, (total, counts, significands) in records.items()
     }
 
 
@@ -261,8 +276,14 @@ def held_out_loss(
     parameters: dict[str, Any],
     corpus: Corpus,
     devices: Devices | None = None,
+    *,
+    histories: dict[str, Any] | None = None,
 ) -> float:
-    """Mean loss over the first held-out batches, forward pass only, without dropout."""
+    """Mean loss over the first held-out batches, forward pass only, without dropout.
+
+    histories: the state's part that a policy of delayed scaling reads.
+    """
+    histories = histories or {}
     batches = validation_batches(
         corpus,
         batch_size=config.data.batch_size,
@@ -273,16 +294,18 @@ def held_out_loss(
     if devices is None:
         devices = OneDevice(executor)
     elif not whole:  # rows that the devices might not share evenly
-        devices, parameters = OneDevice(executor), devices.on_host(parameters)
+        parameters, histories = devices.on_host(parameters), devices.on_host(histories)
+        devices = OneDevice(executor)
 
-    def loss_of(parameters: dict[str, Any], pair: tuple[Any, Any]) -> Any:
+    def loss_of(parameters: dict[str, Any], pair: tuple[Any, Any], histories: dict[str, Any]) -> Any:
         tokens, targets = pair
         calculator = Calculator(policy, executor, shards=devices.shards.for_computation())
         calculator.draw_from(output_keys(policy, config.model.layers, config.seed, 0))
+        calculator.histories = Histories.of_state(histories)
         logits, _ = forward(calculator, config.model, calculator.working_copy(parameters), tokens)
         return cross_entropy_forward(calculator, logits, targets.reshape(-1), 1)[0]
 
-    compiled = devices.compiled(loss_of, ("parameters", "batch"), "same")
+    compiled = devices.compiled(loss_of, ("parameters", "batch", "same"), "same")
     parameters = devices.place(parameters, "parameters")
-    losses = [float(compiled(parameters, devices.place(pair, "batch"))) for pair in whole or batches[:1]]
+    losses = [float(compiled(parameters, devices.place(pair, "batch"), histories)) for pair in whole or batches[:1]]
     return float(np.mean(losses))

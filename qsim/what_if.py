@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from precision.binades import Binades
 from precision.formats import BF16, E4M3FN, E5M2, FP16
 from qsim.hashing import unstack
 
 FORMATS = (FP16, BF16, E5M2, E4M3FN)
 SCALES = range(-8, 25)  # exponents of two
+_EXPONENTS = np.array(SCALES)
 
 
 def what_if(gradients: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -18,19 +21,19 @@ def what_if(gradients: dict[str, Any]) -> dict[str, dict[str, Any]]:
     ``formats`` holds for each of ``FORMATS`` ``underflowed`` and ``overflowed``: {k: how many values of g 2^k would
     be, rounded to nearest even}, k in ``SCALES``, where there is one.  gradients: host arrays, unscaled.
     """
-    return {name: _as_json(Binades.of(g, FORMATS), int(g.size)) for name, g in sorted(unstack(gradients).items())}
+    return {name: _as_json(Binades.of(g), int(g.size)) for name, g in sorted(unstack(gradients).items())}
 
 
 def _as_json(binades: Binades, count: int) -> dict[str, Any]:
     counted = {
         fmt.name: {
-            "underflowed": _occurring({k: binades.underflowed(fmt, k) for k in SCALES}),
-            "overflowed": _occurring({k: binades.overflowed(fmt, k) for k in SCALES}),
+            "underflowed": _occurring(binades.underflowed(fmt, _EXPONENTS)),
+            "overflowed": _occurring(binades.overflowed(fmt, _EXPONENTS)),
         }
         for fmt in FORMATS
     }
     return {"finite": int(binades.total.sum()), "formats": counted, "count": count}
 
 
-def _occurring(counts: dict[int, int]) -> dict[str, int]:
-    return {str(k): n for k, n in counts.items() if n}
+def _occurring(counts: np.ndarray) -> dict[str, int]:
+    return {str(k): n for k, n in zip(SCALES, counts.tolist(), strict=True) if n}

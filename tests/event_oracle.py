@@ -38,6 +38,7 @@ class Recount:
     results: np.ndarray
     counts: Counter = field(default_factory=Counter)
     exponents: Counter = field(default_factory=Counter)
+    significands: Counter = field(default_factory=Counter)  # by exponent and column
     largest: float = 0.0
     smallest: float = math.inf
     signal: Fraction = Fraction(0)
@@ -108,7 +109,9 @@ def recount(
 def _add(found: Recount, x: Real, told: Told, times: int) -> None:
     found.counts.update(dict.fromkeys(told.events, times))
     if is_finite(x) and x.magnitude > 0:
-        found.exponents[exponent_of(Fraction(x.magnitude))] += times
+        exponent = exponent_of(Fraction(x.magnitude))
+        found.exponents[exponent] += times
+        found.significands[exponent, column_of(Fraction(x.magnitude) / power(exponent))] += times
         found.largest, found.smallest = (
             max(found.largest, float(x.magnitude)),
             min(found.smallest, float(x.magnitude)),
@@ -116,6 +119,24 @@ def _add(found: Recount, x: Real, told: Told, times: int) -> None:
     if "compared" in told.events:
         found.signal += times * x.value**2
         found.noise += times * told.error**2
+
+
+def column_of(significand: Fraction) -> int:
+    """Column of a significand in [1, 2): its leading ones, at most 11, and what follows the zero behind them."""
+    rest, ones = significand - 1, 0
+    if rest == 0:
+        return 0
+    while rest >= Fraction(1, 2) and ones < 11:
+        rest, ones = 2 * rest - 1, ones + 1
+    return 23 if ones == 11 else 1 + 2 * ones + (rest > Fraction(1, 4))
+
+
+def table_of(significands: np.ndarray) -> Counter:
+    """A table of significands as the recount has it."""
+    rows, columns = map(np.ndarray.tolist, np.nonzero(significands))
+    return Counter(
+        {(row - 149, column): int(significands[row, column]) for row, column in zip(rows, columns, strict=True)}
+    )
 
 
 def telling_patterns(name: str, count: int = 60) -> np.ndarray:

@@ -14,13 +14,13 @@ SAMPLE_SECONDS = 0.004  # a sample repeats a shorter call until it lasts so long
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A contender against another one of the same format: its speed or its time as a multiple of the other's.
+    """A contender against another one of the same format: its speed, time or memory as a multiple of the other's.
 
     Fields
-        limit: the least speed or the most time to reach, the bar; None where only the ratio is of interest.
+        limit: the bar: the least speed, or the most time or memory; None where only the ratio is of interest.
     """
 
-    quantity: Literal["speed", "time"]
+    quantity: Literal["speed", "time", "memory"]
     other: str
     limit: float | None = None
 

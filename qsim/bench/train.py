@@ -1,4 +1,4 @@
-"""One training step of each policy against the same step in plain float32 JAX: time, statistics, compiling.
+"""One training step of each policy against the same step in plain float32 JAX: time, memory, statistics, compiling.
 
 Bars stand at the default size: 4 layers of width 128, 2,048 tokens.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,17 +17,20 @@ from qsim.bench.gemm import PAUSE
 from qsim.bench.measurement import Comparison, Contender, Timing, measure, seconds
 from qsim.bench.plain_step import PlainStep, forget_compiled
 from qsim.config import RunConfig
-from qsim.loss_scales import needed_scales
+from qsim.memory import counted
 from qsim.policy import Arithmetic, parse_policy
-from qsim.position import AnyStep, advance, inputs_of, start
+from qsim.position import AnyStep, State, advance, inputs_of, start
 from qsim.sites import Recorder
 from qsim.step import Step
-from qsim.training import as_statistics
+from qsim.swallowed import Update
+from qsim.training import step_statistics
 
+COUNTED = "bytes counted by hand"
 PLAIN, UNROLLED = "plain float32", "plain float32, unrolled"
 ON_JAX, UNCOUNTED = "same policy on JAX", "step that does not count"
 DEFAULT = configuration.override(configuration.preset("small"), "model.vocabulary", 256)
 EXACT_BAR, NATIVE_BAR, NUMBA_BAR, COMPILE_BAR = 3.0, 1.5, 1.0, 3.0
+MEMORY_BAR = 1.5
 STATISTICS_BAR, STATISTICS_EVERY = 0.10, 10
 DEPTHS = (2, 8)  # at which compiling is timed
 BUDGET = 20.0  # seconds of a contender's calls
@@ -46,12 +49,14 @@ class Entry:
     Fields
         bar: the most time, as a multiple of the plain step's; None where there is none.
         statistics: whether the step that counts is measured too.
+        memory_bar: the most memory, as a multiple of what is counted by hand, at any size; None where there is none.
     """
 
     policy: str
     executor: str = "jax"
     bar: float | None = None
     statistics: bool = False
+    memory_bar: float | None = None
 
     @property
     def arithmetic(self) -> Arithmetic:
@@ -60,8 +65,8 @@ class Entry:
 
 ENTRIES = (
     Entry(policy="fp32"),
-    Entry(policy="bf16", bar=EXACT_BAR, statistics=True),
-    Entry(policy="fp16", bar=EXACT_BAR, statistics=True),
+    Entry(policy="bf16", bar=EXACT_BAR, statistics=True, memory_bar=MEMORY_BAR),
+    Entry(policy="fp16", bar=EXACT_BAR, statistics=True, memory_bar=MEMORY_BAR),
     Entry(policy="fp8"),
     Entry(policy="int8-train"),
     Entry(policy="native-bf16", bar=NATIVE_BAR),
@@ -120,25 +125,29 @@ def _plain(config: RunConfig, *, unrolled: bool = False) -> Training:
 
 
 def _emulated(config: RunConfig, entry: Entry) -> Training:
-    return Training(config, entry.arithmetic, Step(config, entry.arithmetic, entry.executor))
+    return Training(config, entry.arithmetic, Step(config, entry.arithmetic, entry.executor, donates=True))
 
 
 def _counting(config: RunConfig, entry: Entry) -> Training:
     """With all that a run does at a step of which it keeps statistics, but for writing them."""
-    step = Step(config, entry.arithmetic, entry.executor, Recorder)
+    step = Step(config, entry.arithmetic, entry.executor, Recorder, donates=True)
     return Training(config, entry.arithmetic, partial(_counted, step))
 
 
-def _counted(step: Step, *inputs: Any) -> tuple[Any, dict[str, Any]]:
-    state, results = step(*inputs)
-    needed_scales(step.policy, step.devices.on_host(results["gradients"]))
-    as_statistics(results["records"], step.formats)
-    return state, results
+def _counted(step: Step, state: State, tokens: Any, scalars: Any, keys: Any) -> tuple[State, dict[str, Any]]:
+    on_host = step.devices.on_host
+    before = on_host(state["parameters"])
+    new, results = step(state, tokens, scalars, keys)
+    after = {part: on_host(tree) for part, tree in new.items()}
+    update = Update(before=before, after=after, scalars=scalars, keys=keys)
+    step_statistics(step, results | {"gradients": on_host(results["gradients"])}, update)
+    return new, results
 
 
 def step_rows(config: RunConfig, *, chosen: Sequence[Entry], steps: int) -> list[Row]:
     """One row for the plain step, one for it unrolled, one an entry, all measured in turns."""
     trainings = _trainings(config, chosen)
+    held = [_held(trainings[entry.policy, entry.executor, False]) for entry in chosen]
     timings = measure([_contender(one) for one in trainings.values()], steps, pause=PAUSE, budget=BUDGET)
     times = dict(zip(trainings, timings, strict=True))
     stands = config.model == DEFAULT.model and config.data == DEFAULT.data
@@ -146,8 +155,28 @@ def step_rows(config: RunConfig, *, chosen: Sequence[Entry], steps: int) -> list
     return [
         _timed(PLAIN, "jax", times[_PLAIN]),
         _timed(UNROLLED, "jax", times[_UNROLLED]) | {"plain": unrolled},
-        *(_compared(entry, trainings, times, stands) for entry in chosen),
+        *(
+            _compared(entry, trainings, times, stands) | {"memory": _memory(config, entry, size)}
+            for entry, size in zip(chosen, held, strict=True)
+        ),
     ]
+
+
+def _held(training: Training) -> int | None:
+    """Bytes of the step, compiled ahead; None where nothing is compiled."""
+    if not isinstance(training.step, Step):
+        return None
+    given = inputs_of(training.config, training.policy, training.position, training.tokens)
+    return training.step.compile_ahead(training.position.state, given.batch, given.scalars, given.keys)
+
+
+def _memory(config: RunConfig, entry: Entry, held: int | None) -> Row | None:
+    """What the compiled step holds against what it has to, where it is compiled."""
+    if held is None:
+        return None
+    sizes = counted(config, entry.arithmetic)
+    ratio = held / sum(sizes.values())
+    return _judged(COUNTED, entry.memory_bar, ratio, "memory") | {"bytes": held, "counted": sizes}
 
 
 def _trainings(config: RunConfig, chosen: Sequence[Entry]) -> dict[Key, Training]:
@@ -186,12 +215,12 @@ def _timed(policy: str, executor: str, timing: Timing) -> Row:
         "rounds": len(timing.samples),
         "seconds_best": timing.best,
         "seconds_median": timing.median,
-        **dict.fromkeys(("plain", "jax", "losses_equal", "statistics")),
+        **dict.fromkeys(("plain", "jax", "losses_equal", "statistics", "memory")),
     }
 
 
-def _judged(other: str, bar: float | None, ratio: float) -> Row:
-    comparison = Comparison(quantity="time", other=other, limit=bar)
+def _judged(other: str, bar: float | None, ratio: float, quantity: Literal["time", "memory"] = "time") -> Row:
+    comparison = Comparison(quantity=quantity, other=other, limit=bar)
     return {
         "compared_with": other,
         "quantity": comparison.quantity,

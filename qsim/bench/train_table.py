@@ -8,6 +8,7 @@ from typing import Any
 from qsim.bench.markdown import as_markdown, marked
 from qsim.bench.table import MET, bar_in_words, print_machine, ratio_in_words
 from qsim.commands.columns import print_columns
+from qsim.memory import in_words
 
 Row = Mapping[str, Any]
 
@@ -17,6 +18,10 @@ def print_training(result: Mapping[str, Any]) -> None:
     print(f"{size_in_words(result)}; {result['data']}")
     print(f"best of at most {result['steps']} steps in which the contenders take turns\n")
     print_columns([_in_words(row) for row in result["rows"]])
+    for row in result["rows"]:
+        if row["memory"] is not None:
+            held = f"{row['memory']['bytes'] / 2**20:.1f} MiB"
+            print(f"{row['policy']} on {row['executor']} holds {held}; {in_words(row['memory']['counted'])}")
     print("\ncompiling: the first step less the second, each measured once\n")
     print_columns([_compiling_in_words(row) for row in result["compiling"]])
 
@@ -40,6 +45,7 @@ def _in_words(row: Row) -> dict[str, str | None]:
         **_judged("x JAX", row["jax"]),
         "losses equal": MET[row["losses_equal"]],
         **_judged("statistics", row["statistics"], percent),
+        **_judged("x counted bytes", row["memory"]),
     }
 
 
@@ -75,11 +81,11 @@ def training_markdown(result: Mapping[str, Any]) -> str:
 
 def _steps(rows: Sequence[Row]) -> str:
     head = ["policy", "executor", "time / time of the plain step", "bar"]
-    head += ["time / time on JAX", "bar", "statistics every 10th step", "bar"]
+    head += ["time / time on JAX", "bar", "statistics every 10th step", "bar", "memory / memory counted", "bar"]
     lines = [head, ["---"] * len(head)]
     for row in rows:
         cells = [*_cells(row["plain"]), *_cells(row["jax"]), *_cells(row["statistics"], percent)]
-        lines.append([row["policy"], row["executor"], *cells])
+        lines.append([row["policy"], row["executor"], *cells, *_cells(row["memory"])])
     return as_markdown(lines)
 
 

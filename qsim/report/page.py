@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from qsim.atomic import write_atomically
-from qsim.report import distributions, figures, findings
+from qsim.report import distributions, figures, findings, loss_scales
 from qsim.report.headline import headline, scheme_name
 from qsim.report.recorded import HASHED, KINDS, Run, Site, read_run
 from qsim.report.sheet import SERIES, Picture, draw
+from qsim.report.updates import Swallowed, WhatIf, by_parameter
+from qsim.what_if import SCALES
 
 __all__ = ["render", "write_report"]
 
@@ -72,6 +74,8 @@ def _context(base: Run, replays: Sequence[Run]) -> dict[str, Any]:
         "exponents": _exponents(base),
         "scaled_up": max(base.scales.values(), default=1.0) > 1,
         "lossy": [_lossy(run, i) for i, run in enumerate(runs) if run.sites and (i or not replays)],
+        "updates": [_updates(run) for run in runs if run.swallowed],
+        "what_if": _what_if(runs),
         "quantization": _quantization(base),
         "scales": _scales(runs, scaled),
         "scaled": [runs[i].label for i in scaled],
@@ -146,6 +150,37 @@ def _lossy(run: Run, index: int) -> dict[str, Any]:
         "worst": [_site_row(site) for site in lost[:_WORST]],
         "all": [_site_row(site) for site in ordered],
     }
+
+
+def _updates(run: Run) -> dict[str, Any]:
+    """What the parameters of a run did not take up: all layers of each together, then one by one."""
+    together = by_parameter(run.swallowed)
+    return {
+        "run": run,
+        "formats": list(together[0].elsewhere),
+        "lost": sum(one.counts["swallowed"] + one.counts["swallowed_decays"] for one in run.swallowed),
+        "together": [_update_row(one) for one in together],
+        "all": [_update_row(one) for one in run.swallowed],
+    }
+
+
+def _update_row(one: Swallowed) -> dict[str, Any]:
+    return {"name": one.name, "format": one.format, "elsewhere": one.elsewhere, **one.counts}
+
+
+def _what_if(runs: Sequence[Run]) -> dict[str, Any] | None:
+    """The gradients of the first run that counted them."""
+    run = next((run for run in runs if run.what_if is not None), None)
+    if run is None or (found := run.what_if) is None:
+        return None
+    label = f"Share of the gradients of {run.label} that would be lost, by format and loss scale"
+    drawn = draw("what-if", label, lambda width: loss_scales.draw_what_if(found, SCALES, width))
+    return {"run": run, "picture": drawn, "finite": found.finite, "rows": [_scale_row(found, k) for k in SCALES]}
+
+
+def _scale_row(found: WhatIf, k: int) -> dict[str, Any]:
+    lost = [(found.underflowed[fmt].get(k, 0), found.overflowed[fmt].get(k, 0)) for fmt in found.underflowed]
+    return {"scale": findings.power_of_two(k), "lost": lost}
 
 
 def _site_row(site: Site) -> dict[str, Any]:

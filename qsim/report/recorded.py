@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from qsim import strict_json
+from qsim.report.updates import Swallowed, WhatIf, read_swallowed, read_what_if
 
 __all__ = ["HASHED", "KINDS", "ReportError", "Run", "Site", "read_run"]
 
@@ -61,6 +62,8 @@ class Run:
     hashes: Mapping[int, Mapping[str, str]]
     sampled: tuple[int, ...]  # steps with statistics
     sites: tuple[Site, ...]
+    swallowed: tuple[Swallowed, ...]  # by parameter
+    what_if: WhatIf | None
     quantization: Mapping[str, Any] | None
 
     @cached_property
@@ -127,7 +130,7 @@ def read_run(folder: Path) -> Run:
             "`qsim train` or `qsim replay` wrote"
         )
     config = _read_object(folder / "config.json")
-    sampled, sites = _read_statistics(folder / "statistics")
+    sampled, sites, swallowed, what_if = _read_statistics(folder / "statistics")
     return Run(
         folder=folder,
         label=str(_mapping(config.get("policy")).get("name") or folder.name),
@@ -138,6 +141,8 @@ def read_run(folder: Path) -> Run:
         hashes=_read_rows(folder / "hashes.jsonl"),
         sampled=sampled,
         sites=sites,
+        swallowed=swallowed,
+        what_if=what_if,
         quantization=_read_object(folder / "quantization.json", strict_json.loads) or None,
     )
 
@@ -189,20 +194,24 @@ def _parse_row(line: str) -> dict[str, Any] | None:
     return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
 
 
-def _read_statistics(folder: Path) -> tuple[tuple[int, ...], tuple[Site, ...]]:
-    """All step files of a run: the steps, and every site summed over them."""
+def _read_statistics(
+    folder: Path,
+) -> tuple[tuple[int, ...], tuple[Site, ...], tuple[Swallowed, ...], WhatIf | None]:
+    """All step files of a run: the steps; every site, the updates and the gradients summed over them."""
     steps: list[int] = []
-    records: dict[str, list[Mapping[str, Any]]] = {}
+    records: dict[str, dict[str, list[Mapping[str, Any]]]] = {"sites": {}, "swallowed": {}, "what_if": {}}
     for path in sorted(folder.glob("step_*.json")):
         file = _read_object(path)
         steps.append(int(file.get("step", path.stem.removeprefix("step_"))))
-        for name, record in _mapping(file.get("sites")).items():
-            records.setdefault(name, []).append(_mapping(record))
-    return tuple(sorted(steps)), tuple(_sum_site(name, found) for name, found in records.items())
+        for part, found in records.items():
+            for name, record in _mapping(file.get(part)).items():
+                found.setdefault(name, []).append(_mapping(record))
+    sites = tuple(_sum_site(name, found) for name, found in records["sites"].items())
+    return tuple(sorted(steps)), sites, read_swallowed(records["swallowed"]), read_what_if(records["what_if"])
 
 
 def _sum_site(name: str, records: list[Mapping[str, Any]]) -> Site:
-    layer, site, kind = _parse_site(name)
+    layer, site, kind = parse_site(name)
     exponents: Counter[int] = Counter()
     for record in records:
         exponents.update({int(e): n for e, n in _mapping(record.get("exponents")).items()})
@@ -218,7 +227,7 @@ def _sum_site(name: str, records: list[Mapping[str, Any]]) -> Site:
     )
 
 
-def _parse_site(name: str) -> tuple[int | None, str, str]:
+def parse_site(name: str) -> tuple[int | None, str, str]:
     """layer.0.qkv.fprop -> (0, qkv, fprop); logits.fprop -> (None, logits, fprop)."""
     parts = name.split(".")
     layer = None

@@ -16,7 +16,7 @@ from strategies import generator
 from precision.accumulators import parse_accumulator
 from precision.backends import get_backend
 from precision.formats import BF16, E4M3FN, E5M2, Format
-from precision.scaled_products import scaled, scaled_product
+from precision.scaled_products import block_scaled_product, scaled, scaled_product
 
 FORMATS = (E4M3FN, E5M2)
 FINITE = st.integers(0, 0xFF7FFFFF).filter(lambda u: u & 0x7F800000 != 0x7F800000)
@@ -101,3 +101,67 @@ def test_unscaling_is_exact(backend: Executor, size: tuple[int, int]) -> None:
         expected = np.array([float(v) for v in exact_product(a, b, (E4M3FN, E5M2)).reshape(-1)])
     expected = np.asarray(get_backend("numpy").round_to(expected, BF16)).reshape(y.shape)
     assert_same_bits(np.where(y == 0, np.float32(0), y), np.where(expected == 0, np.float32(0), expected))
+
+
+# Blocks
+
+
+def exact_block_product(
+    a: np.ndarray, b: np.ndarray, formats: tuple[Format, Format], block: int, square: bool
+) -> np.ndarray:
+    """The definition written out, one output at a time; sums within a block are few and exact in float64."""
+    m, k, n = (*a.shape, b.shape[1])
+    y = np.zeros((m, n), np.float32)
+    for i, j in np.ndindex(m, n):
+        for first in range(0, k, block):
+            along = slice(first, first + block)
+            columns = slice(j - j % block, j - j % block + block) if square else slice(j, j + 1)
+            ka, kb = exponent_of(a[i, along], formats[0]), exponent_of(b[along, columns], formats[1])
+            terms = [
+                nearest(Fraction(float(p)) * Fraction(2) ** ka, formats[0])
+                * nearest(Fraction(float(q)) * Fraction(2) ** kb, formats[1])
+                for p, q in zip(a[i, along], b[along, j], strict=True)
+            ]
+            part = np.float32(float(sum(terms)))  # exact: see the operands below
+            y[i, j] += np.float32(np.ldexp(np.ldexp(part, -ka), -kb))
+    return y
+
+
+@pytest.mark.parametrize("square", [True, False])
+@pytest.mark.parametrize("block", [2, 3, 8])
+def test_block_scales_by_their_definition(backend: Executor, block: int, square: bool) -> None:
+    """k = 7 and n = 5: blocks that do not divide them, and one that is longer.  Small integers times powers of two
+    that differ from place to place, so that scales differ and what a common one would lose is kept."""
+    rng = generator(11)
+    a, b = (
+        (rng.integers(-15, 16, shape) * 2.0 ** rng.integers(-9, 9, shape)).astype(np.float32)
+        for shape in ((4, 7), (7, 5))
+    )
+    a[1, :3], b[:, 2] = 0, 0
+    module, formats = backend.module, (E4M3FN, E4M3FN)
+    accumulator = parse_accumulator("exact")
+
+    def run(a, b):
+        return block_scaled_product(
+            module, a, b, lambda x, y: module.matmul(x, y, None, accumulator, formats, None), formats, block, square
+        )
+
+    y = np.asarray(module.jit(run)(backend.array(a[None]), backend.array(b[None])))[0]
+    assert_same_bits(y, exact_block_product(a, b, formats, block, square))
+
+
+@pytest.mark.parametrize("bad", [np.inf, np.nan])
+def test_a_block_that_is_not_finite_is_nan(backend: Executor, bad: float) -> None:
+    a, b = np.ones((1, 2, 4), np.float32), np.ones((1, 4, 2), np.float32)
+    a[0, 0, 3] = bad
+    module, formats = backend.module, (E4M3FN, E5M2)
+    accumulator = parse_accumulator("fp32_sequential")
+
+    def run(a, b):
+        return block_scaled_product(
+            module, a, b, lambda x, y: module.matmul(x, y, None, accumulator, formats, None), formats, 2, True
+        )
+
+    y = np.asarray(module.jit(run)(backend.array(a), backend.array(b)))
+    assert np.isnan(y[0, 0]).all()
+    assert_same_bits(y[0, 1], np.array([4, 4], np.float32))

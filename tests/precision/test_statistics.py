@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from bits_assertions import assert_same_bits
-from event_oracle import Recount, recount, telling_patterns
+from event_oracle import Recount, recount, table_of, telling_patterns
 from format_oracle import MODES, overflows
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +19,7 @@ from strategies import EDGES, drawn, generator, patterns, sprinkled, without_nan
 import precision as pr
 from precision.backends.numba_ import rounding as numba_rounding
 from precision.backends.numba_.compilation import Kernel
+from precision.significands import COLUMNS
 from precision.statistics import BLOCK, COUNTERS, EXPONENT_BINS, LOWEST_EXPONENT, Statistics
 
 FORMATS = (
@@ -57,6 +58,7 @@ def agree(found: Statistics, told: Recount, name: str) -> None:
     assert {n: pair for n, pair in wrong.items() if pair[0] != pair[1]} == {}
     histogram = {int(i) + LOWEST_EXPONENT: int(found.exponents[i]) for i in np.flatnonzero(found.exponents)}
     assert histogram == dict(told.exponents)
+    assert table_of(found.significands) == told.significands
     assert (found.largest, found.smallest) == (told.largest, told.smallest)
     for measured, exact in ((found.signal, told.signal), (found.noise, told.noise)):
         assert measured == pytest.approx(float(exact), rel=(count + 4) * 2.0**-52, abs=0)
@@ -184,23 +186,34 @@ def test_threads_change_nothing(rules: tuple[str, ...], monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("name", ["fp16", "bf16", "int8"])
 def test_counters_pass_2_to_the_32(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if each chunk had counted 2^32 - 1 of everything before; no block is long enough to overflow a word."""
+    """As if each part had counted 2^32 - 1 of everything before; no block is long enough to overflow a word."""
     assert BLOCK < 1 << 32
     assert CHUNK % BLOCK == 0
-    before, chunks = (1 << 32) - 1, 3
+    before = (1 << 32) - 1
 
-    def advanced(size: int) -> tuple[np.ndarray, np.ndarray]:
-        assert -(-size // CHUNK) == chunks
-        return np.full((chunks, len(COUNTERS)), before), np.full((chunks, EXPONENT_BINS), before)
+    def advanced(parts: int) -> tuple[np.ndarray, np.ndarray]:
+        counts = np.full((parts, len(COUNTERS)), before)
+        return counts, np.full((parts, EXPONENT_BINS, COLUMNS), before)
 
     x = placed(name, 2 * CHUNK + 7, "anywhere").view(np.float32)
     plain = pr.statistics(x, name, backend="numba")
+    parts = numba_rounding.count_parts(x.size)
     monkeypatch.setattr(numba_rounding, "_empty_counts", advanced)
     found = pr.statistics(x, name, backend="numba")
     for counter in COUNTERS:
-        assert getattr(found, counter) == getattr(plain, counter) + chunks * before
-    assert np.array_equal(found.exponents, plain.exponents + chunks * before)
-    assert (found + found).exponents.min() > 1 << 34
+        assert getattr(found, counter) == getattr(plain, counter) + parts * before
+    assert np.array_equal(found.significands, plain.significands + parts * before)
+    assert (found + found).significands.min() > 1 << 32
+
+
+def test_no_part_counts_more_than_a_word_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numba_rounding, "LONGEST_PART", 1000)
+    assert numba_rounding.count_parts(10_001) == 11
+    x = placed("fp16", 10_001, "anywhere").view(np.float32)
+    found = pr.statistics(x, "fp16", backend="numba")
+    assert np.array_equal(found.significands, pr.statistics(x, "fp16", backend="numpy").significands)
+    rounded, kernel = pr.round_to(x, "fp16"), numba_rounding.statistics
+    assert np.array_equal(kernel(x, rounded, pr.FP16)[1], found.significands)
 
 
 def test_jax_refuses_more_than_its_counters_hold() -> None:
@@ -210,11 +223,10 @@ def test_jax_refuses_more_than_its_counters_hold() -> None:
     message = r"^statistics of 2147483648 values[^\n]*int32 counters[^\n]*of parts[^\n]*(\Z|\n-+\nFor simplicity)"
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(lambda x: pr.statistics(x, "fp16"), many)
-    counted = lambda *arrays: module.count({str(i): (x, x) for i, x in enumerate(arrays)}, formats)  # noqa: E731
-    formats = {"0": pr.FP16, "1": pr.FP16}
-    assert jax.eval_shape(counted, most)["0"][1].dtype == np.int32
+    seen = lambda x: module.observe(x, x, pr.FP16)  # noqa: E731
+    assert jax.eval_shape(seen, most)[1].dtype == np.int32
     with pytest.raises(ValueError, match=message):
-        jax.eval_shape(counted, most, jax.ShapeDtypeStruct((1,), np.float32))
+        jax.eval_shape(lambda x, y: module.join(seen(x), seen(y)), most, jax.ShapeDtypeStruct((1,), np.float32))
 
 
 # Where the rounded values go

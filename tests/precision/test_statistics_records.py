@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 from event_oracle import recount, telling_patterns
 from executors import Executor
-from strategies import drawn, generator
+from strategies import drawn, generator, without_nan
 
 import precision as pr
 from precision.backends import get_backend
+from precision.significands import COLUMNS
 from precision.statistics import COUNTERS, EXPONENT_BINS, LOWEST_EXPONENT
 
 X = telling_patterns("fp16", 80)[:330].reshape(2, -1).view(np.float32)
@@ -154,14 +155,33 @@ def test_json() -> None:
         "largest": float(np.float32(1e30)),
         "smallest": 2.0**-149,
         "exponents": {"-149": 1, "-100": 1, "-20": 1, "0": 2, "1": 1, "99": 1},
+        "significands": {
+            "-149": [1],
+            "-100": [0, 0, 1],
+            "-20": [1],
+            "0": [1, 0, 0, 1],
+            "1": [0, 0, 0, 1],
+            "99": [0, 0, 0, 1],
+        },
     }
+
+
+@pytest.mark.parametrize("name", ["fp16", "bf16", "int8"])
+def test_json_is_read_back(name: str) -> None:
+    x = without_nan(telling_patterns(name)).view(np.float32)
+    first, second = pr.statistics(x, name), pr.statistics(x[:7], name)
+    for found in (first, first + second):
+        read = pr.Statistics.from_json(json.loads(json.dumps(found.as_json())))
+        assert read == found
+        assert (read.signal, read.noise) == (found.signal, found.noise)
+        assert np.array_equal(read.significands, found.significands)
 
 
 def test_json_keeps_the_extremes_where_all_overflowed_and_leaves_out_what_was_not_measured() -> None:
     assert pr.statistics(np.float32([1e30]), "fp16").as_json()["largest"] == float(np.float32(1e30))
     assert "largest" not in pr.statistics(np.float32([np.nan]), "fp16").as_json()
-    counted = pr.Statistics.from_counts(pr.FP16, 0, np.zeros(len(COUNTERS)), np.zeros(EXPONENT_BINS))
-    assert set(counted.as_json()) == {"format", "count", *COUNTERS, "exponents"}
+    counted = pr.Statistics.from_counts(pr.FP16, 0, np.zeros(len(COUNTERS)), np.zeros((EXPONENT_BINS, COLUMNS)))
+    assert set(counted.as_json()) == {"format", "count", *COUNTERS, "exponents", "significands"}
 
 
 # Refusals
@@ -211,7 +231,8 @@ def counted(x: Any, *, fmt: str, backend: str) -> Any:
 @pytest.mark.parametrize("fmt", ["fp32", "tf32", "fp16", "bf16", "e5m2", "e4m3fn", "int8"])
 def test_recount(backend: Executor, fmt: str) -> None:
     words = telling_patterns(fmt, 30)
-    counts, exponents = backend.call(counted, words.view(np.float32), fmt=fmt)
+    counts, significands = backend.call(counted, words.view(np.float32), fmt=fmt)
+    exponents = significands.sum(axis=1)
     assert dict(zip(COUNTERS, counts.tolist(), strict=True)) == counters(words, fmt)
     found = {int(i) + LOWEST_EXPONENT: int(exponents[i]) for i in np.flatnonzero(exponents)}
     assert found == dict(recount(words, fmt).exponents)

@@ -19,9 +19,10 @@ from qsim.config import ModelConfig, OptimizerConfig, RunConfig, override_all
 from qsim.devices import find_devices
 from qsim.hashing import scalar_hash, tree_hash
 from qsim.mesh import parse_mesh
-from qsim.model import initial_parameters, step_keys
+from qsim.model import step_keys
 from qsim.optimizer import ScaleState, step_scalars
 from qsim.policy import POLICIES, Arithmetic
+from qsim.position import start
 from qsim.sites import Recorder
 from qsim.step import Step
 from qsim.training import as_statistics
@@ -54,15 +55,9 @@ def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         yield words[:, :-1], words[:, 1:]
 
 
-def start(config: RunConfig) -> dict[str, dict[str, np.ndarray]]:
-    parameters = initial_parameters(config.model, 0)
-    zeros = {name: np.zeros_like(w) for name, w in parameters.items()}
-    return {"parameters": parameters, "first": zeros, "second": zeros}
-
-
 def steps(step: Step) -> list[dict[str, Any]]:
     """Hashes of every step, and what was counted in it."""
-    state, rows, policy = start(step.config), [], step.policy
+    state, rows, policy = start(step.config, step.policy).state, [], step.policy
     scale = ScaleState.start(policy.loss_scaling)
     for number, pair in enumerate(batches(), start=1):
         scalars = step_scalars(CONFIG.optimizer, number, STEPS, number - 1, scale.scale)
@@ -86,7 +81,7 @@ def collectives(text: str) -> set[tuple[str, bool]]:
 def compile_ahead(step: Step) -> str:
     """The step compiled for its devices, and kept; the optimised HLO."""
     place, scalars = step.devices.place, step_scalars(CONFIG.optimizer, 1, STEPS, 0, 1.0)
-    arguments = place(start(step.config), "state"), place(next(batches()), "batch"), scalars
+    arguments = place(start(step.config, step.policy).state, "state"), place(next(batches()), "batch"), scalars
     ahead = step._speculative.lower(*arguments, step_keys(CONFIG.model, step.policy, 0, 1)).compile()
     step._speculative = ahead
     return ahead.as_text()

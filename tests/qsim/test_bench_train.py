@@ -19,6 +19,7 @@ from qsim.bench.plain_step import PlainStep
 from qsim.bench.train import DEFAULT, ENTRIES, PLAIN, UNROLLED, Entry, Training
 from qsim.bench.train_table import print_training, training_markdown
 from qsim.config import DataConfig, ModelConfig, RunConfig
+from qsim.memory import counted
 from qsim.model import initial_parameters, loss_and_gradients
 from qsim.policy import parse_policy
 from qsim.sites import Calculator
@@ -204,6 +205,8 @@ def judged(result: dict[str, Any]) -> dict[str, Any]:
     rows[2]["plain"] = train._judged(PLAIN, 3.0, 4.0)
     rows[2]["jax"], rows[2]["losses_equal"] = train._judged(train.ON_JAX, 1.0, 0.5), True
     rows[2]["statistics"] = train._judged(train.UNCOUNTED, 0.1, 0.125)
+    bf16 = Entry(policy="bf16", memory_bar=1.5)
+    rows[2]["memory"] = train._memory(SMALL, bf16, 2 * sum(counted(SMALL, bf16.arithmetic).values()))
     compiling[1]["seconds"], compiling[1]["plain"] = 2.0, train._judged(PLAIN, 3.0, 5.0)
     return {**result, "rows": rows, "compiling": compiling}
 
@@ -212,7 +215,8 @@ def test_printed_result(result: dict[str, Any], capsys: pytest.CaptureFixture[st
     print_training(judged(result))
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith("2 layers, width 8, 2 heads, vocabulary 32, 8 x 8 tokens; random tokens")
-    assert " ".join(lines[7].split()).endswith(" 4.00 <= 3 NO 0.50 <= 1 yes yes 12.5 % <= 10 % NO")
+    assert " ".join(lines[7].split()).endswith(" 4.00 <= 3 NO 0.50 <= 1 yes yes 12.5 % <= 10 % NO 2.00 <= 1.5 NO")
+    assert lines[9].startswith("bf16 on numpy holds 0.3 MiB; parameters 0.0 MiB, moments 0.0 MiB, ")
     assert lines[-3].split()[-4:] == ["5.00", "<=", "3", "NO"]
 
 
@@ -220,8 +224,8 @@ def test_markdown(result: dict[str, Any]) -> None:
     steps, compiling = training_markdown(judged(result)).split("\n\n")
     head, _, plain, *lines = steps.splitlines()
     assert head.startswith("| policy | executor | time / time of the plain step | bar | ")
-    assert plain == f"| {PLAIN} | jax |  |  |  |  |  |  |"
-    assert lines[1] == "| bf16 | numpy | **4.00** | <= 3 | 0.50 | <= 1 | **12.5 %** | <= 10 % |"
+    assert plain == f"| {PLAIN} | jax |  |  |  |  |  |  |  |  |"
+    assert lines[1] == "| bf16 | numpy | **4.00** | <= 3 | 0.50 | <= 1 | **12.5 %** | <= 10 % | **2.00** | <= 1.5 |"
     head, _, plain, unrolled = compiling.splitlines()
     assert head == "| compiling | 1 layers | 3 layers | bar |"
     assert unrolled.startswith(f"| {UNROLLED} | **2.0 s (5.00)** | ")

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from bits_assertions import assert_same_bits
 from executors import Executor
-from identity_arithmetic import IdentityCalculator
 from strategies import drawn, generator
 
 from qsim import layers
@@ -19,7 +18,7 @@ from qsim.policy import POLICIES
 from qsim.positions import alibi_slopes
 from qsim.sites import Calculator
 
-AR = IdentityCalculator()
+AR = Calculator(POLICIES["fp64"], "numpy")
 BATCH, LENGTH, HEADS, HIDDEN, WIDE, VOCABULARY = 4, 5, 3, 12, 7, 11
 ROWS = BATCH * LENGTH
 

@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from identity_arithmetic import IdentityCalculator
 
 from precision.random_bits import as_key, random_bits
 from qsim import model
 from qsim.config import ModelConfig
+from qsim.policy import POLICIES
+from qsim.sites import Calculator
 
 CONFIG = ModelConfig(layers=3, hidden=12, heads=3, length=10, vocabulary=17)
 BATCH, LENGTH = 4, 8  # shorter than the model's length: unused positions get no gradient
@@ -112,7 +113,14 @@ def test_backward_agrees_with_jax_grad_in_float64(changes, chunks):
     keys = model.dropout_keys(config, 5, 9)
     scale = np.float64(4.0)
     loss, gradients = model.loss_and_gradients(
-        IdentityCalculator(), config, parameters, tokens, targets, loss_scale=scale, chunks=chunks, keys=keys
+        Calculator(POLICIES["fp64"], "numpy"),
+        config,
+        parameters,
+        tokens,
+        targets,
+        loss_scale=scale,
+        chunks=chunks,
+        keys=keys,
     )
     with jax.enable_x64(True):
         kept = expected_kept(config, keys)

@@ -40,6 +40,9 @@ def test_what_each_preset_changes() -> None:
     assert changes("tf32", "fp32") == everywhere(GEMM_SITES, tf32)
     fp8 = {"inputs": ("bf16", "e4m3fn"), "gradient_inputs": (None, "e5m2"), "scaling": ("none", "tensor")}
     assert changes("fp8", "bf16") == everywhere(QUANTIZED_SITES, fp8)
+    assert changes("fp8-delayed", "fp8") == everywhere(QUANTIZED_SITES, {"scaling": ("tensor", "delayed")})
+    blocks = {"inputs": ("bf16", "e4m3fn"), "scaling": ("none", "blocks")}
+    assert changes("fp8-1x128", "bf16") == everywhere(QUANTIZED_SITES, blocks)
     assert changes("fp16-flush", "fp16") == everywhere(SITES, {"subnormals": ("keep", "flush")})
     for name, base in (("fp16-nomaster", "fp16"), ("bf16-nomaster", "bf16"), ("bf16-sr", "bf16")):
         assert changes(name, base) == {}
@@ -73,6 +76,7 @@ def test_native_policies_promise_no_bits() -> None:
         "native-bf16",
         "native-fp16",
         "native-int8",
+        "fp64",
     ]
 
 

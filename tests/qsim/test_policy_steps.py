@@ -11,10 +11,12 @@ import pytest
 
 from qsim.config import DataConfig, ModelConfig, OptimizerConfig, RunConfig
 from qsim.data import build_corpus
+from qsim.delayed_scaling import first_histories
 from qsim.hashing import scalar_hash, tree_hash, unstack
 from qsim.model import initial_parameters, step_keys
 from qsim.optimizer import ScaleState, step_scalars
 from qsim.policy import POLICIES, Arithmetic, parse_policy
+from qsim.position import start
 from qsim.step import Step
 from qsim.training import held_out_loss
 
@@ -33,6 +35,8 @@ NEW = (
     "bf16-nomaster",
     "bf16-sr",
     "fp8",
+    "fp8-1x3",
+    "fp8-delayed",
     "tf32",
     "bf16-h100",
 )
@@ -50,18 +54,22 @@ MIXED = POLICIES["bf16-sr"].override(
         ("gelu.fprop", {"subnormals": "flush"}),
         ("mlp_up.*", "fp8"),
         ("qkv.*", "bf16-h100"),
+        ("mlp_down.*", "fp8-delayed"),
+        ("attention_out.*", "fp8-1x128"),
+        ("attention_out.*", {"block": 3}),
         ("layer.1.attention_out.*", "tf32"),
         ("gradient_reduction", {"format": "fp16"}),
         ("moments", {"format": "bf16"}),
     ],
     name="mixed",
 )
+BLOCKS = POLICIES["fp8-1x128"].override([("*", {"block": 3})], name="fp8-1x3")  # which divides no axis here
 OWN = {policy.name: policy for policy in (LAYER, MIXED)}
-DRAWN = MIXED.override([("mlp_up.*", "bf16"), ("*.wgrad", {"rounding": "stochastic"})], name="drawn")
+DRAWN = MIXED.override([("mlp_*.*", "bf16"), ("*.wgrad", {"rounding": "stochastic"})], name="drawn")
 
 
 def policy_of(name: str) -> Arithmetic:
-    return OWN.get(name) or parse_policy(name)
+    return BLOCKS if name == BLOCKS.name else OWN.get(name) or parse_policy(name)
 
 
 def inputs(number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -74,9 +82,7 @@ def trajectory(name: str, executor: str) -> tuple[dict[str, Any], ...]:
     """Hashes of every step, and the last state."""
     policy = policy_of(name)
     step, scale, updates, rows = Step(CONFIG, policy, executor), ScaleState.start(policy.loss_scaling), 0, []
-    parameters = initial_parameters(CONFIG.model, 0)
-    zeros = {name: np.zeros_like(w) for name, w in parameters.items()}
-    state: Any = {"parameters": parameters, "first": zeros, "second": zeros}
+    state: Any = start(CONFIG, policy).state
     for number in range(1, STEPS + 1):
         scalars = step_scalars(CONFIG.optimizer, number, STEPS, updates, scale.scale)
         state, results = step(state, inputs(number), scalars, step_keys(CONFIG.model, policy, 0, number))
@@ -139,13 +145,17 @@ def test_held_out_loss_draws_alike_for_every_batch_and_executor() -> None:
     config = dataclasses.replace(CONFIG, model=model, data=dataclasses.replace(CONFIG.data, validation_batches=3))
     corpus = build_corpus(None, tokenizer="bytes", vocabulary_size=256)
     parameters = initial_parameters(model, 0)
-    losses = {name: held_out_loss(config, MIXED, name, parameters, corpus) for name in ("numpy", "numba")}
-    assert losses["numpy"] == losses["numba"] == held_out_loss(config, MIXED, "numba", parameters, corpus)
+    histories = first_histories(MIXED, model.layers)
+    losses = [
+        held_out_loss(config, MIXED, name, parameters, corpus, histories=histories)
+        for name in ("numpy", "numba", "numba")
+    ]
+    assert len(set(losses)) == 1
 
 
 @pytest.mark.parametrize("executor", ["numpy", "numba"])
 def test_a_batch_in_parts_draws_as_the_whole(executor: str) -> None:
-    """Without tensor-wide scales, which a part has of its own; blocks recomputed or not."""
+    """Without tensor-wide scales, which a part has of its own, but with those of blocks; layers recomputed or not."""
     found = set()
     for accumulation, recompute in ((1, False), (2, False), (2, True)):
         config = dataclasses.replace(

@@ -12,9 +12,11 @@ from executors import Executor
 from strategies import generator
 
 import precision as pr
+from precision.backends import get_backend
+from precision.scaled_products import block_scaled_product
 from precision.tables import table
 from qsim.layers import bias_gradient, layernorm_forward, linear_forward
-from qsim.policy import POLICIES, parse_policy
+from qsim.policy import PASSES, POLICIES, parse_policy
 from qsim.sites import Calculator, Recorder
 
 LN16, AMP = POLICIES["fp16-ln16"], POLICIES["torch-amp-fp16"]
@@ -168,3 +170,19 @@ def test_equal_layers_in_segments_have_the_bits_of_one_scan() -> None:
 
     for whole, pieces in zip(run(policy), run(cut), strict=True):
         assert_same_bits(pieces, whole)
+
+
+@pytest.mark.parametrize("direction", PASSES)
+def test_blocks_of_weights_are_square_and_those_of_activations_and_gradients_are_not(direction) -> None:
+    """One weight 100,000 times as large as the rest takes the precision of its whole block, one activation only
+    that of its row's."""
+    policy = POLICIES["fp8-1x128"].override([("*", {"block": 2})])
+    a, b = np.full((4, 4), 3e-3, np.float32), np.full((4, 4), 3e-3, np.float32)
+    a[0, 0], b[0, 0] = 370, 370
+    y = Calculator(policy, "numpy").at("mlp_up", direction).matmul(a, b)
+    formats, square = (pr.E4M3FN, pr.E4M3FN), direction != "wgrad"
+    module = get_backend("numpy")
+    expected = block_scaled_product(module, a[None], b[None], lambda x, y: x @ y, formats, 2, square)[0]
+    assert_same_bits(y, expected)
+    other = block_scaled_product(module, a[None], b[None], lambda x, y: x @ y, formats, 2, not square)[0]
+    assert (other != y).any()

@@ -20,6 +20,7 @@ from precision.backends.jax_.arithmetic import (
     tree_sum,
 )
 from precision.backends.jax_.blocks import shared_scales, times_power
+from precision.backends.jax_.counting import computed_once, count, join, observe, statistics
 from precision.backends.jax_.derivatives import differentiable
 from precision.backends.jax_.gemm import counted_matmul, matmul
 from precision.backends.jax_.gradients import product, straight_through, straight_through_where, without_derivative
@@ -33,18 +34,14 @@ from precision.backends.jax_.products import (
     round_exact,
 )
 from precision.backends.jax_.rounding import (
-    count,
     decode,
     encode,
     from_bits,
-    join,
     key_words,
-    observe,
     random_words,
     require_float64,
     round_each,
     round_to,
-    statistics,
     tally,
     to_bits,
     widen,
@@ -70,6 +67,7 @@ __all__ = [
     "asarray",
     "branch",
     "compare",
+    "computed_once",
     "count",
     "counted_matmul",
     "decode",

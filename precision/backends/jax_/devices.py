@@ -55,13 +55,16 @@ def make_mesh(sizes: Mapping[str, int]) -> Mesh:
 # Outside a computation
 
 
-def compiled(function: Callable, mesh: Mesh, inputs: Any, outputs: Any) -> Callable:
-    """function as every device runs it on its own parts, under jit; ``inputs``, ``outputs``: layouts, or trees."""
+def compiled(function: Callable, mesh: Mesh, inputs: Any, outputs: Any, donated: tuple[int, ...] = ()) -> Callable:
+    """function as every device runs it on its own parts, under jit; ``inputs``, ``outputs``: layouts, or trees.
+
+    donated: arguments whose memory results may take; they are then gone.
+    """
     # what is replicated is so by construction: XLA is asked neither to check nor to sum
     mapped = jax.shard_map(
         function, mesh=mesh, in_specs=_specs(inputs), out_specs=_specs(outputs), check_vma=False
     )  # fmt: skip
-    return jax.jit(mapped)
+    return jax.jit(mapped, donate_argnums=donated)
 
 
 def _specs(layouts: Any) -> Any:

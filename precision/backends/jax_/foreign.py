@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 from collections.abc import Mapping
 from functools import cache, partial
 from typing import Any
@@ -60,7 +59,7 @@ def _call(kernel: Any, words: np.ndarray, bound: dict[str, int], operands: tuple
     whole = None if kind.sharding.mesh.empty else NamedSharding(kind.sharding.mesh, PartitionSpec())
     like = partial(jax.ShapeDtypeStruct, sharding=whole, manual_axis_type=kind.manual_axis_type)
     results = tuple(like([bound[letter] for letter in one.axes], one.dtype) for one in kernel.results)
-    parallel = jax.local_device_count(backend="cpu") == 1 and kernel.is_worth_threads(math.prod(bound.values()))
+    parallel = jax.local_device_count(backend="cpu") == 1 and kernel.is_worth_threads(bound)
     inputs = len(operands) - kernel.starts
     in_place = {inputs + i: i for i in range(kernel.starts)}
     target = _registered(kernel, parallel)

@@ -48,13 +48,13 @@ def matmul(
         u, extra = exact_matmul(a, b, _start(a, b) if c is None else c)
         return round_exact(u, extra, FP32)
     operands = varying_together(a, b) if c is None else varying_together(a, b, c)
-    result, proved = _matmul(accumulator, inputs, proofs is not None, _platforms(), *operands)
+    result, proved = _matmul(accumulator, inputs, proofs is not None, platforms(), *operands)
     if proofs is not None:
         proofs.append(proved)
     return result
 
 
-def _platforms() -> tuple[str, ...]:
+def platforms() -> tuple[str, ...]:
     """Where foreign functions compute; nowhere, and nothing compiled by Numba, on a host that computes elsewhere."""
     return FOREIGN_PLATFORMS if on_cpu() else ()
 
@@ -89,7 +89,7 @@ def counted_matmul(
     a: Array, b: Array, c: Array, accumulator: Accumulator, inputs: tuple[Format, Format]
 ) -> tuple[Array, Events]:
     """The product by an ordered accumulator and what happened inside, by row."""
-    return _counted(accumulator, inputs, _platforms(), *varying_together(a, b, c))
+    return _counted(accumulator, inputs, platforms(), *varying_together(a, b, c))
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

@@ -1,4 +1,4 @@
-"""Rounding, codes, random words and counters on JAX arrays."""
+"""Rounding, codes and random words on JAX arrays."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ from precision.format import Format
 from precision.nearest import make_narrow, make_same_range, plan
 from precision.random_bits import Key, Stream
 from precision.rounding_modes import NEAREST_EVEN, Rounding
+from precision.significands import COLUMNS, make_column
 from precision.statistics import COUNTERS, EXPONENT_BINS, INFINITY, Tally, power_sums
 
 Array = Any
 _ALL = np.uint32(0xFFFFFFFF)
 STREAMED = 1 << 32  # elements that a 32-bit offset tells apart
+NORMAL = 0x00800000
 MOST_COUNTED = (1 << 31) - 1  # without 64-bit types, counters are int32
 
 
@@ -61,6 +63,13 @@ def round_to(x: Array, fmt: Format, rounding: Rounding = NEAREST_EVEN, random: S
 @partial(jax.jit, static_argnames=("fmt", "rounding"))
 def _round_to(x: Array, fmt: Format, rounding: Rounding, random: Stream | None) -> Array:
     return from_bits(_round(x, fmt, rounding, random))
+
+
+def _word(x: Array) -> Array:
+    return x.astype(jnp.uint32)
+
+
+_column = make_column(to_bits, lambda u: u.astype(jnp.float32), jnp.where, jnp.minimum, _word)
 
 
 def round_each(
@@ -199,43 +208,6 @@ def _counter_words(counter: Any) -> tuple[Array, Array]:
     return jnp.asarray((index >> np.uint64(32)).astype(np.uint32)), jnp.asarray(index.astype(np.uint32))
 
 
-def statistics(x: Array, rounded: Array, fmt: Format) -> tuple[Array, Array]:
-    """Event counts in the order of ``COUNTERS`` and the exponent histogram of x; int32, below 2^31 an array."""
-    _, counts, exponents = count({"": observe(x, rounded, fmt)}, {"": fmt})[""]
-    return counts, exponents
-
-
-def observe(x: Array, rounded: Array, fmt: Format) -> tuple[Array, Array]:
-    """The values themselves: they are counted together at the end of a step, compiled once, not once a site."""
-    del fmt
-    return x.reshape(-1), rounded.reshape(-1)
-
-
-def join(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
-    return jnp.concatenate([a[0], b[0]]), jnp.concatenate([a[1], b[1]])
-
-
-def count(observed: dict[str, tuple[Array, Array]], formats: dict[str, Format]) -> dict[str, Any]:
-    """(number of values, event counts, exponent histogram) by name, as in ``statistics``."""
-    found: dict[str, Any] = {}
-    for fmt in dict.fromkeys(formats.values()):
-        names = [name for name in observed if formats[name] == fmt]
-        found |= dict(zip(names, _count_together([observed[name] for name in names], fmt), strict=True))
-    return found
-
-
-def _count_together(pairs: list[tuple[Array, Array]], fmt: Format) -> list[tuple[int, Array, Array]]:
-    """One pass over all arrays of a format: two histograms whose bins are (array, event word), (array, exponent)."""
-    sizes = [x.size for x, _ in pairs]
-    refuse_too_many(sum(sizes))
-    # behind a barrier, or XLA spends minutes folding the owners of all values into a constant
-    ends = lax.optimization_barrier(jnp.asarray(np.cumsum(sizes), jnp.int32))
-    owner = jnp.searchsorted(ends, lax.iota(jnp.int32, sum(sizes)), side="right", method="scan_unrolled")
-    u, rounded = (to_bits(jnp.concatenate(column)) for column in zip(*pairs, strict=True))
-    counts, exponents = _counts(u, bits.nearest_even_events(u, rounded, fmt.constants), owner, len(pairs))
-    return [(size, counts[i], exponents[i]) for i, size in enumerate(sizes)]
-
-
 def refuse_too_many(size: int) -> None:
     """ValueError where int32 counters could overflow."""
     if size > MOST_COUNTED:
@@ -245,20 +217,6 @@ def refuse_too_many(size: int) -> None:
         )
 
 
-def _counts(u: Array, events: Array, owner: Array, owners: int) -> tuple[Array, Array]:
-    """Event counts and exponents of each owner, int32."""
-    words = _histogram(owner, events.astype(jnp.int32), (owners, 1 << len(COUNTERS)))
-    index = jnp.where((events & 7) == 0, bits.exponent_index(u).astype(jnp.int32), EXPONENT_BINS)
-    exponents = _histogram(owner, index, (owners, EXPONENT_BINS))
-    holds = np.arange(1 << len(COUNTERS))[:, None] >> np.arange(len(COUNTERS)) & 1  # (event word, counter)
-    return (words[:, :, None] * holds).sum(axis=1), exponents
-
-
-def _histogram(rows: Array, columns: Array, shape: tuple[int, int]) -> Array:
-    """Pairs counted, int32; a column beyond the last is dropped."""
-    return jnp.zeros(shape, jnp.int32).at[rows, columns].add(1, mode="drop")
-
-
 def tally(
     x: Array, fmt: Format, rounding: Rounding = NEAREST_EVEN, random: Stream | None = None
 ) -> tuple[Array, Tally]:
@@ -266,9 +224,9 @@ def tally(
     refuse_too_many(x.size)
     if isinstance(x, jax.core.Tracer):
         raise TypeError("statistics of a traced array have no values yet; take them outside jit, of what it returns")
-    rounded, counts, exponents, largest, smallest = _round_and_count(x, fmt, rounding, _in_words(random))
+    rounded, counts, table, largest, smallest = _round_and_count(x, fmt, rounding, _in_words(random))
     powers = power_sums(np.asarray(x).ravel(), np.asarray(rounded).ravel())
-    return rounded, Tally(counts=counts, exponents=exponents, largest=largest, smallest=smallest, powers=powers)
+    return rounded, Tally(counts=counts, significands=table, largest=largest, smallest=smallest, powers=powers)
 
 
 @partial(jax.jit, static_argnames=("fmt", "rounding"))
@@ -276,8 +234,19 @@ def _round_and_count(x: Array, fmt: Format, rounding: Rounding, random: Stream |
     f, u = rounding.words(fmt), to_bits(x).reshape(-1)
     words = _words(random, x.shape)
     result, events = bits.round_and_tell(u, words.reshape(-1) if np.ndim(words) else words, f)
-    counts, exponents = _counts(u, events, jnp.zeros(u.shape, jnp.int32), 1)
+    counts = (events[:, None] >> np.arange(len(COUNTERS), dtype=np.uint32) & 1).sum(axis=0, dtype=jnp.int32)
     magnitude = u & 0x7FFFFFFF
     largest = jnp.where(magnitude < INFINITY, magnitude, 0).max(initial=0)
     smallest = jnp.where(magnitude > 0, magnitude, INFINITY).min(initial=INFINITY)
-    return from_bits(result).reshape(x.shape), counts[0], exponents[0], largest, smallest
+    return from_bits(result).reshape(x.shape), counts, significands(magnitude), largest, smallest
+
+
+def significands(magnitude: Array) -> Array:
+    """Table of the nonzero finite ones among flat magnitudes, int32 (EXPONENT_BINS, COLUMNS)."""
+    normal = jnp.where(magnitude < NORMAL, to_bits(magnitude.astype(jnp.float32)), magnitude)
+    row = (normal >> 23).astype(jnp.int32) - jnp.where(magnitude < NORMAL, 127, -22)
+    index = row * COLUMNS + _column(normal & 0x7FFFFF).astype(jnp.int32)
+    counted = (magnitude > 0) & (magnitude < INFINITY)
+    size = EXPONENT_BINS * COLUMNS
+    table = jnp.zeros(size, jnp.int32).at[jnp.where(counted, index, size)].add(1, mode="drop")
+    return table.reshape(EXPONENT_BINS, COLUMNS)

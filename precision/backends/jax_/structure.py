@@ -16,9 +16,9 @@ def asarray(x: Any) -> jax.Array:
     return jnp.asarray(x, jnp.float32)
 
 
-def jit(function: Callable) -> Callable:
-    """``jax.jit``."""
-    return jax.jit(function)
+def jit(function: Callable, donated: tuple[int, ...] = ()) -> Callable:
+    """``jax.jit``; results may take the memory of the ``donated`` arguments, which are then gone."""
+    return jax.jit(function, donate_argnums=donated)
 
 
 def scan(body: Callable, carry: Any, xs: Any, *, reverse: bool = False) -> tuple[Any, Any]:

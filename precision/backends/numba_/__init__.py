@@ -21,10 +21,12 @@ from precision.backends.numba_.gemm import (
 from precision.backends.numba_.operations import compare, extreme, operate, ordered_sum
 from precision.backends.numba_.quantizers import fused_quantizer
 from precision.backends.numba_.rounding import (
+    count_foreign,
     decode,
     encode,
     flat_bits,
     observe,
+    pass_on_foreign,
     random_words,
     round_each,
     round_to,
@@ -36,6 +38,7 @@ from precision.backends.numpy_ import (
     array_module,
     asarray,
     branch,
+    computed_once,
     count,
     differentiable,
     from_bits,
@@ -58,7 +61,9 @@ __all__ = [
     "asarray",
     "branch",
     "compare",
+    "computed_once",
     "count",
+    "count_foreign",
     "counted_matmul",
     "decode",
     "differentiable",
@@ -80,6 +85,7 @@ __all__ = [
     "observe",
     "operate",
     "ordered_sum",
+    "pass_on_foreign",
     "random_words",
     "repeat",
     "round_each",

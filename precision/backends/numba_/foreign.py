@@ -8,6 +8,8 @@ there).  Nothing is compiled before an address is asked for.
 from __future__ import annotations
 
 import inspect
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -66,6 +68,7 @@ class Foreign:
     ``operands``: the inputs, then ``starts`` arrays: what the first results hold when the kernel begins; the other
     results hold anything then.  ``words``: the attribute of that name, int64 (n,), the kernel's parameters.
     A letter that all results have is an axis along which results do not depend on each other.
+    ``parts``: the letter, if there is one, whose size is how many threads the caller wants.
     Errors: XLA's INVALID_ARGUMENT where dtypes, ranks, sizes or numbers of arrays are others.
     """
 
@@ -73,6 +76,7 @@ class Foreign:
     operands: tuple[Array, ...]
     results: tuple[Array, ...]
     starts: int = 0
+    parts: str | None = None
 
     def __post_init__(self) -> None:
         begun = self.operands[len(self.operands) - self.starts :]
@@ -91,9 +95,11 @@ class Foreign:
         threads = "parallel" if parallel else "serial"
         return "_".join([*function.__module__.split("."), function.__name__, *arrays, str(self.starts), threads])
 
-    def is_worth_threads(self, size: int) -> bool:
-        """Whether a product of all sizes, the multiply-adds of a matrix product, is a parallel kernel's work."""
-        return size >> 6 >= Kernel.PARALLEL_FROM and numba.get_num_threads() > 1
+    def is_worth_threads(self, sizes: Mapping[str, int]) -> bool:
+        """Whether the product of all sizes, the multiply-adds of a matrix product, is a parallel kernel's work."""
+        if self.parts is not None:
+            return sizes[self.parts] > 1
+        return math.prod(sizes.values()) >> 6 >= Kernel.PARALLEL_FROM and numba.get_num_threads() > 1
 
     def handler(self, *, parallel: bool) -> tuple[str, int]:
         """Name and address of the handler, compiled on first use.

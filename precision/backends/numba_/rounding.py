@@ -6,20 +6,25 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numba
 import numpy as np
 
+from precision.backends.numba_ import count_kernels, tally_kernels
 from precision.backends.numba_ import rounding_kernels as kernels
-from precision.backends.numba_ import tally_kernels
+from precision.backends.numba_.compilation import Kernel
+from precision.backends.numba_.foreign import Foreign
 from precision.backends.numba_.stochastic import stochastic_plan
 from precision.format import Format
 from precision.nearest import plan
 from precision.random_bits import Key, Stream, indices
 from precision.rounding_modes import NEAREST_EVEN, Rounding
+from precision.significands import COLUMNS
 from precision.statistics import COUNTERS, EXPONENT_BINS, INFINITY, Tally
 
 Array = np.ndarray
 _NO_WORDS = np.zeros(1, np.uint32)
-CHUNK = 1 << 16  # elements counted together, a multiple of BLOCK
+CHUNK = 1 << 16  # elements whose squares are summed together, a multiple of BLOCK
+LONGEST_PART = 1 << 31  # elements counted together, fewer than a word can count
 STOCHASTIC_WORK, TALLY_WORK = 8, 4  # what an element costs, in elements rounded to nearest
 STREAMED = 1 << 32  # indices that share their high word: a loop runs over no more
 
@@ -130,16 +135,33 @@ def random_words(key: Key, shape: tuple[int, ...], counter: Any = 0) -> Array:
 
 
 def statistics(x: Array, rounded: Array, fmt: Format) -> tuple[Array, Array]:
-    """Counts of nearest-even rounding, in the order of ``COUNTERS``, and the exponent histogram of x; int64."""
-    u, result = flat_bits(x), flat_bits(rounded)
-    counts, exponents = _empty_counts(u.size)
-    tally_kernels.count_nearest(u, result, u.view(np.uint16), fmt.constants, CHUNK, counts, exponents)
-    return counts.sum(axis=0), exponents.sum(axis=0)
+    """Counts of nearest-even rounding, in the order of ``COUNTERS``, and the table of significands of x; int64."""
+    flat, results = (flat_bits(array).view(np.float32) for array in (x, rounded))
+    counts, significands = _empty_counts(count_parts(flat.size))
+    words, work = count_kernels.words_of(fmt), TALLY_WORK * flat.size
+    count_kernels.count_nearest(flat, results, counts, significands, words, work=work)
+    return counts.sum(axis=0), significands.sum(axis=0)
 
 
-def _empty_counts(size: int) -> tuple[Array, Array]:
-    chunks = -(-size // CHUNK)
-    return np.zeros((chunks, len(COUNTERS)), np.int64), np.zeros((chunks, EXPONENT_BINS), np.int64)
+def count_parts(size: int) -> int:
+    """How many parts of an array count for themselves: one a thread where it is worth threads; none so long that a
+    word could overflow."""
+    threads = numba.get_num_threads() if TALLY_WORK * size >= Kernel.PARALLEL_FROM else 1
+    return max(threads, -(-size // LONGEST_PART))
+
+
+def count_foreign(fmt: Format, size: int) -> tuple[Foreign, Array, dict[str, int]]:
+    """``count_nearest`` as XLA calls it for so many elements: record, words, sizes of its results' letters."""
+    return count_kernels.COUNT_NEAREST, count_kernels.words_of(fmt), count_kernels.SIZES | {"p": count_parts(size)}
+
+
+def pass_on_foreign() -> tuple[Foreign, Array]:
+    """``pass_on`` as XLA calls it."""
+    return count_kernels.PASS_ON, np.zeros(0, np.int64)
+
+
+def _empty_counts(parts: int) -> tuple[Array, Array]:
+    return np.zeros((parts, len(COUNTERS)), np.int64), np.zeros((parts, EXPONENT_BINS, COLUMNS), np.int64)
 
 
 def tally(
@@ -157,22 +179,21 @@ def tally(
 
 def _tally(x: Array, out: Array, fmt: Format, rounding: Rounding, random: Stream | None) -> Tally:
     u = flat_bits(x)
-    counts, exponents = _empty_counts(u.size)
-    extremes = np.tile(np.array([0, INFINITY], np.uint32), (len(counts), 1))
-    powers = np.zeros((len(counts), 3))
-    sums = (CHUNK, counts, exponents, extremes, powers)
+    chunks = -(-u.size // CHUNK)
+    counts, significands = _empty_counts(count_parts(u.size))
+    extremes = np.tile(np.array([0, INFINITY], np.uint32), (chunks, 1))
+    powers = np.zeros((chunks, 3))
+    sums = (CHUNK, counts, significands, extremes, powers)
     fast = plan(rounding, fmt)
     if fast is not None:
-        tally_kernels.tally_nearest(u, out, u.view(np.uint16), fast, *sums, work=TALLY_WORK * u.size)
+        tally_kernels.tally_nearest(u, out, fast, *sums, work=TALLY_WORK * u.size)
     else:
         words = _NO_WORDS if random is None else random_words(random.key, u.shape, _flat(random.counter, x))
         f = rounding.words(fmt)
-        tally_kernels.tally(
-            u, out, u.view(np.uint16), int(random is not None), words, f, *sums, work=TALLY_WORK * u.size
-        )
+        tally_kernels.tally(u, out, int(random is not None), words, f, *sums, work=TALLY_WORK * u.size)
     return Tally(
         counts=counts.sum(axis=0),
-        exponents=exponents.sum(axis=0),
+        significands=significands.sum(axis=0),
         largest=extremes[:, 0].max(initial=0),
         smallest=extremes[:, 1].min(initial=INFINITY),
         powers=powers.sum(axis=0),

@@ -15,6 +15,7 @@ from precision.backends.numba_.compilation import compile_words
 from precision.formats import FP32
 from precision.ftz import make_ftz32
 from precision.nearest import make_narrow, make_same_range
+from precision.significands import make_column
 
 words = compile_words(bits)
 split = compile_words(double, np.uint64)["split"]
@@ -130,3 +131,17 @@ rsqrt = _jit(elementary.make_rsqrt(_primitives))
 _inline = numba.njit(nogil=True, error_model="numpy", forceinline=True)
 narrow = _inline(make_narrow(to_bits, from_bits, select, word))
 same_range = _inline(make_same_range(select, word))
+
+
+@_jit
+def _integer_as_float(u):  # type: ignore[no-untyped-def]
+    """Below 2^31."""
+    return np.float32(np.int32(u))
+
+
+@_jit
+def _least(x, y):  # type: ignore[no-untyped-def]
+    return min(x, y)
+
+
+column = _inline(make_column(to_bits, _integer_as_float, select, _least, word))

@@ -1,6 +1,7 @@
 """Loops that round and count in one pass: block by block, so that what was rounded is still in the first-level cache.
 
-Every chunk counts for itself, and the chunks are the same whatever the number of threads.
+Every part of the array, one a thread, counts for itself.  Floats are summed by chunk, and the chunks are the same
+whatever the number of threads.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -12,13 +13,12 @@ from numba import prange
 
 from precision.backends.numba_ import scalars
 from precision.backends.numba_.compilation import kernel
+from precision.significands import COLUMNS
 from precision.statistics import BLOCK, LANES
 
 _tell = scalars.words["round_and_tell"]
-_nearest_events = scalars.words["nearest_even_events"]
-_exponent_index = scalars.words["exponent_index"]
 _from_bits, _fma = scalars.from_bits, scalars.fused_multiply_add_double
-_narrow, _same_range = scalars.narrow, scalars.same_range
+_narrow, _same_range, _column = scalars.narrow, scalars.same_range, scalars.column
 _ALL = np.uint32(0xFFFFFFFF)
 _NONE = np.uint32(0)
 _ONE = np.uint32(1)
@@ -26,6 +26,11 @@ _MAGNITUDE = np.uint32(0x7FFFFFFF)
 _EXPONENT = np.uint32(0x7F800000)
 _INFINITY = np.uint32(0x7F800000)
 _NORMAL = np.uint32(0x00800000)
+_FRACTION = np.uint32(0x007FFFFF)
+_WIDTH = np.uint32(5)  # bits of a column in a key
+TABLES = 2  # in turn, so that equal neighbours do not wait for each other
+KEYS = 256 << _WIDTH
+_SUBNORMAL_ROWS = 23
 _jit = numba.njit(nogil=True, error_model="numpy")
 
 
@@ -39,36 +44,44 @@ def _count_events(events, counts):
 
 
 @_jit
-def _count_fields(halves, fields):
-    """Histogram of sign and exponent field, from the upper halves of the patterns.
-
-    ``halves``: uint16, every other one the upper half.  ``fields``: (4, 512) uint32; four tables in turn, so that
-    equal neighbours do not wait for each other.
-    """
-    whole = halves.size - halves.size % 8
-    for i in range(0, whole, 8):
-        fields[0, halves[i + 1] >> 7] += _ONE
-        fields[1, halves[i + 3] >> 7] += _ONE
-        fields[2, halves[i + 5] >> 7] += _ONE
-        fields[3, halves[i + 7] >> 7] += _ONE
-    for i in range(whole, halves.size, 2):
-        fields[0, halves[i + 1] >> 7] += _ONE
-
-
-@_jit
-def _add_fields(fields, exponents):
-    """Exponents of float32's normal values, from the histogram of fields."""
-    for field in range(1, 255):
-        for table in range(4):
-            exponents[field + 22] += np.int64(fields[table, field]) + np.int64(fields[table, field + 256])
-
-
-@_jit
-def _add_subnormals(u, exponents):
-    """Those of its subnormals, one by one."""
+def find_keys(u, keys):
+    """Exponent field and column of significand as one number each."""
     for i in range(u.size):
-        if u[i] & _EXPONENT == _NONE and u[i] & _MAGNITUDE != _NONE:
-            exponents[_exponent_index(u[i])] += 1
+        magnitude = np.uint32(u[i] & _MAGNITUDE)
+        field = np.uint32(np.uint32(magnitude >> np.uint32(23)) << _WIDTH)
+        keys[i] = np.uint16(field | _column(np.uint32(magnitude & _FRACTION)))
+
+
+@_jit
+def count_keys(keys, tables):
+    """Histogram of keys.  ``tables``: (TABLES, KEYS) uint32."""
+    whole = keys.size - keys.size % TABLES
+    for i in range(0, whole, TABLES):
+        for j in range(TABLES):
+            tables[j, keys[i + j]] += _ONE
+    for i in range(whole, keys.size):
+        tables[0, keys[i]] += _ONE
+
+
+@_jit
+def add_tables(tables, significands):
+    """Those of float32's normal values, from the histogram of keys."""
+    for field in range(1, 255):
+        for column in range(COLUMNS):
+            key = (field << _WIDTH) + column
+            for table in range(TABLES):
+                significands[field + _SUBNORMAL_ROWS - 1, column] += np.int64(tables[table, key])
+
+
+@_jit
+def add_subnormals(u, significands):
+    """Those of its subnormals, one by one: counts of 2^-149, whose float32 has the same significand."""
+    for i in range(u.size):
+        magnitude = np.uint32(u[i] & _MAGNITUDE)
+        if _NONE < magnitude < _NORMAL:
+            normal = scalars.to_bits(np.float32(np.int32(magnitude)))
+            row = np.int64(normal >> np.uint32(23)) - 127
+            significands[row, _column(np.uint32(normal & _FRACTION))] += 1
 
 
 @_jit
@@ -140,8 +153,8 @@ def _round_by_plan(u, out, by_addition, thresholds, above_zero, above_subnormal,
 
 
 @_jit
-def _count_rare(u, out, counts, exponents):
-    """Zeros, NaNs, infinities, how many NaNs were not canonical; float32's subnormals, with their exponents."""
+def _count_rare(u, out, counts, significands):
+    """Zeros, NaNs, infinities, how many NaNs were not canonical; float32's subnormals, with their significands."""
     zero, nan, infinite, subnormal, other = _NONE, _NONE, _NONE, _NONE, _NONE
     for i in range(u.size):
         magnitude = u[i] & _MAGNITUDE
@@ -155,76 +168,68 @@ def _count_rare(u, out, counts, exponents):
     counts[2] += np.int64(infinite)
     counts[3] += np.int64(subnormal) - np.int64(zero)
     if subnormal > zero:
-        _add_subnormals(u, exponents)
+        add_subnormals(u, significands)
     return np.int64(zero), np.int64(nan), np.int64(infinite), np.int64(other)
 
 
 @kernel
-def tally_nearest(u, out, halves, plan, chunk, counts, exponents, extremes, powers):
+def tally_nearest(u, out, plan, chunk, counts, significands, extremes, powers):
     """As ``tally``, for the formats that have a ``nearest.Plan``.  Order of ``counts``: statistics.COUNTERS."""
     by_addition, thresholds, above_zero, above_subnormal, saturates = plan
     first, second, overflow_from, overflow, nan_from, nan = thresholds  # a parallel loop takes no tuple of tuples
-    for c in prange(counts.shape[0]):
-        fields, signal, noise = np.zeros((4, 512), np.uint32), np.zeros(LANES), np.zeros(LANES)
-        for start in range(c * chunk, min((c + 1) * chunk, u.size), BLOCK):
-            x, y = u[start : min(start + BLOCK, u.size)], out[start : min(start + BLOCK, u.size)]
-            numbers = (first, second, overflow_from, overflow, nan_from, nan)
-            vanish, small, beyond, changed, rare = _round_by_plan(
-                x, y, by_addition, numbers, above_zero, above_subnormal, extremes[c]
-            )
-            _count_fields(halves[2 * start : 2 * (start + x.size)], fields)
-            zero, nans, infinite, other = _count_rare(x, y, counts[c], exponents[c]) if rare else (0, 0, 0, 0)
-            counts[c, 4] += np.int64(small) - np.int64(vanish)
-            counts[c, 5] += np.int64(vanish) - zero
-            counts[c, 6] += np.int64(beyond) - infinite - nans
-            counts[c, 7] += (np.int64(beyond) - nans) * saturates
-            counts[c, 8] += np.int64(changed) - other
-            _sum_powers(x, y, signal, noise, powers[c])
-        _add_fields(fields, exponents[c])
-        _add_lanes(signal, noise, powers[c])
+    parts, chunks = counts.shape[0], powers.shape[0]
+    for p in prange(parts):
+        tables, keys = np.zeros((TABLES, KEYS), np.uint32), np.empty(BLOCK, np.uint16)
+        numbers = (first, second, overflow_from, overflow, nan_from, nan)
+        for c in range(chunks * p // parts, chunks * (p + 1) // parts):
+            signal, noise = np.zeros(LANES), np.zeros(LANES)
+            for start in range(c * chunk, min((c + 1) * chunk, u.size), BLOCK):
+                x, y = u[start : min(start + BLOCK, u.size)], out[start : min(start + BLOCK, u.size)]
+                vanish, small, beyond, changed, rare = _round_by_plan(
+                    x, y, by_addition, numbers, above_zero, above_subnormal, extremes[c]
+                )
+                find_keys(x, keys)
+                count_keys(keys[: x.size], tables)
+                zero, nans, infinite, other = _count_rare(x, y, counts[p], significands[p]) if rare else (0, 0, 0, 0)
+                counts[p, 4] += np.int64(small) - np.int64(vanish)
+                counts[p, 5] += np.int64(vanish) - zero
+                counts[p, 6] += np.int64(beyond) - infinite - nans
+                counts[p, 7] += (np.int64(beyond) - nans) * saturates
+                counts[p, 8] += np.int64(changed) - other
+                _sum_powers(x, y, signal, noise, powers[c])
+            _add_lanes(signal, noise, powers[c])
+        add_tables(tables, significands[p])
 
 
 @kernel
-def tally(u, out, halves, random, words, f, chunk, counts, exponents, extremes, powers):
-    """out = u rounded; for chunk c of ``chunk`` elements, row c of every array of counts.
+def tally(u, out, random, words, f, chunk, counts, significands, extremes, powers):
+    """out = u rounded; for part p of the chunks of ``chunk`` elements, row p of ``counts`` and ``significands``, and
+    for chunk c row c of ``extremes`` and ``powers``.
 
-    ``halves``: u as uint16.  ``random``: 1 for modes that take ``words``, one each, 0 for the others.
+    ``random``: 1 for modes that take ``words``, one each, 0 for the others.
     """
-    for c in prange(counts.shape[0]):
+    parts, chunks = counts.shape[0], powers.shape[0]
+    for p in prange(parts):
+        tables, keys = np.zeros((TABLES, KEYS), np.uint32), np.empty(BLOCK, np.uint16)
         events = np.empty(BLOCK, np.uint32)
-        fields, signal, noise = np.zeros((4, 512), np.uint32), np.zeros(LANES), np.zeros(LANES)
-        for start in range(c * chunk, min((c + 1) * chunk, u.size), BLOCK):
-            x, y = u[start : min(start + BLOCK, u.size)], out[start : min(start + BLOCK, u.size)]
-            if random == 1:
-                drawn = words[start : start + x.size]
-                for i in range(x.size):
-                    y[i], events[i] = _tell(x[i], drawn[i], f)
-            else:
-                for i in range(x.size):
-                    y[i], events[i] = _tell(x[i], _NONE, f)
-            before = counts[c, 3]
-            _count_events(events[: x.size], counts[c])
-            _count_fields(halves[2 * start : 2 * (start + x.size)], fields)
-            if counts[c, 3] > before:
-                _add_subnormals(x, exponents[c])
-            _find_extremes(x, extremes[c])
-            _sum_powers(x, y, signal, noise, powers[c])
-        _add_fields(fields, exponents[c])
-        _add_lanes(signal, noise, powers[c])
-
-
-@kernel
-def count_nearest(u, rounded, halves, f, chunk, counts, exponents):
-    """Events and exponents of an array that was rounded to nearest even."""
-    for c in prange(counts.shape[0]):
-        events, fields = np.empty(BLOCK, np.uint32), np.zeros((4, 512), np.uint32)
-        for start in range(c * chunk, min((c + 1) * chunk, u.size), BLOCK):
-            x, y = u[start : min(start + BLOCK, u.size)], rounded[start : min(start + BLOCK, u.size)]
-            for i in range(x.size):
-                events[i] = _nearest_events(x[i], y[i], f)
-            before = counts[c, 3]
-            _count_events(events[: x.size], counts[c])
-            _count_fields(halves[2 * start : 2 * (start + x.size)], fields)
-            if counts[c, 3] > before:
-                _add_subnormals(x, exponents[c])
-        _add_fields(fields, exponents[c])
+        for c in range(chunks * p // parts, chunks * (p + 1) // parts):
+            signal, noise = np.zeros(LANES), np.zeros(LANES)
+            for start in range(c * chunk, min((c + 1) * chunk, u.size), BLOCK):
+                x, y = u[start : min(start + BLOCK, u.size)], out[start : min(start + BLOCK, u.size)]
+                if random == 1:
+                    drawn = words[start : start + x.size]
+                    for i in range(x.size):
+                        y[i], events[i] = _tell(x[i], drawn[i], f)
+                else:
+                    for i in range(x.size):
+                        y[i], events[i] = _tell(x[i], _NONE, f)
+                before = counts[p, 3]
+                _count_events(events[: x.size], counts[p])
+                find_keys(x, keys)
+                count_keys(keys[: x.size], tables)
+                if counts[p, 3] > before:
+                    add_subnormals(x, significands[p])
+                _find_extremes(x, extremes[c])
+                _sum_powers(x, y, signal, noise, powers[c])
+            _add_lanes(signal, noise, powers[c])
+        add_tables(tables, significands[p])

@@ -11,9 +11,17 @@ from precision import bits, double
 from precision.format import Format
 from precision.random_bits import Key, Stream, indices, random_bits
 from precision.rounding_modes import NEAREST_EVEN, Constants, Rounding
+from precision.significands import COLUMNS, make_column
 from precision.statistics import COUNTERS, EXPONENT_BINS, Tally, power_sums
 
 Array = np.ndarray
+
+
+def _word(x: Array) -> Array:
+    return x.astype(np.uint32)
+
+
+_column = make_column(lambda x: x.view(np.uint32), lambda u: u.astype(np.float32), np.where, np.minimum, _word)
 
 
 def to_bits(x: Array) -> Array:
@@ -88,16 +96,23 @@ def random_words(key: Key, shape: tuple[int, ...], counter: Any = 0) -> Array:
 
 
 def statistics(x: Array, rounded: Array, fmt: Format) -> tuple[Array, Array]:
-    """Counts of nearest-even rounding, in the order of ``COUNTERS``, and the exponent histogram of x; int64."""
+    """Counts of nearest-even rounding, in the order of ``COUNTERS``, and the table of significands of x; int64."""
     u, result = to_bits(x).ravel(), to_bits(rounded).ravel()
     return _counts(u, bits.nearest_even_events(u, result, fmt.constants))
 
 
 def _counts(u: Array, events: Array) -> tuple[Array, Array]:
     counts = [np.count_nonzero(events & (1 << i)) for i in range(len(COUNTERS))]
-    counted = u[(events & 0b111) == 0]
-    index = bits.exponent_index(counted).astype(np.int64)
-    return np.array(counts, np.int64), np.bincount(index, minlength=EXPONENT_BINS)
+    return np.array(counts, np.int64), _significands(u[(events & 0b111) == 0] & np.uint32(0x7FFFFFFF))
+
+
+def _significands(magnitude: Array) -> Array:
+    """Table of nonzero finite magnitudes."""
+    row = bits.exponent_index(magnitude).astype(np.int64)
+    # float32's subnormals are counts of 2^-149, whose float32 is exact and has the same significand
+    normal = np.where(magnitude < 0x800000, magnitude.astype(np.float32).view(np.uint32), magnitude)
+    index = row * COLUMNS + _column(normal & np.uint32(0x7FFFFF))
+    return np.bincount(index, minlength=EXPONENT_BINS * COLUMNS).reshape(EXPONENT_BINS, COLUMNS)
 
 
 def tally(
@@ -106,12 +121,12 @@ def tally(
     """x rounded, and everything counted about it."""
     f, u = rounding.words(fmt), to_bits(x)
     result, events = bits.round_and_tell(u, _words(random, u.shape), f)
-    counts, exponents = _counts(u.ravel(), events.ravel())
+    counts, significands = _counts(u.ravel(), events.ravel())
     magnitude = u & 0x7FFFFFFF
     extremes = magnitude[(magnitude != 0) & (magnitude < 0x7F800000)]
     tallied = Tally(
         counts=counts,
-        exponents=exponents,
+        significands=significands,
         largest=extremes.max(initial=0),
         smallest=extremes.min(initial=0x7F800000),
         powers=power_sums(from_bits(u).ravel(), from_bits(result).ravel()),
