@@ -48,10 +48,10 @@ def policy_of(name: str) -> Arithmetic:
     return POLICIES[known].with_(name=name, rounding="stochastic") if drawn else POLICIES[known]
 
 
-def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def batches(config: RunConfig) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     rng = np.random.default_rng(0)
     for _ in range(STEPS):
-        words = rng.integers(0, CONFIG.model.vocabulary, (CONFIG.data.batch_size, CONFIG.model.length + 1), np.int32)
+        words = rng.integers(0, CONFIG.model.vocabulary, (config.data.batch_size, config.model.length + 1), np.int32)
         yield words[:, :-1], words[:, 1:]
 
 
@@ -59,7 +59,7 @@ def steps(step: Step) -> list[dict[str, Any]]:
     """Hashes of every step, and what was counted in it."""
     state, rows, policy = start(step.config, step.policy).state, [], step.policy
     scale = ScaleState.start(policy.loss_scaling)
-    for number, pair in enumerate(batches(), start=1):
+    for number, pair in enumerate(batches(step.config), start=1):
         scalars = step_scalars(CONFIG.optimizer, number, STEPS, number - 1, scale.scale)
         state, results = step(state, pair, scalars, step_keys(CONFIG.model, policy, 0, number))
         row = {"loss": scalar_hash(results["loss"]), "gradients": tree_hash(results["gradients"])}
@@ -81,7 +81,8 @@ def collectives(text: str) -> set[tuple[str, bool]]:
 def compile_ahead(step: Step) -> str:
     """The step compiled for its devices, and kept; the optimised HLO."""
     place, scalars = step.devices.place, step_scalars(CONFIG.optimizer, 1, STEPS, 0, 1.0)
-    arguments = place(start(step.config, step.policy).state, "state"), place(next(batches()), "batch"), scalars
+    state, batch = start(step.config, step.policy).state, next(batches(step.config))
+    arguments = place(state, "state"), place(batch, "batch"), scalars
     ahead = step._speculative.lower(*arguments, step_keys(CONFIG.model, step.policy, 0, 1)).compile()
     step._speculative = ahead
     return ahead.as_text()
