@@ -98,6 +98,11 @@ class Arithmetic:
         """Whether the order of every sum is stated, so that hashes are the same on every executor."""
         return all(row.accumulator != "native" for *_, row in self._rows())
 
+    @property
+    def scales_tensors(self) -> bool:
+        """Whether a site has a scale of a whole tensor, which is that of one part of the batch."""
+        return any(row.scaling == "tensor" for *_, row in self._rows())
+
     @cached_property
     def _table(self) -> dict[tuple[int | None, str, Pass], SitePolicy]:
         table = {(layer, site, direction): row for layer, site, direction, row in self.layers}

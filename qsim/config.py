@@ -125,7 +125,8 @@ class DataConfig:
     any comes again (``qsim.data``).
     reduction_chunks: contiguous parts of the batch that gradients are summed in.  accumulation: parts, each of as
     many whole chunks, that a step computes one after another; it divides reduction_chunks and changes no bit, except
-    under schemes whose scale or choice of outliers looks at all rows: there it is part of what is computed.
+    under schemes whose scale or choice of outliers looks at all rows: there it is part of what is computed, and
+    a scale is that of a contiguous part of the whole batch, however many devices share it.
     """
 
     tokenizer: Literal["bytes", "sentencepiece", "none"] = "bytes"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -41,14 +42,21 @@ class OneDevice:
         del inputs, outputs
         return self._backend.jit(function, donated)
 
-    def place(self, value: Any, kind: Kind) -> Any:
-        """Host arrays as the compiled function takes them; ``value`` a tree as the kind says."""
-        del kind
+    def place(self, value: Any, kind: Kind, shared_parts: int = 1) -> Any:
+        """Host arrays as the compiled function takes them; ``value`` a tree as the kind says.
+
+        shared_parts: of a batch, as ``Shards`` has them.
+        """
+        del kind, shared_parts
         return value
 
     def on_host(self, tree: Mapping[str, Array]) -> dict[str, np.ndarray]:
         """Whole arrays by name, in every process: all of them must ask."""
         return {name: np.asarray(x) for name, x in tree.items()}
+
+    def largest_of_processes(self, number: int) -> int:
+        """The largest of the numbers that the processes name: all of them must ask."""
+        return number
 
 
 class MeshDevices:
@@ -57,7 +65,7 @@ class MeshDevices:
     def __init__(self, config: RunConfig, policy: Arithmetic, mesh: Mesh) -> None:
         self._jax = get_backend("jax").devices
         self._mesh = self._jax.make_mesh({DATA: mesh.data, MODEL: mesh.model})
-        self.shards = Shards.of(mesh.data, mesh.model, parameter_shapes(config.model))
+        self.shards = Shards.of(mesh.data, mesh.model, parameter_shapes(config.model), config.model.heads)
         self.writes = self._jax.process_index() == 0
         self._histories = dict.fromkeys(first_histories(policy, config.model.layers), ())
 
@@ -81,18 +89,24 @@ class MeshDevices:
             return layouts | ({PART: self._histories} if self._histories else {})
         return {"parameters": dict(self.shards.layouts), "batch": (DATA,), "same": ()}[kind]
 
-    def place(self, value: Any, kind: Kind) -> Any:
+    def place(self, value: Any, kind: Kind, shared_parts: int = 1) -> Any:
         if kind == "state":
             return {part: self.place(tree, "parameters") for part, tree in value.items()}
         if kind == "parameters":
             return {name: self._place(x, self.shards.layouts.get(name, ())) for name, x in value.items()}
-        return tuple(self._place(x, (DATA,)) for x in value) if kind == "batch" else value
+        if kind == "batch":
+            shards = replace(self.shards, shared_parts=shared_parts)
+            return tuple(self._place(shards.shared_out(x), (DATA,)) for x in value)
+        return value
 
     def _place(self, x: Array, layout: Layout) -> Array:
         return self._jax.place(x, self._mesh, layout) if isinstance(x, np.ndarray) else x
 
     def on_host(self, tree: Mapping[str, Array]) -> dict[str, np.ndarray]:
         return {name: self._jax.on_host(x) for name, x in sorted(tree.items())}
+
+    def largest_of_processes(self, number: int) -> int:
+        return self._jax.largest_of_processes(number)
 
 
 Devices = OneDevice | MeshDevices
@@ -141,18 +155,10 @@ def _check_divides(config: RunConfig, mesh: Mesh) -> None:
 
 
 def _check_schemes(config: RunConfig, policy: Arithmetic, mesh: Mesh) -> None:
-    """Scales and outlier columns must be those of whole vectors that one device holds, outputs must not draw."""
+    """Scales and outlier columns of integers must be those of whole vectors that one device holds."""
     rows = [*policy.sites, *(row[1:] for row in policy.layers)]
     for site, direction, row in rows:
         place, scheme = f"{site}.{direction} of policy {policy.name}", row.scheme(direction)
-        if row.rounding == "stochastic":
-            raise ConfigError(
-                f"{place} rounds its output stochastically, which a mesh does not number; use one device"
-            )
-        if row.scaling == "tensor" and config.data.accumulation > 1 and mesh.data > 1:
-            raise ConfigError(
-                f"{place} has scales of all rows of a part; use data.accumulation 1 on data={mesh.data}"
-            )
         if row.scaling == "blocks" and mesh.model > 1 and config.model.hidden % (row.block * mesh.model):
             raise ConfigError(
                 f"{place} has scales of {row.block} columns of weights, which model={mesh.model} would cut; use a "
@@ -170,25 +176,3 @@ def _is_of_vectors(scheme: MatmulScheme) -> bool:
     return scheme.threshold is None and all(
         isinstance(one, QScheme) and one.granularity in _ALONG_K for one in schemes
     )
-
-
-def join_processes(
-    coordinator: str | None, processes: int | None, process: int | None, mesh: Mesh | None
-) -> tuple[Mesh, bool]:
-    """Make this process one of several that train together; all None: as the cluster says.
-
-    -> (the mesh, by default every device of all of them along ``data``; whether this process is the first).
-    Errors: ConfigError where the processes do not find each other, or the mesh leaves a device out.
-    """
-    devices = get_backend("jax").devices
-    try:
-        devices.join_processes(coordinator, processes, process)
-    except (RuntimeError, ValueError) as error:
-        because = " ".join(str(error).split())[:200]
-        raise ConfigError(
-            f"the processes did not find each other ({because}); give each --coordinator, --processes and --process"
-        ) from None
-    every = Mesh(data=devices.device_count())
-    if mesh is not None and mesh.count != every.count:
-        raise ConfigError(f"mesh {mesh} is not of all {every.count} devices of the processes; name one that is")
-    return mesh or every, devices.process_index() == 0

@@ -33,14 +33,15 @@ def output_keys(policy: Arithmetic, layers: int, seed: int, step: int) -> dict[s
 
 
 def write_back_keys(policy: Arithmetic, names: Iterable[str], seed: int, step: int) -> dict[str, np.ndarray]:
-    """By ``write_back.NAME`` of a parameter, (2,) uint32: fold_in(fold_name(seed, "write_back.NAME"), step).
+    """By ``write_back.NAME`` of a parameter, (2,) uint32.
 
+    fold_in(fold_in(fold_name(seed, "write_back.NAME"), step), 0).
     Element i of the parameter, row-major over the whole of it, blocks stacked, draws word i of the stream.
     """
     if policy.stages.write_back.rounding != "stochastic":
         return {}
     named = ((f"{WRITE_BACK}{name}", fold_name(as_key(seed), f"{WRITE_BACK}{name}")) for name in names)
-    return {name: np.array(fold_in(key, step), np.uint32) for name, key in named}
+    return {name: np.array(fold_in(fold_in(key, step), 0), np.uint32) for name, key in named}
 
 
 def for_calculator(keys: dict[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any] | None]:

@@ -49,7 +49,9 @@ def fold_chunks(ar: Calculator, partial: Array | Deferred) -> Array:
 
 def of_all_devices(ar: Calculator, name: str, folded: Array) -> Array:
     """(K, ...) -> (D K', ...): of the gradient of a parameter, as far as that is kept here, those of all devices."""
-    return folded if ar.shards.data == 1 else ar.shards.chunks_together(name, fold_chunks(ar, folded))
+    if ar.shards.data > 1 and ar.shards.shared_parts == 1:
+        folded = fold_chunks(ar, folded)
+    return ar.shards.chunks_together(name, folded)
 
 
 def add_chunks(ar: Calculator, folded: Array) -> Array:

@@ -97,7 +97,7 @@ def adamw(
         updated = update(ar, config, old, gradient, scalars, factor, decay)
         for part, vector in zip(new, updated, strict=True):
             new[part] |= _separate(vector, state[part], names)
-    new["parameters"] = {name: ar.updated(name, w) for name, w in new["parameters"].items()}
+    new["parameters"] = ar.updated(new["parameters"])
     return new
 
 

@@ -11,6 +11,11 @@ activations between are the same on all of them.
 
 No product is split along its contraction and no float is summed on its way: what has to be added is gathered, or
 exchanged for parts of other sums, and added here in the order that one device adds it in.
+
+Of a step in A parts (``data.accumulation``) each device has A parts of its own rows, and adds up its chunks before
+they move.  Where a scale is of a whole tensor that is not so: the scale is that of one contiguous part of the batch,
+as on one device, its largest value taken over all devices; they share every part, and what moves is not yet added
+over parts.
 """
 
 from __future__ import annotations
@@ -37,24 +42,27 @@ class Shards:
     """The mesh that a computation runs on, and where on it this is; on one device everything is the identity.
 
     Methods that move values are called inside the computation, on JAX; shapes are those of the parts held here.
+    heads: of the whole model.  shared_parts: how many parts of the batch the devices share one after another; 1 where
+    each has a contiguous share of the batch.
     """
 
     data: int = 1
     model: int = 1
+    heads: int = 1
+    shared_parts: int = 1
     layouts: Mapping[str, Layout] = field(default_factory=dict)
     turns: Any = field(default=None, compare=False)
 
     @classmethod
-    def of(cls, data: int, model: int, shapes: Mapping[str, tuple[int, ...]]) -> Shards:
-        """The mesh for parameters of these shapes.
+    def of(cls, data: int, model: int, shapes: Mapping[str, tuple[int, ...]], heads: int = 1) -> Shards:
+        """The mesh for parameters of these shapes, and attention of so many heads.
 
         ``layouts``: which axes of each, of its gradient and of its moments are split.  Gains and biases are held
         everywhere, and rows that D does not divide.
         """
         bare = cls(data=data, model=model)
-        return cls(
-            data=data, model=model, layouts={name: bare._layout(name, shape) for name, shape in shapes.items()}
-        )
+        layouts = {name: bare._layout(name, shape) for name, shape in shapes.items()}
+        return cls(data=data, model=model, heads=heads, layouts=layouts)
 
     def _layout(self, name: str, shape: tuple[int, ...]) -> Layout:
         if not name.endswith(".weight") and not name.startswith("embedding."):
@@ -71,9 +79,9 @@ class Shards:
     def _devices(self) -> Any:
         return get_backend("jax").devices
 
-    def for_computation(self) -> Shards:
+    def for_computation(self, shared_parts: int = 1) -> Shards:
         """The same for one computation, to be traced once: what moves in it is kept in order."""
-        return self if self.count == 1 else replace(self, turns=self._devices.Turns())
+        return self if self.count == 1 else replace(self, turns=self._devices.Turns(), shared_parts=shared_parts)
 
     def after_turns(self, x: Array) -> Array:
         """x, to be had when all that has moved so far is there."""
@@ -98,11 +106,51 @@ class Shards:
 
     def all_rows(self, x: Array) -> Array:
         """(N / D, ...) -> (N, ...)"""
-        return x if self.data == 1 else self._gather(x, DATA, 0)
+        return x if self.data == 1 else self._in_order(self._gather(x, DATA, 0))
 
-    def first_row(self, rows: int) -> Any:
-        """Which row of the whole batch is the first of the ``rows`` here."""
-        return 0 if self.data == 1 else self._devices.index(DATA).astype(np.uint32) * np.uint32(rows)
+    def _in_order(self, x: Array) -> Array:
+        """What the devices hold, one after another, in the order of the batch."""
+        return swapped(x, self.data, self.shared_parts)
+
+    def shared_out(self, x: Array) -> Array:
+        """Rows of a batch on the host, so ordered that equal shares of them are what the devices hold."""
+        return swapped(x, self.shared_parts, self.data)
+
+    def place_in_batch(self, part: Any, parts: int) -> Any:
+        """Which of the D ``parts`` equal runs of rows of the batch this device's ``part`` is."""
+        if self.data == 1:
+            return part
+        device = self._devices.index(DATA).astype(np.uint32)
+        if self.shared_parts > 1:
+            return part * np.uint32(self.data) + device
+        return device * np.uint32(parts) + part
+
+    def indices_of_output(self, key: str, shape: tuple[int, ...], part: Any, parts: int) -> Any:
+        """Row-major index, among all of what the roundings of a site.pass round, of every element rounded here.
+
+        Or that of the first.  shape: of this device's ``part`` of ``parts``; the rows, sequences or chunks of the
+        batch come first.
+        """
+        axes = self._spread(key)
+        if DATA not in axes or (self.count == 1 and parts == 1):
+            return 0
+        split = self.model if MODEL in axes else 1
+        size, shares = math.prod(shape) * split, parts * self.data
+        if shares * size >= 1 << 32:
+            raise ValueError(
+                f"{shares} parts of {size} values outgrow the 32 bits that number a batch's draws in parts; use "
+                "data.accumulation 1 on one device, or smaller batches"
+            )
+        first = self.place_in_batch(part, parts) * np.uint32(size)
+        return first if split == 1 else self._own_indices(key, shape) + first
+
+    def _own_indices(self, key: str, shape: tuple[int, ...]) -> Array:
+        """The same where columns, or heads, are split, of one part on its own."""
+        # heads are an axis between sequences and what a head has of one: (B, H / M, T d); columns are the last axis
+        by_head = key.split(".")[-2] in _BY_HEAD
+        own, inner = (self.heads // self.model, math.prod(shape[1:])) if by_head else (shape[-1], 1)
+        whole = get_backend("jax").array_module.arange(math.prod(shape) * self.model, dtype=np.uint32)
+        return self.own_columns(whole.reshape(-1, own * self.model, inner), 1).reshape(shape)
 
     def chunks_together(self, name: str, folded: Array) -> Array:
         """What each device has of the tree over chunks, (K, ...), of all of them: (D K, ...).
@@ -112,8 +160,8 @@ class Shards:
         if self.data == 1:
             return folded
         if DATA in self.layouts.get(name, ()):
-            return self._exchange(folded, DATA, apart=-2, together=0)
-        return self._gather(folded, DATA, 0)
+            return self._in_order(self._exchange(folded, DATA, apart=-2, together=0))
+        return self._in_order(self._gather(folded, DATA, 0))
 
     # Parameters
 
@@ -206,6 +254,11 @@ class Shards:
             return ()
         by_column = site in _BY_HEAD or (site in _LINEAR and direction == "wgrad")
         return (DATA, MODEL) if by_column else (DATA,)
+
+
+def swapped(x: Array, outer: int, inner: int) -> Array:
+    """(outer inner K, ...) -> (inner outer K, ...)"""
+    return x if 1 in (outer, inner) else x.reshape(outer, inner, -1, *x.shape[1:]).swapaxes(0, 1).reshape(x.shape)
 
 
 def plain_key(key: str) -> str:

@@ -178,7 +178,7 @@ class Site:
     def _rounded(self, x: Array) -> Array:
         if self._how == NEAREST_EVEN:
             return self._backend.round_to(x, self.output_format)
-        random = self._calculator.stream(f"{self._key}.output", x.size) if self._how.stochastic else None
+        random = self._calculator.stream(self._key, x.shape) if self._how.stochastic else None
         return self._backend.round_to(x, self.output_format, self._how, random)
 
     def _planted(self, rounded: Array) -> Array:

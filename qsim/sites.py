@@ -16,11 +16,11 @@ import numpy as np
 
 from precision.backends import get_backend
 from precision.formats import FP64, Format, parse_format
-from precision.random_bits import Stream, fold_in
+from precision.random_bits import Key, Stream, fold_in
 from precision.rounding_modes import NEAREST_EVEN, Rounding
 from qsim.arithmetic import Arithmetic
 from qsim.delayed_scaling import Histories
-from qsim.draws import WRITE_BACK, for_calculator, in_layers
+from qsim.draws import OUTPUT, WRITE_BACK, for_calculator, in_layers
 from qsim.faults import Fault, Planter
 from qsim.identity import IdentitySite
 from qsim.segments import apart, joined, length_of, sliced
@@ -138,7 +138,6 @@ class Calculator:
         self._keys: dict[str, Any] = {}
         self._drawn: dict[str, int] = {}
         self.histories = Histories()  # of the step, set by whoever has its state
-        self._first_row: Array = 0
         self._rows = 0
         self._part: Array = 0
         self._parts = 1
@@ -187,16 +186,20 @@ class Calculator:
         self._drawn = {}
         return rest
 
-    def stream(self, name: str, size: int = 0) -> Stream:
-        """Random words for one rounding: of the key of that name, its n-th child for the n-th rounding.
+    def stream(self, place: str, shape: tuple[int, ...]) -> Stream:
+        """Random words for one rounding of a site.pass: of its key, the n-th child for the n-th rounding.
 
-        size: of what is rounded, in each part of the batch; elements count through all parts.
+        shape: of what is rounded here; elements count through all parts of the batch, and all devices.
         """
+        key = self._key(f"{place}{OUTPUT}")
+        count = self._drawn[place] = self._drawn.get(place, -1) + 1
+        return Stream(fold_in(key, count), self.shards.indices_of_output(place, shape, self._part, self._parts))
+
+    def _key(self, name: str) -> Key:
         if name not in self._keys:
             raise ValueError(f"{name} of policy {self.policy.name} is rounded stochastically and was given no key")
-        count = self._drawn[name] = self._drawn.get(name, -1) + 1
         key = self._keys[name]
-        return Stream(fold_in((key[0], key[1]), count), self._first_element(size))
+        return key[0], key[1]
 
     def scan(self, body: Callable, carry: Any, xs: Any, *, reverse: bool = False) -> tuple[Any, Any]:
         """``lax.scan`` over layers, with what is recorded in each layer kept under its number.
@@ -241,7 +244,7 @@ class Calculator:
         xs["part"] = self.xp.arange(parts, dtype=np.uint32)
 
         def placed(carry: Array, part: dict[str, Array]) -> tuple[Array, Any]:
-            self._part, self._first_row = part["part"], part["part"] * np.uint32(rows)
+            self._part = part["part"]
             return carry, body(part["tokens"], part["targets"])
 
         self._rows, self._parts = rows * parts, parts
@@ -251,7 +254,7 @@ class Calculator:
             )
             self.histories.see_parts(self, seen)
         finally:
-            self._first_row, self._rows, self._part, self._parts = 0, 0, 0, 1
+            self._rows, self._part, self._parts = 0, 0, 1
         return _end_to_end(first), {name: _end_to_end(x) for name, x in others.items()}
 
     @contextmanager
@@ -316,23 +319,28 @@ class Calculator:
                 self.recorder.record(self.backend, place, w[part], rounded[part], self.parameters)
         return rounded
 
-    def updated(self, name: str, w: Array) -> Array:
-        """A parameter, float32 out of its update, as it is kept."""
+    def updated(self, parameters: dict[str, Array]) -> dict[str, Array]:
+        """Parameters by name, float32 out of their update, as they are kept."""
         if self.policy.has_master:
-            return self.stage("master").output(w)
+            return {name: self.stage("master").output(w) for name, w in parameters.items()}
+        if self._write_back.stochastic:
+            return self._written_back(parameters)
         plain = self.policy.parameters == "fp32" and self._write_back == NEAREST_EVEN
-        return w if plain else self._round(w, self._write_back, f"{WRITE_BACK}{name}")
+        return parameters if plain else {name: self._round(w, self._write_back) for name, w in parameters.items()}
 
-    def _round(self, w: Array, how: Rounding, key: str | None = None) -> Array:
+    def _written_back(self, parameters: dict[str, Array]) -> dict[str, Array]:
+        """Rounded stochastically, each element by the word of its place in the whole of its parameter."""
+        streams = [
+            Stream(self._key(f"{WRITE_BACK}{name}"), self.shards.places(name, w.shape))
+            for name, w in parameters.items()
+        ]
+        rounded = self.backend.round_each(list(parameters.values()), self.parameters, self._write_back, streams)
+        return dict(zip(parameters, rounded, strict=True))
+
+    def _round(self, w: Array, how: Rounding) -> Array:
         if self.parameters is FP64:
             return self.xp.asarray(w, np.float64)
-        if how == NEAREST_EVEN:
-            return self.backend.round_to(w, self.parameters)
-        random = None
-        if how.stochastic and key is not None:
-            places = self.shards.places(key.removeprefix(WRITE_BACK), w.shape)
-            random = self.stream(key)._replace(counter=places)
-        return self.backend.round_to(w, self.parameters, how, random)
+        return self.backend.round_to(w, self.parameters, *([] if how == NEAREST_EVEN else [how]))
 
     def random_words(self, key: Any, shape: tuple[int, ...]) -> Array:
         """One uint32 an element of rows (N, n), that of its index in the whole batch."""
@@ -348,7 +356,9 @@ class Calculator:
                 f"{rows} rows of {width} values outgrow the 32 bits that number the draws of a batch in parts; "
                 "use data.accumulation 1 on one device, or smaller batches"
             )
-        return (self._first_row + self.shards.first_row(here)) * np.uint32(width)
+        if rows == math.prod(leading):
+            return 0
+        return self.shards.place_in_batch(self._part, self._parts) * np.uint32(here // self._parts * width)
 
     def indices(self, shape: tuple[int, ...], *, own_columns: bool) -> Array:
         """The same, or the index of every element where the array has the columns of this device alone."""
@@ -357,17 +367,6 @@ class Calculator:
         whole = (*shape[:-1], shape[-1] * self.shards.model)
         places = self.xp.arange(math.prod(whole), dtype=np.uint32).reshape(whole)
         return self.shards.own_columns(places + self.first_index(whole))
-
-    def _first_element(self, size: int) -> Array:
-        """Index, in the arrays of all parts laid end to end, of the first of this part's ``size`` elements."""
-        if self._parts == 1:
-            return 0
-        if self._parts * size > 1 << 32:
-            raise ValueError(
-                f"{self._parts} parts of {size} values outgrow the 32 bits that number a batch's draws in parts; "
-                "use data.accumulation 1 or smaller batches"
-            )
-        return self._part * np.uint32(size)
 
 
 def refuse_identity(policy: Arithmetic, backend: str) -> None:

@@ -93,6 +93,7 @@ class Step:
         self.config, self.policy, self.executor, self.recorder = config, policy, executor, recorder
         self.devices = devices or OneDevice(executor)
         self.formats: dict[str, Format] = {}
+        self._shared_parts = config.data.accumulation if policy.scales_tensors else 1
         self._speculative: Any = self._compiled(True)
         self._certain = self._compiled(False)
 
@@ -105,7 +106,7 @@ class Step:
     def __call__(
         self, state: State, batch: tuple[Array, Array], scalars: Tree, keys: Any
     ) -> tuple[State, dict[str, Any]]:
-        state, batch = self.devices.place(state, "state"), self.devices.place(batch, "batch")
+        state, batch = self.devices.place(state, "state"), self.devices.place(batch, "batch", self._shared_parts)
         new, results = self._speculative(state, batch, scalars, keys)
         if not results["proved"]:
             new, results = self._certain(new, batch, scalars, keys)
@@ -126,7 +127,7 @@ class Step:
 
     def _run(self, speculative: bool, state: State, batch: tuple[Array, Array], scalars: Tree, keys: Any) -> Any:
         observer = self.recorder() if self.recorder else None
-        shards = self.devices.shards.for_computation()
+        shards = self.devices.shards.for_computation(self._shared_parts)
         ar = Calculator(
             self.policy, self.executor, observer, speculative=speculative, shards=shards, faults=self.faults
         )

@@ -77,7 +77,7 @@ def _one_tensor(
         "direction": direction,
         "total": with_decay(ar, direction, w, decay),
         "decaying": w if decay else np.zeros_like(w),
-        "decayed": ar.updated(name, alone),
+        "decayed": ar.updated({name: alone})[name],
     }
     return {key: unstack({name: array}) for key, array in arrays.items()}
 

@@ -196,12 +196,13 @@ class _Loop:
         return {part: self.devices.on_host(tree) for part, tree in sorted(state.items())}
 
     def heed(self, stop: Stop, position: Position) -> None:
-        """Where a signal asks for the end: the step saved, then Interrupted."""
-        if stop.signal is None:
+        """Where a signal asks for the end, of this process or of another: the step saved, then Interrupted."""
+        number = self.devices.largest_of_processes(stop.signal or 0)
+        if number == 0:
             return
         if position.step != self.saved:
             self.checkpoint(position)
-        raise Interrupted(stop.signal)
+        raise Interrupted(number)
 
     def checkpoint(self, position: Position) -> None:
         state = self._on_host(position.state)

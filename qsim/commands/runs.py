@@ -88,7 +88,7 @@ def _check_unchanged(arguments: Arguments, run: Any) -> None:
 
 
 def _train(arguments: Arguments) -> int:
-    from qsim.devices import join_processes
+    from qsim.processes import ending_with_the_others, join_processes
     from qsim.runs import require_new
     from qsim.summary import summarise
 
@@ -100,7 +100,9 @@ def _train(arguments: Arguments) -> int:
     else:
         with output_of_libraries_apart():
             mesh, leads = join_processes(*others, mesh)
-            run = _trained(arguments, mesh)
+            remedy = "start all of them again with --resume, from what was saved"
+            with ending_with_the_others(remedy, show=arguments.traceback):
+                run = _trained(arguments, mesh)
         if not leads:
             return 0
     print_rows(summarise(run.path, []), arguments.json)

@@ -13,6 +13,9 @@ from format_search import searched
 from strategies import drawn, generator, sources
 
 import precision as pr
+from precision.backends import get_backend
+from precision.random_bits import Stream
+from precision.rounding_modes import Rounding
 
 EAGER = EXECUTORS[:2]
 KEY = (0xA4093822, 0x299F31D0)
@@ -92,6 +95,35 @@ def test_encode_takes_the_same_words(backend: Executor) -> None:
     codes = backend.call(encoded, X, fmt="e5m2")
     values = backend.call(stochastic, X, fmt="e5m2", counter=7)
     assert_same_bits(pr.decode(codes, "e5m2", backend="numpy"), values)
+
+
+def test_several_arrays_each_with_its_stream(backend: Executor) -> None:
+    """Under jit, where they are one vector: shapes of their own, a counter for each element, one past 2^32."""
+    arrays = [X[:12].reshape(3, 4), X[12:17], X[17:18].reshape(())]
+    counters = [np.arange(24, dtype=np.uint32).reshape(6, 4)[::2], (1 << 32) - 2, 0]
+    keys = [KEY, (1, 2), KEY]
+    how = Rounding(mode="stochastic")
+
+    def run(arrays):
+        streams = [Stream(*pair) for pair in zip(keys, counters, strict=True)]
+        return backend.module.round_each(arrays, pr.BF16, how, streams)
+
+    found = backend.module.jit(run)([backend.array(x) for x in arrays])
+    for x, y, key, counter in zip(arrays, found, keys, counters, strict=True):
+        assert_same_bits(y, stochastic(x, fmt="bf16", backend="numpy", key=key, counter=counter))
+
+
+def test_several_arrays_are_one_computation_in_jax() -> None:
+    """XLA does not compile the rounds of Threefry once an array; its parity constant tells where they are."""
+    arrays = [np.ones((3, n), np.float32) for n in range(2, 10)]
+    streams = [Stream((n, n + 1)) for n in range(len(arrays))]
+
+    def run(arrays):
+        rounded = get_backend("jax").round_each(arrays, pr.BF16, Rounding(mode="stochastic"), streams)
+        return [x + 1 for x in rounded]
+
+    text = jax.jit(run).lower(arrays).compile().as_text()
+    assert sum(str(0x1BD11BDA) in computation for computation in text.split("\n\n")) == 1
 
 
 def test_every_kind_of_key() -> None:

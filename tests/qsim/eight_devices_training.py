@@ -1,7 +1,7 @@
 """Run by ``test_sharding``: training steps on meshes of eight CPU devices, against the reference's hashes.
 
 Arguments: the number of layers and of steps; then any number of cases, a policy and a mesh, and what is different in
-the configuration, ``fp16:data=4,model=2:model.tied=true``.
+the configuration, ``fp16:data=4,model=2:model.tied=true``.  ``fp16+drawn``: every output rounded stochastically.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from qsim.hashing import scalar_hash, tree_hash
 from qsim.mesh import parse_mesh
 from qsim.model import step_keys
 from qsim.optimizer import ScaleState, step_scalars
-from qsim.policy import POLICIES
+from qsim.policy import POLICIES, Arithmetic
 from qsim.position import start
 from qsim.sites import Recorder
 from qsim.step import Step
@@ -43,10 +43,15 @@ def configured(changes: str) -> RunConfig:
     return override_all(CONFIG, [(key, yaml.safe_load(value)) for key, _, value in pairs])
 
 
-def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def policy_of(name: str) -> Arithmetic:
+    known, _, drawn = name.partition("+")
+    return POLICIES[known].with_(name=name, rounding="stochastic") if drawn else POLICIES[known]
+
+
+def batches(config: RunConfig) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     rng = np.random.default_rng(0)
     for _ in range(STEPS):
-        words = rng.integers(0, CONFIG.model.vocabulary, (CONFIG.data.batch_size, CONFIG.model.length + 1), np.int32)
+        words = rng.integers(0, CONFIG.model.vocabulary, (config.data.batch_size, config.model.length + 1), np.int32)
         yield words[:, :-1], words[:, 1:]
 
 
@@ -54,7 +59,7 @@ def steps(step: Step) -> list[dict[str, Any]]:
     """Hashes of every step, and what was counted in it."""
     state, rows, policy = start(step.config, step.policy).state, [], step.policy
     scale = ScaleState.start(policy.loss_scaling)
-    for number, pair in enumerate(batches(), start=1):
+    for number, pair in enumerate(batches(step.config), start=1):
         scalars = step_scalars(CONFIG.optimizer, number, STEPS, number - 1, scale.scale)
         state, results = step(state, pair, scalars, step_keys(CONFIG.model, policy, 0, number))
         row = {"loss": scalar_hash(results["loss"]), "gradients": tree_hash(results["gradients"])}
@@ -65,7 +70,7 @@ def steps(step: Step) -> list[dict[str, Any]]:
 
 @cache
 def reference(policy: str, changes: str) -> list[dict[str, Any]]:
-    return steps(Step(configured(changes), POLICIES[policy], "numpy", Recorder))
+    return steps(Step(configured(changes), policy_of(policy), "numpy", Recorder))
 
 
 def collectives(text: str) -> set[tuple[str, bool]]:
@@ -76,7 +81,8 @@ def collectives(text: str) -> set[tuple[str, bool]]:
 def compile_ahead(step: Step) -> str:
     """The step compiled for its devices, and kept; the optimised HLO."""
     place, scalars = step.devices.place, step_scalars(CONFIG.optimizer, 1, STEPS, 0, 1.0)
-    arguments = place(start(step.config, step.policy).state, "state"), place(next(batches()), "batch"), scalars
+    state, batch = start(step.config, step.policy).state, next(batches(step.config))
+    arguments = place(state, "state"), place(batch, "batch"), scalars
     ahead = step._speculative.lower(*arguments, step_keys(CONFIG.model, step.policy, 0, 1)).compile()
     step._speculative = ahead
     return ahead.as_text()
@@ -84,8 +90,8 @@ def compile_ahead(step: Step) -> str:
 
 def check(policy: str, mesh: str, changes: str = "") -> None:
     config = configured(changes)
-    devices = find_devices(config, POLICIES[policy], "jax", parse_mesh(mesh))
-    step = Step(config, POLICIES[policy], "jax", Recorder, devices)
+    devices = find_devices(config, policy_of(policy), "jax", parse_mesh(mesh))
+    step = Step(config, policy_of(policy), "jax", Recorder, devices)
     assert collectives(compile_ahead(step)) == {("all-gather", True), ("all-reduce", False)}
     found = steps(step)
     for number, (row, expected) in enumerate(zip(found, reference(policy, changes), strict=True), start=1):

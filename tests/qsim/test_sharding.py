@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from command_line import Cli
+from processes import environment, set_executor, start_two
 from small_runs import (
     assert_sentence,
     figures,
@@ -32,14 +31,7 @@ from qsim.sharding import Shards
 
 OPTIONS = "model.tied=true;model.positions=alibi;model.recompute=true;data.accumulation=2"
 SCRIPT = Path(__file__).with_name("eight_devices_training.py")
-PATH = os.pathsep.join(map(str, (SCRIPT.parents[2], SCRIPT.parents[1], SCRIPT.parent)))
 TRAIN = "from qsim.cli import main; main()"
-
-
-def environment(devices: int) -> dict[str, str]:
-    """A process of its own has so many CPU devices."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": PATH}
 
 
 def run_on_eight_devices(cases: list[str], layers: int, steps: int, seconds: int) -> None:
@@ -50,8 +42,22 @@ def run_on_eight_devices(cases: list[str], layers: int, steps: int, seconds: int
 
 
 def test_steps_on_eight_devices() -> None:
-    """Hashes, counts and collectives; the positions and the vocabulary have rows that eight devices do not divide."""
-    run_on_eight_devices(["fp16:data=8", f"fp32:data=4,model=2:{OPTIONS}"], layers=2, steps=2, seconds=300)
+    """Hashes, counts and collectives; the positions and the vocabulary have rows that eight devices do not divide.
+
+    The second has scales of whole parts of the batch, and draws every output by its place in the whole: rows,
+    columns, heads and chunks.
+    """
+    run_on_eight_devices(["fp16:data=8", f"fp8+drawn:data=4,model=2:{OPTIONS}"], layers=2, steps=2, seconds=600)
+
+
+@pytest.mark.exhaustive
+def test_draws_and_scales_on_other_meshes() -> None:
+    """A part of three chunks a device, draws without a part, and both on data or model alone."""
+    third = "data.accumulation=2;data.batch_size=12;data.reduction_chunks=12"
+    cases = ["bf16+drawn:data=8", "bf16+drawn:model=2", "fp8+drawn:data=2:data.accumulation=4"]
+    cases += [f"fp8:data=2:{third}", f"fp8:model=2:{third}", f"bf16+drawn:data=2,model=2:{third}"]
+    cases += [f"fp32:data=4,model=2:{OPTIONS}"]
+    run_on_eight_devices(cases, layers=2, steps=3, seconds=1200)
 
 
 @pytest.mark.exhaustive
@@ -61,35 +67,26 @@ def test_options_of_the_model_on_a_mesh() -> None:
     run_on_eight_devices(cases, layers=2, steps=3, seconds=1200)
 
 
-MESHES = ("data=2", "data=4", "data=8", "model=2", "data=2,model=2", "data=4,model=2")
 SHARDED_POLICIES = [name for name, policy in POLICIES.items() if policy.promises_bits]
 
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("policy", SHARDED_POLICIES)
-def test_fifty_steps_on_every_mesh(policy: str) -> None:
-    """On every one but those that would cut blocks of 128 columns."""
-    meshes = [mesh for mesh in MESHES if policy != "fp8-1x128" or "model" not in mesh]
-    run_on_eight_devices([f"{policy}:{mesh}" for mesh in meshes], layers=4, steps=50, seconds=3600)
+def test_every_policy_on_a_mesh(policy: str) -> None:
+    """With what is counted; the whole of some runs, on every mesh, is in ``test_same_hashes``.
+
+    One splits rows alone: its blocks of 128 columns would be cut.
+    """
+    mesh = "data=8" if policy == "fp8-1x128" else "data=4,model=2"
+    run_on_eight_devices([f"{policy}:{mesh}"], layers=4, steps=5, seconds=1200)
 
 
 # Several processes
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
 def train_in_two_processes(*words: object) -> list[str]:
-    """``qsim train`` in two processes of two devices, their weights split both ways; the standard output of each."""
-    where = ("--coordinator", f"127.0.0.1:{free_port()}", "--processes", 2, "--mesh", "data=2,model=2")
-    command = [sys.executable, "-c", TRAIN, "train", *map(str, (*words, *where))]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    started = [
-        subprocess.Popen([*command, "--process", str(i)], env=environment(2), text=True, **pipes) for i in range(2)
-    ]
+    """The standard output of each."""
+    started = start_two(*words)
     outcomes = [process.communicate(timeout=300) for process in started]
     assert [process.returncode for process in started] == [0, 0], outcomes
     return [out for out, _ in outcomes]
@@ -112,8 +109,7 @@ def test_two_processes_go_on_with_a_run_of_one_device(tmp_path: Path) -> None:
     begun = tmp_path / "begun" / "run"
     with pytest.raises(KeyboardInterrupt):
         small_run(begun, "fp16", progress=interrupted(1), **CHANGES)
-    record = json.loads((begun / "config.json").read_text())
-    (begun / "config.json").write_text(json.dumps(record | {"executor": "jax"}))
+    set_executor(begun, "jax")
 
     first, second = train_in_two_processes("--resume", "--out", begun)
     assert first.splitlines()[1].startswith("fp16 ")

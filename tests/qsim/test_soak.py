@@ -14,17 +14,18 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from processes import environment
 from small_runs import assert_sentence, write_text
 
 from qsim.checkpoints import checkpoint_path, load_checkpoint, saved_steps
 
 STEPS = 24
-# NumPy compiles nothing: a process is at its first step in less than a second.
+# On NumPy, which compiles nothing, a process is at its first step in less than a second.
 SETTINGS = {
     "policy": "fp16",
-    "executor": "numpy",
     "model.layers": 1,
     "model.hidden": 8,
     "model.length": 8,
@@ -53,7 +54,9 @@ sys.addaudithook(count)
 """
 
 
-def start(folder: Path, text: Path, *, steps: int = STEPS, before: str = "") -> subprocess.Popen[str]:
+def start(
+    folder: Path, text: Path, *, steps: int = STEPS, before: str = "", executor: str = "numpy"
+) -> subprocess.Popen[str]:
     """``qsim train`` into a folder, as a user would go on with it: resumed, or anew where nothing was saved yet.
 
     before: what the process does first.
@@ -61,11 +64,10 @@ def start(folder: Path, text: Path, *, steps: int = STEPS, before: str = "") -> 
     resumed = bool(saved_steps(folder))
     if not resumed:
         shutil.rmtree(folder, ignore_errors=True)
-    words = ["train", "--text", str(text), "--out", str(folder), "--steps", str(steps), *FLAGS]
-    words += ["--resume"] if resumed else []
-    return subprocess.Popen(
-        [sys.executable, "-c", before + COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    words = ["train", "--text", str(text), "--out", str(folder), "--steps", str(steps)]
+    words += [*FLAGS, "--executor", executor, *(["--resume"] if resumed else [])]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-c", before + COMMAND, *words], env=environment(1), **pipes)
 
 
 def dying(path: Path, call: int) -> str:
@@ -73,10 +75,10 @@ def dying(path: Path, call: int) -> str:
     return f"path, left = {str(path)!r}, {call}\n{DYING}"
 
 
-def finish(folder: Path, text: Path, *, steps: int = STEPS) -> str:
+def finish(folder: Path, text: Path, **how: Any) -> str:
     """Carry a run to its end; what it printed on standard error."""
-    process = start(folder, text, steps=steps)
-    _, err = process.communicate(timeout=120)
+    process = start(folder, text, **how)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     return err
 
@@ -107,9 +109,9 @@ def peace(tmp_path_factory: pytest.TempPathFactory, text: Path) -> tuple[Path, f
 # SIGKILL at random moments
 
 
-def kill_at_random(folder: Path, text: Path, seconds: float, draw: random.Random) -> bool:
+def kill_at_random(folder: Path, text: Path, seconds: float, draw: random.Random, **how: Any) -> bool:
     """Whether the process was alive when its moment came; where it was not, it has finished the run."""
-    process = start(folder, text)
+    process = start(folder, text, **how)
     try:
         _, err = process.communicate(timeout=draw.uniform(0, seconds))
     except subprocess.TimeoutExpired:
@@ -120,16 +122,19 @@ def kill_at_random(folder: Path, text: Path, seconds: float, draw: random.Random
     return process.returncode != 0
 
 
-def soak(folder: Path, text: Path, peace: tuple[Path, float], kills: int) -> int:
-    """Runs, each killed until it ends by itself, until so many kills have been dealt; how many runs that took."""
+def soak(folder: Path, text: Path, peace: tuple[Path, float], kills: int, **how: Any) -> int:
+    """Runs, each killed until it ends by itself, until so many kills have been dealt; how many runs that took.
+
+    Moments: up to the seconds that the whole run takes in peace.
+    """
     draw, dealt, runs = random.Random(kills), 0, 0
     while dealt < kills:
         runs += 1
         run = folder / str(runs)
-        while dealt < kills and kill_at_random(run, text, peace[1], draw):
+        while dealt < kills and kill_at_random(run, text, peace[1], draw, **how):
             dealt += 1
             assert_whole(run)
-        finish(run, text)
+        finish(run, text, **how)
         assert hashes(run) == hashes(peace[0])
     return runs
 
@@ -141,6 +146,27 @@ def test_three_kills(tmp_path: Path, text: Path, peace: tuple[Path, float]) -> N
 @pytest.mark.exhaustive
 def test_fifty_kills(tmp_path: Path, text: Path, peace: tuple[Path, float]) -> None:
     print(f"50 kills over {soak(tmp_path, text, peace, 50)} runs")
+
+
+# Compiling takes longer than 24 steps; so slow, half of the moments lie in the steps.
+UNHURRIED = """
+import time
+from qsim.training import _Loop
+advance = _Loop.advance
+_Loop.advance = lambda loop, position: (time.sleep(0.6), advance(loop, position))[1]
+"""
+
+
+@pytest.mark.exhaustive
+def test_twelve_kills_under_jax(tmp_path: Path, text: Path, peace: tuple[Path, float]) -> None:
+    """To the hashes of NumPy."""
+    how = {"executor": "jax", "before": UNHURRIED}
+    began = time.monotonic()
+    finish(tmp_path / "peace", text, **how)
+    seconds = time.monotonic() - began
+    assert hashes(tmp_path / "peace") == hashes(peace[0])
+    runs = soak(tmp_path, text, (peace[0], seconds), 12, **how)
+    print(f"12 kills over {runs} runs, of {seconds:.0f} s each in peace")
 
 
 # SIGKILL before an operation on the file system

@@ -40,7 +40,8 @@ def counted(
     ar = Calculator(POLICIES[policy], "numpy")
     f, scalars = ar.float32, SCALARS | {"learning_rate": np.float32(rate)}
     total = with_decay(ar, first, before, config.weight_decay)
-    new = ar.updated("logits.weight", f.subtract(before, f.multiply(total, scalars["learning_rate"])))
+    shift = f.multiply(total, scalars["learning_rate"])
+    new = ar.updated({"logits.weight": f.subtract(before, shift)})["logits.weight"]
     after = {"parameters": new, "first": first, "second": np.ones_like(first)}
     update = Update(
         before={"logits.weight": before},
@@ -172,7 +173,7 @@ def test_the_update_is_that_of_the_step(policy: str) -> None:
             ar, config, update.after["first"][name], update.after["second"][name], update.scalars
         )
         total = with_decay(ar, direction, w, decay_of(config, name))
-        new = ar.updated(name, f.subtract(w, f.multiply(total, update.scalars["learning_rate"])))
+        new = ar.updated({name: f.subtract(w, f.multiply(total, update.scalars["learning_rate"]))})[name]
         assert_same_bits(update.after["parameters"][name], new)
 
 

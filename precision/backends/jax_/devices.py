@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from precision.backends.jax_.arithmetic import unknown_zero
@@ -29,6 +30,7 @@ def join_processes(coordinator: str | None, processes: int | None, process: int 
     All None: what the cluster that runs the job says of itself.
     Errors: ValueError where there is no such cluster; RuntimeError where the others do not answer.
     """
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM away from the caller
     jax.distributed.initialize(coordinator_address=coordinator, num_processes=processes, process_id=process)
 
 
@@ -85,6 +87,13 @@ def on_host(x: jax.Array | np.ndarray) -> np.ndarray:
         whole = NamedSharding(x.sharding.mesh, PartitionSpec())
         x = jax.jit(_same, out_shardings=whole)(x)
     return np.asarray(x)
+
+
+def largest_of_processes(number: int) -> int:
+    """The largest of the int32 that the processes name; all of them must ask."""
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.process_allgather(np.int32(number)).max())
 
 
 def _same(x: Array) -> Array:

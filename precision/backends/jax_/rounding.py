@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -69,6 +70,39 @@ def _word(x: Array) -> Array:
 
 
 _column = make_column(to_bits, lambda u: u.astype(jnp.float32), jnp.where, jnp.minimum, _word)
+
+
+def round_each(
+    arrays: Sequence[Array], fmt: Format, rounding: Rounding, streams: Sequence[Stream]
+) -> tuple[Array, ...]:
+    """Float32 arrays, each rounded stochastically by a stream of its own."""
+    return _round_each(tuple(arrays), fmt, rounding, tuple(_words_of(*stream) for stream in streams))
+
+
+@partial(jax.jit, static_argnames=("fmt", "rounding"))
+def _round_each(
+    arrays: tuple[Array, ...], fmt: Format, rounding: Rounding, streams: tuple[Stream, ...]
+) -> tuple[Array, ...]:
+    """As one vector: the rounds of Threefry are compiled once, not once an array."""
+    index = [(*s.key, *_index_words(s.counter, x.shape)) for x, s in zip(arrays, streams, strict=True)]
+    flat = [
+        [to_bits(x).reshape(-1), *(jnp.broadcast_to(w, x.shape).reshape(-1) for w in words)]
+        for x, words in zip(arrays, index, strict=True)
+    ]
+    columns = [jnp.concatenate(column) for column in zip(*flat, strict=True)]
+    size = columns[0].size
+
+    def drawn(column: tuple[Array, ...]) -> Array:
+        u, key0, key1, high, low = column
+        word = bits.threefry2x32(key0, key1, high, low, _ALL)[0]
+        return from_bits(bits.round_pattern(u, np.uint32(0), word, rounding.words(fmt)))
+
+    # A loop of two turns: XLA would compute the whole vector again in the fusion of every array cut out of it, and
+    # takes nothing out of a loop; it drops an optimization_barrier before it fuses.
+    halves = tuple(jnp.pad(column, (0, size % 2)).reshape(2, -1) for column in columns)
+    rounded = lax.map(drawn, halves).reshape(-1)[:size]
+    parts = jnp.split(rounded, np.cumsum([x.size for x in arrays])[:-1])
+    return tuple(part.reshape(x.shape) for part, x in zip(parts, arrays, strict=True))
 
 
 def on_cpu() -> bool:

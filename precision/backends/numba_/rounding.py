@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numba
@@ -44,6 +44,13 @@ def round_to(
         return target
     np.copyto(out, target)
     return out
+
+
+def round_each(
+    arrays: Sequence[Array], fmt: Format, rounding: Rounding, streams: Sequence[Stream]
+) -> tuple[Array, ...]:
+    """Float32 arrays, each rounded stochastically by a stream of its own."""
+    return tuple(round_to(x, fmt, rounding, stream) for x, stream in zip(arrays, streams, strict=True))
 
 
 def _direct(x: Array, out: Array) -> bool:

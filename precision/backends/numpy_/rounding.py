@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,13 @@ def round_to(
         return result
     np.copyto(out, result)
     return out
+
+
+def round_each(
+    arrays: Sequence[Array], fmt: Format, rounding: Rounding, streams: Sequence[Stream]
+) -> tuple[Array, ...]:
+    """Float32 arrays, each rounded stochastically by a stream of its own."""
+    return tuple(round_to(x, fmt, rounding, stream) for x, stream in zip(arrays, streams, strict=True))
 
 
 def _round(x: Array, f: Constants, rounding: Rounding, random: Stream | None) -> Array:

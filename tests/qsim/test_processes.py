@@ -1,0 +1,82 @@
+"""What happens to several processes when one of them is told to stop, or is killed: they stop together."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+from subprocess import Popen
+
+import pytest
+from processes import set_executor, start_two
+from small_runs import assert_sentence, hash_rows, small_flags, small_run
+
+from qsim.checkpoints import saved_steps
+from qsim.replay import resume
+from qsim.runs import RunFolder
+
+STEPS = 14
+CHANGES = {"steps": STEPS, "model.layers": 1, "model.dropout": 0.1, "record.checkpoint_every": 2}
+CHANGES |= {"record.statistics_every": 0}
+# The first signal of a test comes long before the last step; SIGINT is ignored in what a shell started in background.
+SLOW = """
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from qsim.training import _Loop
+advance = _Loop.advance
+_Loop.advance = lambda loop, position: (time.sleep(1), advance(loop, position))[1]
+"""
+
+
+def rows(run: Path) -> int:
+    path = run / "hashes.jsonl"
+    return path.read_bytes().count(b"\n") if path.is_file() else 0
+
+
+def stopped(processes: list[Popen[str]], run: Path, number: signal.Signals, *, struck: int) -> list[tuple[int, str]]:
+    """Exit code and last line on standard error of each, one having been sent a signal after two more steps."""
+    before, deadline = rows(run), time.monotonic() + 300
+    while rows(run) < before + 2 and processes[0].poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert rows(run) >= before + 2, [process.communicate() for process in processes if process.poll() is not None]
+    processes[struck].send_signal(number)
+    ended = [process.communicate(timeout=120) for process in processes]
+    return [(p.returncode, (err.splitlines() or [""])[-1]) for p, (_, err) in zip(processes, ended, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """The run as one device makes it, left in peace."""
+    return small_run(tmp_path_factory.mktemp("whole") / "run", "fp16", **CHANGES)
+
+
+def begin(whole: RunFolder, run: Path) -> list[Popen[str]]:
+    text = whole.path.parent / "text.txt"
+    return start_two("--policy", "fp16", "--text", text, "--out", run, *small_flags(**CHANGES), before=SLOW)
+
+
+def test_a_signal_to_one_stops_both(tmp_path: Path, whole: RunFolder) -> None:
+    """To the one that does not write; the run is then ended by one device."""
+    run = tmp_path / "run"
+    for code, line in stopped(begin(whole, run), run, signal.SIGTERM, struck=1):
+        assert code == 143
+        assert_sentence(line, "interrupted; what was saved is whole", "--resume")
+    assert saved_steps(run)[-1] == rows(run) < STEPS
+    set_executor(run, "numba")
+    assert hash_rows(resume(RunFolder.open(run))) == hash_rows(whole)
+
+
+@pytest.mark.exhaustive
+def test_one_ends_with_the_other(tmp_path: Path, whole: RunFolder) -> None:
+    """Ctrl-C to the first, SIGKILL to the second, SIGKILL to the first; resumed each time, at last to the end."""
+    run = tmp_path / "run"
+    assert [code for code, _ in stopped(begin(whole, run), run, signal.SIGINT, struck=0)] == [130, 130]
+    for struck in (1, 0):
+        ended = stopped(start_two("--resume", "--out", run, before=SLOW), run, signal.SIGKILL, struck=struck)
+        assert ended[struck][0] == -signal.SIGKILL
+        code, line = ended[1 - struck]
+        assert code == 1
+        assert_sentence(line, "qsim train: another process of this run ended or answers no more", "--resume")
+    last = start_two("--resume", "--out", run)
+    assert [(process.communicate(timeout=300), process.returncode)[1] for process in last] == [0, 0]
+    assert hash_rows(run) == hash_rows(whole)
