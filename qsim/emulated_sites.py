@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,12 +25,17 @@ Observation = tuple[Array, Array, Array]
 
 
 class CountingRecorder(Recorder):
-    """Counts at once, int32, by ``site.pass``: (values, event counts, exponents); what is in a loop is added up."""
+    """Counts by ``site.pass``, int32: (values, event counts, exponents); what a loop records is added up.
 
-    def __init__(self) -> None:
+    Values of a loop's body or of a branch are counted together where it ends: compiled once, not once a site.
+    """
+
+    def __init__(self, backend: Any) -> None:
         super().__init__()
+        self._backend = backend
         self._times = 1
         self._seen: dict[str, int] = {}
+        self._counts: list[dict[str, Observation]] = [{}]
 
     def record(self, backend: Any, key: str, x: Array, rounded: Array, fmt: Format) -> None:
         self._seen[key] = self._seen.get(key, 0) + x.size * self._times
@@ -39,30 +46,37 @@ class CountingRecorder(Recorder):
             )
         super().record(backend, key, x, rounded, fmt)
 
-    def observe(self, backend: Any, x: Array, rounded: Array, fmt: Format) -> Observation:
-        counts, exponents = backend.statistics(x, rounded, fmt)
-        return backend.array_module.asarray(x.size, np.int32), counts, exponents
-
-    def join(self, backend: Any, a: Observation, b: Observation) -> Observation:  # noqa: ARG002
-        return a[0] + b[0], a[1] + b[1], a[2] + b[2]
-
-    def results(self, backend: Any) -> dict[str, Observation]:  # noqa: ARG002
-        return self._values
+    def results(self, backend: Any) -> dict[str, Observation]:
+        """Of the frame in force."""
+        counts, as_int32 = dict(self._counts[-1]), partial(backend.array_module.asarray, dtype=np.int32)
+        values = self._frames[-1]
+        for key, found in backend.count(values, {key: self.formats[key] for key in values}).items():
+            total = (as_int32(found[0]), *found[1:])
+            counts[key] = _sum(counts[key], total) if key in counts else total
+        return counts
 
     @contextmanager
     def frame(self, times: int = 1) -> Iterator[dict[str, Any]]:
-        """Records made inside, in a loop that turns so often, go to a dict of their own."""
+        """Of what is recorded inside, in a loop that turns so often, the counts, once it ends."""
         outside, self._times = self._times, self._times * times
+        self._counts.append({})
+        counts: dict[str, Observation] = {}
         try:
-            with super().frame() as own:
-                yield own
+            with super().frame():
+                yield counts
+                counts |= self.results(self._backend)
         finally:
+            self._counts.pop()
             self._times = outside
 
-    def add(self, frame: dict[str, Observation]) -> None:
-        """What a frame collected, into the one in force."""
-        for key, value in frame.items():
-            self._put(None, self._frames[-1], key, value)
+    def add(self, counts: dict[str, Observation]) -> None:
+        """What a frame counted, to the one in force."""
+        here = self._counts[-1]
+        here |= {key: _sum(here[key], found) if key in here else found for key, found in counts.items()}
+
+
+def _sum(a: Observation, b: Observation) -> Observation:
+    return a[0] + b[0], a[1] + b[1], a[2] + b[2]
 
 
 class EmulatedSite(Site):
@@ -72,8 +86,8 @@ class EmulatedSite(Site):
         super().__init__(calculator, site, direction, policy)
         if "stochastic" in (policy.rounding, policy.gradient_rounding):
             raise ValueError(
-                f"{self._key} of policy {calculator.policy.name} rounds stochastically and emulate has no key for it; "
-                "choose a policy that rounds to nearest"
+                f"{self._key} of policy {calculator.policy.name} rounds stochastically and emulate has no key "
+                "for it; choose a policy that rounds to nearest"
             )
         self._casts = [fmt is not FP32 for fmt in self._operands]
 
@@ -202,8 +216,6 @@ class EmulatingCalculator(Calculator):
 
 def default_row(policy: Arithmetic, direction: Pass) -> SitePolicy:
     """The policy's ``residual``; its products as all GEMM sites have them, where these have one way."""
-    import dataclasses
-
     row = policy.site("residual", direction)
     fields = ("inputs", "gradient_inputs", "scaling", "accumulator", "quantization", "gradient_rounding")
     ways = {tuple(getattr(policy.site(site, direction), name) for name in fields) for site in GEMM_SITES}

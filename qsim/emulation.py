@@ -30,14 +30,15 @@ def emulate(
         emulate(fn, "fp16", counters=True)(*args)       (result, {"site.pass": Statistics}), outside ``jit``
         emulate(jax.grad(fn), "fp16")(*args)            of its gradient
 
-    Sites: an equation belongs to the innermost ``jax.named_scope`` that is a site of the policy (``qkv``, ``softmax``,
-    ...), or that ``sites`` maps to one: its patterns are matched by ``fnmatch``, in order, with the names of the
-    scopes around the equation, joined by "/".  Inside a scope arithmetic is the site's ``inner``, constants rounded to
-    it; a value that leaves, because an equation of another scope, a product or the caller reads it, or because the
-    scope was interrupted, is rounded once to the site's ``output`` and counted.  A product of matrices rounds its
-    operands to ``inputs``, sums by the accumulator and rounds to ``output``.  Outside every scope each operation is
-    rounded to the ``output`` of ``default``: the policy's ``residual``, its products as all GEMM sites have them.
-    What moves values, or turns signs, rounds nothing; nor does the entry: inputs and parameters are as they come.
+    Sites: an equation belongs to the innermost ``jax.named_scope`` that is a site of the policy (``qkv``,
+    ``softmax``, ...), or that ``sites`` maps to one: its patterns are matched by ``fnmatch``, in order, with the
+    names of the scopes around the equation, joined by "/".  Inside a scope arithmetic is the site's ``inner``,
+    constants rounded to it; a value that leaves, because an equation of another scope, a product or the caller reads
+    it, or because the scope was interrupted, is rounded once to the site's ``output`` and counted.  A product of
+    matrices rounds its operands to ``inputs``, sums by the accumulator and rounds to ``output``.  Outside every scope
+    each operation is rounded to the ``output`` of ``default``: the policy's ``residual``, its products as all GEMM
+    sites have them.  What moves values, or turns signs, rounds nothing; nor does the entry: inputs and parameters are
+    as they come.
 
     Gradients: equations that ``jax.grad`` transposed are of ``dgrad``; a product of a gradient with anything but a
     weight is of ``wgrad``, where the site multiplied by a weight before.  Weights are constant arrays, and what comes
@@ -66,7 +67,7 @@ def emulate(
     backend, formats = get_backend("jax"), dict[str, Format]()
 
     def emulated(args: tuple, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        recorder = CountingRecorder() if counters else None
+        recorder = CountingRecorder(backend) if counters else None
         rule = Emulation(EmulatingCalculator(policy, recorder, default), sites or {})
         result = backend.interpret(fn, rule, recorder, args, kwargs)
         formats.update(recorder.formats if recorder else {})
@@ -130,7 +131,9 @@ class Emulation:
 def _check(policy: Arithmetic, sites: Mapping[str, str]) -> None:
     for pattern, site in sites.items():
         if site not in SITES:
-            raise ValueError(f"sites maps {pattern!r} to {site!r}, which is no site; choose one of {', '.join(SITES)}")
+            raise ValueError(
+                f"sites maps {pattern!r} to {site!r}, which is no site; choose one of {', '.join(SITES)}"
+            )
     if policy.layers:
         raise ValueError(
             f"policy {policy.name} has rows of single layers, which a function does not number; leave them out"

@@ -22,7 +22,8 @@ def loop(interpreter: Interpreter, eqn: Any, operands: list[Any], path: Path) ->
     What a loop carries, what it reads again and again and what a branch takes or gives has left its scope; the slices
     that a scan goes over and the results it stacks keep their standing.
     """
-    return {"scan": _scan, "while": _while, "cond": _cond}[eqn.primitive.name](interpreter, eqn.params, operands, path)
+    kind = {"scan": _scan, "while": _while, "cond": _cond}[eqn.primitive.name]
+    return kind(interpreter, eqn.params, operands, path)
 
 
 def _bare(interpreter: Interpreter, x: Any) -> Array:

@@ -25,9 +25,9 @@ from precision.formats import FP32, parse_format
 Array = Any
 # Same bits elsewhere, or another sign
 MOVES = frozenset({
-    "abs", "broadcast_in_dim", "concatenate", "copy", "copy_p", "dynamic_slice", "dynamic_update_slice", "expand_dims",
-    "neg", "optimization_barrier", "pad", "pvary", "reshape", "rev", "scatter", "select_n", "slice", "split", "squeeze",
-    "stop_gradient", "transpose",
+    "abs", "broadcast_in_dim", "concatenate", "copy", "copy_p", "dynamic_slice", "dynamic_update_slice",
+    "expand_dims", "neg", "optimization_barrier", "pad", "pvary", "reshape", "rev", "scatter", "select_n", "slice",
+    "split", "squeeze", "stop_gradient", "transpose",
 })  # fmt: skip
 # To integers or booleans, or to a value of the operand's own format; a subnormal reads as 0
 READS = frozenset({
@@ -112,9 +112,11 @@ class Value:
         nothing outside has read it."""
         if self.place is None or self.run == run:
             return self.array
-        if self._left is None and place.backward and not self.place.backward and self.place.site == place.site:
-            return self.array
-        return self.outside(rule)
+        return self.array if self.kept_for(place) else self.outside(rule)
+
+    def kept_for(self, place: Place) -> bool:
+        """Whether it is that site's own, kept for its backward pass, and has not left."""
+        return place.backward and not self.left and self.place == Place(place.site, False)
 
     @property
     def left(self) -> bool:
@@ -238,6 +240,8 @@ class Interpreter:
             called = eqn.params[CALLS[name]]
             closed = called if isinstance(called, ClosedJaxpr) else ClosedJaxpr(called, ())
             return self.run(closed.jaxpr, [carried(c, weight=True) for c in closed.consts], operands, path)
+        if any(jnp.issubdtype(v.aval.dtype, jnp.complexfloating) for v in (*eqn.invars, *eqn.outvars)):
+            raise _unknown(f"{name} of complex numbers", path)
         if name in CALLS or not eqn.outvars or not any(isinstance(x, Value) for x in operands):
             return _bound(eqn, [x.outside(self.rule) if isinstance(x, Value) else x for x in operands])
         place = self._at(path)
@@ -269,11 +273,10 @@ class Interpreter:
         """A result that is made of values of the scope is one; made of others alone, it is none."""
         gradient = any(x.gradient for x in floats) or (place.backward and all(x.constant for x in floats))
         weight, constant = all(x.weight for x in floats), all(x.constant for x in floats)
-        kept = next((x for x in floats if x.within(self._run)), None)
-        kept = kept or next((x for x in floats if x.place is not None and x.read(self.rule, place, 0) is x.array), None)
-        if kept is None:
+        inside = [x for x in floats if x.within(self._run)] or [x for x in floats if x.kept_for(place)]
+        if not inside:
             return Value(y, weight=weight, gradient=gradient, constant=constant)
-        return Value(y, kept.place, kept.run, weight=weight, gradient=gradient)
+        return Value(y, inside[0].place, inside[0].run, weight=weight, gradient=gradient)
 
     def _computed(self, eqn: Any, operands: list[Any], place: Place, path: Path) -> Value:
         name, aval = eqn.primitive.name, eqn.outvars[0].aval
@@ -284,11 +287,7 @@ class Interpreter:
         constant = [isinstance(x, Value) and x.constant for x in operands]
         y = self._composed(eqn, arrays, constant, place)
         if y is None:
-            scope = "/".join(path.names) or "outside every scope"
-            raise NotImplementedError(
-                f"emulate has no arithmetic for the primitive {name} ({scope}); write it by operations that have one "
-                "(+, -, *, /, sums, maxima, exp, log, tanh, erf, sqrt, products of matrices), or leave it outside"
-            )
+            raise _unknown(name, path)
         y = _narrowed(y, aval)
         if place.site is None:
             return Value(self.rule.leave(place, y), gradient=place.backward)
@@ -300,8 +299,17 @@ class Interpreter:
         if name == "gather":
             return eqn.primitive.bind(*arrays, **eqn.params)
         if name in ("scatter-add", "scatter_add"):
-            arrays, constant = [scatter_add(*arrays, eqn.params)], [False]
+            operand, indices, updates = arrays
+            arrays, constant = [scatter_add(operand, indices, updates, eqn.params)], [False]
         return self.rule.compute(place, name, arrays, constant, eqn.params)
+
+
+def _unknown(primitive: str, path: Path) -> NotImplementedError:
+    scope = "/".join(path.names) or "outside every scope"
+    return NotImplementedError(
+        f"emulate has no arithmetic for the primitive {primitive} ({scope}); write it by operations that have one "
+        "(+, -, *, /, sums, maxima, exp, log, tanh, erf, sqrt, products of real matrices), or leave it outside"
+    )
 
 
 def _literal(literal: Any) -> Any:
