@@ -84,6 +84,7 @@ class EmulatedSite(Site):
 
     def __init__(self, calculator: Calculator, site: str, direction: Pass, policy: SitePolicy) -> None:
         super().__init__(calculator, site, direction, policy)
+        self.direction = direction
         if "stochastic" in (policy.rounding, policy.gradient_rounding):
             raise ValueError(
                 f"{self._key} of policy {calculator.policy.name} rounds stochastically and emulate has no key "
@@ -101,13 +102,8 @@ class EmulatedSite(Site):
         pairs = zip(operands, constant, strict=True)
         return operation(self, [self._round_inner(x) if c else x for x, c in pairs], params)
 
-    def product(
-        self, lhs: Array, rhs: Array, numbers: Any, gradient: int
-    ) -> Array:  # (*batch, *free of lhs, *free of rhs)
-        """``lax.dot_general`` by the site's accumulator, rounded to its output.
-
-        gradient: which operand is one, in a backward pass; the policy has it first in dgrad, second in wgrad.
-        """
+    def product(self, lhs: Array, rhs: Array, numbers: Any, *, turned: bool) -> Array:
+        """``lax.dot_general`` by the site's accumulator, rounded to its output; turned: as (rhs^T lhs^T)^T."""
         if self.policy.accumulator is None:
             raise ValueError(
                 f"{self._key} of policy {self._calculator.policy.name} has a product of matrices and no accumulator; "
@@ -115,13 +111,12 @@ class EmulatedSite(Site):
             )
         ours, theirs = operand_axes(lhs, rhs, numbers)
         shape = [lhs.shape[i] for i in (*ours.batch, *ours.free)] + [rhs.shape[i] for i in theirs.free]
-        first = as_matrices(lhs, (ours.batch, ours.free, ours.contracting))
-        second = as_matrices(rhs, (theirs.batch, theirs.contracting, theirs.free))
-        if self._direction == "fprop" or gradient == (self._direction == "wgrad"):
-            return self.output(self.matmul(first, second)).reshape(shape)
-        swap = self._calculator.xp.swapaxes  # a b = (b^T a^T)^T
-        turned = self.output(self.matmul(swap(second, 1, 2), swap(first, 1, 2)))
-        return swap(turned, 1, 2).reshape(shape)
+        a = as_matrices(lhs, (ours.batch, ours.free, ours.contracting))
+        b = as_matrices(rhs, (theirs.batch, theirs.contracting, theirs.free))
+        if not turned:
+            return self.output(self.matmul(a, b)).reshape(shape)
+        swap = self._calculator.xp.swapaxes
+        return swap(self.output(self.matmul(swap(b, 1, 2), swap(a, 1, 2))), 1, 2).reshape(shape)
 
     def _power(self, x: Array, y: Array) -> Array | None:
         """x^y of a constant y that is an integer, 1/2 or -1/2."""
@@ -204,14 +199,14 @@ class EmulatingCalculator(Calculator):
     def __init__(self, policy: Arithmetic, recorder: Recorder | None, default: SitePolicy | None) -> None:
         super().__init__(policy, "jax", recorder)
         self._default = default
+        self._outside: dict[Pass, EmulatedSite] = {}
 
-    def outside(self, direction: Pass) -> Site:
+    def outside(self, direction: Pass) -> EmulatedSite:
         """Operations outside every site: ``default.pass``."""
-        key = (None, "default", direction)
-        if key not in self._sites:
+        if direction not in self._outside:
             row = self._default or default_row(self.policy, direction)
-            self._sites[key] = EmulatedSite(self, "default", direction, row)
-        return self._sites[key]
+            self._outside[direction] = EmulatedSite(self, "default", direction, row)
+        return self._outside[direction]
 
 
 def default_row(policy: Arithmetic, direction: Pass) -> SitePolicy:

@@ -10,7 +10,7 @@ from typing import Any
 from precision.backends import get_backend, is_concrete
 from precision.format import Format
 from precision.statistics import Statistics
-from qsim.emulated_sites import CountingRecorder, EmulatedSite, EmulatingCalculator
+from qsim.emulated_sites import CountingRecorder, EmulatingCalculator
 from qsim.policy import SITES, Arithmetic, Pass, SitePolicy, parse_policy
 
 Array = Any
@@ -42,21 +42,23 @@ def emulate(
 
     Gradients: equations that ``jax.grad`` transposed are of ``dgrad``; a product of a gradient with anything but a
     weight is of ``wgrad``, where the site multiplied by a weight before.  Weights are constant arrays, and what comes
-    of the first argument by moves alone.  Backward passes read what their own site kept for them unrounded, unless it
-    had left before.  A weight's gradient is one sum over all rows, with no reduction chunks; there is no loss scale.
+    of the first argument by moves alone; so give data as another argument.  Backward passes read what their own site
+    kept for them unrounded, unless it had left before.  A weight's gradient is one sum over all rows, with no
+    reduction chunks; there is no loss scale.  What is rematerialised is of ``fprop``, and counted again.
 
     Arithmetic: float32 that flushes subnormals, sums by the tree over neighbours (several axes as one, row-major),
     maxima with +0 above -0, exp, log, tanh, erf and rsqrt of the project, 1 - erf for erfc, 1 / (1 + e^-x) for the
     logistic function; tables of the inner format where that has 16 bits, also for exp2, sin and cos, and
-    ``jax.nn.gelu(x, approximate=False)`` as ``Site.gelu`` has it.  Integer powers by squares; x ** 0.5, x ** -0.5.
-    Scattered sums row after row in float32.  A function's own narrower dtypes stay: their results are rounded to
-    them as well.  Loops and branches stay what they are, rematerialisation is left to XLA, and draws of
-    ``jax.random`` are not of the policy.
+    ``jax.nn.gelu(x, approximate=False)`` as ``Site.gelu`` has it (``jax.grad`` takes it apart, and then it is
+    computed in steps).  Powers: integers by squares, 1/2 and -1/2.  Scattered sums row after row in float32.  A
+    function's own narrower dtypes stay: their results are rounded to them as well.  Loops and branches stay what they
+    are, rematerialisation saves no memory, and draws of ``jax.random`` are not of the policy.
 
-    Exactness: bit-identical on every device.  Under ``fp32`` a function that adds, subtracts, multiplies, divides,
+    Exactness: bit-identical on every device, accumulator ``native`` apart.  Under ``fp32`` a function that adds, subtracts, multiplies, divides,
     takes square roots and maxima, moves, selects and compares has the bits that XLA on a CPU gives operation by
     operation (``jax.disable_jit``), quotients by a broadcast value apart: fused, XLA contracts a b + c.  A sum or
     product of more than two terms has the project's order, a transcendental function the project's last bit.
+    Arguments: pytrees of arrays, as ``jax.jit`` has them.
     Errors: ValueError for an unknown policy or site, rows of single layers, a site without accumulator that
     multiplies matrices, and stochastic rounding; NotImplementedError for a primitive that has no arithmetic here (its
     name, its scope and what to do), and for counters of a while loop; TypeError for float64 and for the derivative of
@@ -105,14 +107,20 @@ class Emulation:
         return self._at(place).compute(primitive, operands, constant, params)
 
     def product(self, place: Any, lhs: Any, rhs: Any, params: dict[str, Any]) -> Array:
-        gradient = int(rhs.gradient and not lhs.gradient)
-        direction: Pass = "dgrad" if place.backward else "fprop"
-        if not place.backward and (lhs.weight or rhs.weight):
-            self._with_weights.add(place.site)
-        kept = (lhs, rhs)[1 - gradient]
-        if place.backward and place.site in self._with_weights and not kept.weight:
-            direction = "wgrad"
-        return self._of(place.site, direction).product(lhs.array, rhs.array, params["dimension_numbers"], gradient)
+        """As the policy has its operands: x and the weight, dy and the weight in dgrad, x and dy in wgrad."""
+        site, numbers = self._of(place.site, self._pass_of(place, lhs, rhs)), params["dimension_numbers"]
+        if not place.backward:
+            return site.product(lhs.array, rhs.array, numbers, turned=lhs.weight and not rhs.weight)
+        gradient_first = not _gradient_is_second(lhs, rhs)
+        return site.product(lhs.array, rhs.array, numbers, turned=gradient_first == (site.direction == "wgrad"))
+
+    def _pass_of(self, place: Any, lhs: Any, rhs: Any) -> Pass:
+        if not place.backward:
+            if lhs.weight or rhs.weight:
+                self._with_weights.add(place.site)
+            return "fprop"
+        kept = lhs if _gradient_is_second(lhs, rhs) else rhs
+        return "wgrad" if place.site in self._with_weights and not kept.weight else "dgrad"
 
     def gelu(self, place: Any, x: Array) -> Array:
         return self._at(place).gelu(x)
@@ -120,12 +128,17 @@ class Emulation:
     def leave(self, place: Any, x: Array) -> Array:
         return self._at(place).output(x)
 
-    def _at(self, place: Any) -> EmulatedSite:
+    def _at(self, place: Any) -> Any:
         return self._of(place.site, "dgrad" if place.backward else "fprop")
 
     def _of(self, site: str | None, direction: Pass) -> Any:
         calculator = self._calculator
         return calculator.outside(direction) if site is None else calculator.at(site, direction)
+
+
+def _gradient_is_second(lhs: Any, rhs: Any) -> bool:
+    """Of the operands of a product of the backward pass; JAX puts it first."""
+    return rhs.gradient and not lhs.gradient
 
 
 def _check(policy: Arithmetic, sites: Mapping[str, str]) -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -172,6 +173,33 @@ def matmul(x: np.ndarray, w: np.ndarray, inputs: str, output: str) -> np.ndarray
     return pr.matmul(a, b, inputs=inputs, accumulator="fp32_sequential", output=output)
 
 
+def test_an_equinox_model_rounds_at_each_operation() -> None:
+    """Without scopes: product, bias and activation of each layer; its weights stand first in their products."""
+    net = eqx.nn.MLP(in_size=5, out_size=3, width_size=4, depth=1, key=jax.random.key(0))
+    arrays, rest = eqx.partition(net, eqx.is_array)
+    x = normal(6, 5)
+    got, counters = emulate(lambda p, x: jax.vmap(eqx.combine(p, rest))(x), "bf16", counters=True)(arrays, x)
+    up, down = ((np.asarray(layer.weight).T, np.asarray(layer.bias)) for layer in net.layers)
+    hidden = pr.round_to(matmul(x, up[0], "bf16", "bf16") + up[1], "bf16")
+    expected = pr.round_to(matmul(np.maximum(hidden, 0), down[0], "bf16", "bf16") + down[1], "bf16")
+    assert_same_bits(got, expected)
+    assert counters["default.fprop"].count == 6 * (4 + 4 + 4 + 3 + 3)
+
+
+@pytest.mark.parametrize("name", ["int8-fprop", "fp8"])
+def test_the_weight_is_the_second_operand_of_a_site(name: str) -> None:
+    """Whichever side the function has it on: as in our own linear layer."""
+    policy = POLICIES[name]
+    x, w = (pr.round_to(normal(*shape), "bf16") for shape in ((6, 5), (5, 4)))
+
+    def turned(w: Any, x: Any) -> Any:
+        with named_scope("mlp_up"):
+            return (w.T @ x.T).T
+
+    expected = layers.linear_forward(Calculator(policy, "numpy"), "mlp_up", x, w, None)
+    assert_same_bits(emulate(turned, policy)(w, x), expected)
+
+
 # Where values are rounded
 
 
@@ -202,6 +230,28 @@ def test_outside_every_scope_each_operation_is_rounded_as_default_says() -> None
     result, counters = emulate(lambda x: (x + 1) * 3, "bf16", default=row, counters=True)(x)
     assert_same_bits(result, pr.round_to(3 * pr.round_to(x + np.float32(1), "e5m2"), "e5m2"))
     assert {key: (s.format, s.count) for key, s in counters.items()} == {"default.fprop": ("e5m2", 128)}
+
+
+def test_custom_derivatives_are_left_to_jax() -> None:
+    """The function itself forward, its own rule backward."""
+
+    @jax.custom_vjp
+    def doubled(x: Any) -> Any:
+        return x + x
+
+    doubled.defvjp(lambda x: (doubled(x), x), lambda x, dy: (dy * x,))
+    x = normal(64)
+    assert_same_bits(emulate(doubled, "bf16")(x), pr.round_to(x + x, "bf16"))
+    gradient = emulate(jax.grad(lambda x: jnp.sum(doubled(x))), "bf16")(x)
+    assert_same_bits(gradient, pr.round_to(x, "bf16"))
+
+
+def test_functions_of_a_narrow_inner_format_are_its_tables() -> None:
+    x = pr.round_to(normal(64), "fp16")
+    row = dataclasses.replace(LINEAR, inner="fp16")
+    for function, name in ((jax.nn.sigmoid, "sigmoid"), (jnp.sin, "sin"), (jnp.exp2, "exp2"), (lax.rsqrt, "rsqrt")):
+        expected = getattr(pr, name)(x, fmt="fp16")
+        assert_same_bits(emulate(function, "fp16", default=row)(x), expected, any_nan=True)
 
 
 def test_constants_are_rounded_to_a_narrow_inner_format() -> None:
@@ -296,16 +346,14 @@ def test_gradients_are_the_products_of_dgrad_and_wgrad(name: str) -> None:
     policy = POLICIES[name]
     x, w, dy = (pr.round_to(normal(*shape), "bf16") for shape in ((6, 5), (5, 4), (6, 4)))
 
-    def function(w: Any, x: Any, dy: Any) -> Any:
-        with named_scope("embedding"):
-            x = x * 1  # computed, as what a layer is given
+    def linear(w: Any, x: Any) -> Any:
         with named_scope("mlp_up"):
-            y = x @ w
-        return y, dy
+            return x @ w
 
     def gradients(w: Any, x: Any, dy: Any) -> Any:
-        _, pull = jax.vjp(lambda w, x: function(w, x, dy)[0], w, x)
-        return pull(dy)
+        with named_scope("embedding"):
+            x = x * 1  # computed, as what a layer is given
+        return jax.vjp(linear, w, x)[1](dy)
 
     (dw, dx), counters = emulate(gradients, policy, counters=True)(w, x, dy)
     ours = Calculator(policy, "numpy")
@@ -323,6 +371,20 @@ def test_gradients_of_a_gpt_are_near() -> None:
     for name, gradient in exact.items():
         error = np.abs(np.asarray(got[name]) - gradient).max()
         assert 0 < error < 0.05 * np.abs(gradient).max(), name
+
+
+@pytest.mark.parametrize("function", [scanned, rematerialised])
+def test_gradients_through_loops_are_those_without(function: Callable) -> None:
+    x, ws = normal(4, 4), normal(3, 4, 4, seed=1)
+
+    def gradient(function: Callable) -> Callable:
+        return emulate(jax.grad(lambda ws, x: jnp.sum(function(x, ws) ** 2)), "fp16", counters=True)
+
+    expected, counters = gradient(unrolled)(ws, x)
+    got, seen = gradient(function)(ws, x)
+    assert_same_bits(got, expected)
+    assert seen["mlp_up.wgrad"] == counters["mlp_up.wgrad"]
+    assert counters["mlp_up.wgrad"].count == ws.size
 
 
 def test_a_lookup_s_gradient_adds_rows_in_order() -> None:
@@ -362,12 +424,6 @@ def test_an_unknown_primitive_is_refused_by_name(function: Callable, name: str) 
 
     with refused(NotImplementedError, name, "(loss)", "write it by"):
         emulate(scoped, "fp32")(normal(4))
-
-
-def test_sine_of_a_16_bit_format_is_its_table() -> None:
-    x = pr.round_to(normal(64), "fp16")
-    with_tables = dataclasses.replace(LINEAR, inner="fp16")
-    assert_same_bits(emulate(jnp.sin, "fp16", default=with_tables)(x), pr.sin(x, fmt="fp16"))
 
 
 def test_other_refusals() -> None:
