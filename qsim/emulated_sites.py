@@ -90,6 +90,11 @@ class EmulatedSite(Site):
                 f"{self._key} of policy {calculator.policy.name} rounds stochastically and emulate has no key "
                 "for it; choose a policy that rounds to nearest"
             )
+        if policy.scaling == "delayed":
+            raise ValueError(
+                f"{self._key} of policy {calculator.policy.name} scales by what earlier steps saw, and a function "
+                "has none; choose scaling 'tensor' or 'blocks'"
+            )
         self._casts = [fmt is not FP32 for fmt in self._operands]
 
     def compute(self, primitive: str, operands: list[Array], constant: list[bool], params: Params) -> Array | None:
@@ -212,6 +217,6 @@ class EmulatingCalculator(Calculator):
 def default_row(policy: Arithmetic, direction: Pass) -> SitePolicy:
     """The policy's ``residual``; its products as all GEMM sites have them, where these have one way."""
     row = policy.site("residual", direction)
-    fields = ("inputs", "gradient_inputs", "scaling", "accumulator", "quantization", "gradient_rounding")
+    fields = ("inputs", "gradient_inputs", "scaling", "block", "accumulator", "quantization", "gradient_rounding")
     ways = {tuple(getattr(policy.site(site, direction), name) for name in fields) for site in GEMM_SITES}
     return dataclasses.replace(row, **dict(zip(fields, ways.pop(), strict=True))) if len(ways) == 1 else row

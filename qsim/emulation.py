@@ -54,10 +54,11 @@ def emulate(
     function's own narrower dtypes stay: their results are rounded to them as well.  Loops and branches stay what they
     are, rematerialisation saves no memory, and draws of ``jax.random`` are not of the policy.
 
-    Exactness: bit-identical on every device, accumulator ``native`` apart.  Under ``fp32`` a function that adds, subtracts, multiplies, divides,
-    takes square roots and maxima, moves, selects and compares has the bits that XLA on a CPU gives operation by
-    operation (``jax.disable_jit``), quotients by a broadcast value apart: fused, XLA contracts a b + c.  A sum or
-    product of more than two terms has the project's order, a transcendental function the project's last bit.
+    Exactness: bit-identical on every device, accumulator ``native`` apart.  Under ``fp32`` a function that adds,
+    subtracts, multiplies, divides, takes square roots and maxima, moves, selects and compares has the bits that XLA
+    on a CPU gives operation by operation (``jax.disable_jit``), quotients by a broadcast value apart: fused, XLA
+    contracts a b + c.  A sum or product of more than two terms has the project's order, a transcendental function the
+    project's last bit.
     Arguments: pytrees of arrays, as ``jax.jit`` has them.
     Errors: ValueError for an unknown policy or site, rows of single layers, a site without accumulator that
     multiplies matrices, and stochastic rounding; NotImplementedError for a primitive that has no arithmetic here (its
@@ -86,7 +87,7 @@ def emulate(
 
 
 class Emulation:
-    """The arithmetic of every place of a function, as ``precision.backends.jax_.interpreter.Rule`` has it."""
+    """The arithmetic of every place of a function, as ``precision.backends.jax_.interpreted_values.Rule`` has it."""
 
     def __init__(self, calculator: EmulatingCalculator, patterns: Mapping[str, str]) -> None:
         self._calculator, self._patterns = calculator, patterns

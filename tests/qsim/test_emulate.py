@@ -143,11 +143,11 @@ def test_products_are_matmul(batch: list[int], free: list[int], contracting: lis
     w = normal(*batch, *contracting, 4, seed=seed + 9)
     c, b, f = (tuple(range(n)) for n in (len(contracting), len(batch), len(free)))
     numbers = ((c, tuple(i + len(b) for i in c)), (tuple(i + len(c) for i in b), b))
-    got = emulate(lambda x, w: lax.dot_general(x, w, numbers), "fp16-v100")(x, w)
+    got = emulate(lambda x, w: lax.dot_general(x, w, numbers), "fp16")(x, w)
     order = [*(i + len(c) for i in b), *(i + len(c) + len(b) for i in f), *c]
     rows = x.transpose(order).reshape(*batch, int(np.prod(free)), -1)
     a, k = (pr.round_to(v, "fp16") for v in (rows, w.reshape(*batch, rows.shape[-1], 4)))
-    expected = pr.matmul(a, k, inputs="fp16", accumulator="v100", output="fp16")
+    expected = pr.matmul(a, k, inputs="fp16", accumulator="fp32_sequential", output="fp16")
     assert_same_bits(got, expected.reshape(*batch, *free, 4))
 
 
@@ -186,7 +186,7 @@ def test_an_equinox_model_rounds_at_each_operation() -> None:
     assert counters["default.fprop"].count == 6 * (4 + 4 + 4 + 3 + 3)
 
 
-@pytest.mark.parametrize("name", ["int8-fprop", "fp8"])
+@pytest.mark.parametrize("name", ["int8-fprop", "fp8", "fp8-1x128"])
 def test_the_weight_is_the_second_operand_of_a_site(name: str) -> None:
     """Whichever side the function has it on: as in our own linear layer."""
     policy = POLICIES[name]
@@ -432,6 +432,8 @@ def test_other_refusals() -> None:
         emulate(layer, "fp16", sites={"*": "nowhere"})
     with refused(ValueError, "rows of single layers"):
         emulate(layer, POLICIES["fp16"].override([("layer.1.qkv.*", {"output": "bf16"})], layers=2))
+    with refused(ValueError, "fp8-delayed", "earlier steps", "tensor"):
+        emulate(layer, "fp8-delayed")(x, x)
     with refused(ValueError, "fp8", "no accumulator", "default"):
         emulate(jnp.matmul, "fp8")(x, x)
     with refused(ValueError, "stochastically", "nearest"):

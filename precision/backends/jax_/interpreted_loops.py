@@ -1,29 +1,26 @@
-"""Loops and branches of an interpreted function: they stay loops and branches, their bodies interpreted."""
+"""Loops and branches of an interpreted function: they stay loops and branches, their bodies interpreted.
+
+What a loop carries, what it reads again and again and what a branch takes or gives has left its scope; the slices
+that a scan goes over and the results it stacks keep their standing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import ClosedJaxpr
 
-from precision.backends.jax_.interpreter import Interpreter, Path, Value, carried
+from precision.backends.jax_.interpreted_values import Path, Value, constants
+
+if TYPE_CHECKING:
+    from precision.backends.jax_.interpreter import Interpreter
 
 Array = Any
-
-
-def loop(interpreter: Interpreter, eqn: Any, operands: list[Any], path: Path) -> list[Any]:
-    """The results of an equation that is a scan, a while or a cond.
-
-    What a loop carries, what it reads again and again and what a branch takes or gives has left its scope; the slices
-    that a scan goes over and the results it stacks keep their standing.
-    """
-    kind = {"scan": _scan, "while": _while, "cond": _cond}[eqn.primitive.name]
-    return kind(interpreter, eqn.params, operands, path)
 
 
 def _bare(interpreter: Interpreter, x: Any) -> Array:
@@ -37,7 +34,7 @@ def _standing(like: Any, array: Array) -> Any:
 
 def _evaluate(interpreter: Interpreter, closed: ClosedJaxpr, inputs: Sequence[Any], path: Path) -> list[Any]:
     interpreter.interrupt()
-    results = interpreter.run(closed.jaxpr, [carried(c, weight=True) for c in closed.consts], inputs, path)
+    results = interpreter.run(closed.jaxpr, constants(closed.consts), inputs, path)
     interpreter.interrupt()
     return results
 
@@ -151,3 +148,10 @@ def _of_any_branch(results: Sequence[Any], array: Array) -> Any:
     if not values:
         return array
     return Value(array, weight=all(x.weight for x in values), gradient=any(x.gradient for x in values))
+
+
+LOOPS: dict[str, Callable[[Interpreter, dict[str, Any], list[Any], Path], list[Any]]] = {
+    "cond": _cond,
+    "scan": _scan,
+    "while": _while,
+}

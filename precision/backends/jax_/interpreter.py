@@ -7,7 +7,7 @@ whatever the function's own type; integers, booleans and random keys take the pr
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +15,21 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from precision.backends.jax_.arithmetic import flush
-from precision.backends.jax_.gradients import without_derivative
 from precision.backends.jax_.idioms import find_gelus
-from precision.backends.jax_.rounding import round_to, widen
+from precision.backends.jax_.interpreted_loops import LOOPS
+from precision.backends.jax_.interpreted_values import (
+    Path,
+    Place,
+    Rule,
+    Value,
+    carried,
+    constants,
+    format_of,
+    is_float,
+)
+from precision.backends.jax_.rounding import round_to
 from precision.backends.jax_.scattering import scatter_add
-from precision.format import Format
-from precision.formats import FP32, parse_format
+from precision.formats import FP32
 
 Array = Any
 # Same bits elsewhere, or another sign
@@ -34,119 +43,9 @@ READS = frozenset({
     "argmax", "argmin", "ceil", "eq", "floor", "ge", "gt", "is_finite", "le", "lt", "ne", "round", "sign",
 })  # fmt: skip
 CALLS = {  # and what each calls its function
-    "checkpoint": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr", "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr", "jit": "jaxpr", "pjit": "jaxpr", "remat": "jaxpr", "remat2": "jaxpr",
+    "closed_call": "call_jaxpr", "core_call": "call_jaxpr", "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr", "jit": "jaxpr", "remat2": "jaxpr",
 }  # fmt: skip
-LOOPS = frozenset({"scan", "while", "cond"})
-REFUSED = (
-    "emulate(...) has no derivative, because its roundings have none: differentiate first, as in "
-    "emulate(jax.grad(function), policy)"
-)
-
-
-class Place(NamedTuple):
-    """Where an equation stands: a site of the rule's, None outside every scope; whether it is of a gradient."""
-
-    site: str | None
-    backward: bool
-
-
-class Rule(Protocol):
-    """The arithmetic of every place."""
-
-    def site(self, names: Sequence[str]) -> str | None:
-        """Of named scopes, outermost first."""
-
-    def compute(
-        self, place: Place, primitive: str, operands: list[Array], constant: list[bool], params: dict[str, Any]
-    ) -> Array | None:
-        """The result before it leaves its scope; None for a primitive that is not offered."""
-
-    def product(self, place: Place, lhs: Value, rhs: Value, params: dict[str, Any]) -> Array:
-        """``dot_general`` of operands that have left their scopes, rounded."""
-
-    def gelu(self, place: Place, x: Array) -> Array:
-        """Rounded."""
-
-    def leave(self, place: Place, x: Array) -> Array:
-        """x rounded, as what leaves its scope is."""
-
-
-class Value:
-    """A float of the function.
-
-    place, run: of the scope that computed it and has not let it go, and which uninterrupted run of that scope; None
-    for what is rounded already or was never computed.  weight: moved here from the first argument or a constant
-    array.  gradient: computed by the backward pass.  constant: a scalar written into the function.
-    """
-
-    __slots__ = ("_left", "array", "constant", "gradient", "place", "run", "weight")
-
-    def __init__(
-        self,
-        array: Array,
-        place: Place | None = None,
-        run: int = 0,
-        *,
-        weight: bool = False,
-        gradient: bool = False,
-        constant: bool = False,
-    ) -> None:
-        self.array, self.place, self.run, self._left = array, place, run, None
-        self.weight, self.gradient, self.constant = weight, gradient, constant
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.array.shape
-
-    def outside(self, rule: Rule) -> Array:
-        """As every reader outside its scope has it: rounded once, at the first reading."""
-        if self.place is None:
-            return self.array
-        if self._left is None:
-            self._left = rule.leave(self.place, self.array)
-        return self._left
-
-    def read(self, rule: Rule, place: Place, run: int) -> Array:
-        """As an equation has it: unrounded inside the same run, and for the backward pass of its own site where
-        nothing outside has read it."""
-        if self.place is None or self.run == run:
-            return self.array
-        return self.array if self.kept_for(place) else self.outside(rule)
-
-    def kept_for(self, place: Place) -> bool:
-        """Whether it is that site's own, kept for its backward pass, and has not left."""
-        return place.backward and not self.left and self.place == Place(place.site, False)
-
-    @property
-    def left(self) -> bool:
-        """Whether it is of no scope, or no longer."""
-        return self.place is None or self._left is not None
-
-    def within(self, run: int) -> bool:
-        return self.place is not None and self.run == run
-
-    def moved(self, array: Array) -> Value:
-        """Another array of the same standing, as a slice of this one has it."""
-        return Value(array, self.place, self.run, weight=self.weight, gradient=self.gradient)
-
-
-class Path(NamedTuple):
-    """Named scopes around an equation, outermost first, and the transformations that made it."""
-
-    names: tuple[str, ...] = ()
-    transforms: tuple[str, ...] = ()
-
-    def inside(self, stack: Any) -> Path:
-        """With those of a name stack, whose elements are scopes and transformations in turn."""
-        transforms = [part.name for part in stack.stack if type(part).__name__ == "Transform"]
-        names = [n for part in stack.stack if type(part).__name__ == "Scope" for n in part.name.split("/")]
-        return Path((*self.names, *names), (*self.transforms, *transforms))
-
-    @property
-    def backward(self) -> bool:
-        """What rematerialisation computes again is forward."""
-        return "transpose" in self.transforms and "rematted_computation" not in self.names
 
 
 def interpret(function: Callable, rule: Rule, recorder: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -155,34 +54,12 @@ def interpret(function: Callable, rule: Rule, recorder: Any, args: tuple, kwargs
     first, rest = jax.tree.leaves(args[:1]), jax.tree.leaves((args[1:], kwargs))
     leaves = [carried(x, weight=i < len(first)) for i, x in enumerate([*first, *rest])]
     interpreter = Interpreter(rule, recorder)
-    results = interpreter.run(closed.jaxpr, [carried(c, weight=True) for c in closed.consts], leaves, Path())
+    results = interpreter.run(closed.jaxpr, constants(closed.consts), leaves, Path())
     arrays = [
         jnp.asarray(x.outside(rule), var.aval.dtype) if isinstance(x, Value) else x
         for x, var in zip(results, closed.jaxpr.outvars, strict=True)
     ]
     return jax.tree.unflatten(jax.tree.structure(shapes), arrays)
-
-
-def is_float(x: Any) -> bool:
-    """Whether of a floating-point dtype; complex ones are none."""
-    return jnp.issubdtype(x.dtype, jnp.floating)
-
-
-def format_of(dtype: Any) -> Format:
-    """TypeError for float64."""
-    if dtype == jnp.float64:
-        raise TypeError("emulate carries floats in float32 and met float64; cast to float32, or leave x64 off")
-    return parse_format(np.dtype(dtype))
-
-
-def carried(x: Any, *, weight: bool = False) -> Any:
-    """An input or a constant array as it is carried."""
-    x = jnp.asarray(x)
-    if not is_float(x):
-        return x
-    fmt = format_of(x.dtype)
-    wide = x if fmt == FP32 else widen(x, fmt)
-    return Value(without_derivative(wide, REFUSED), weight=weight and x.ndim > 0, constant=weight and x.ndim == 0)
 
 
 class Interpreter:
@@ -233,13 +110,11 @@ class Interpreter:
     def _equation(self, eqn: Any, operands: list[Any], path: Path) -> list[Any]:
         name = eqn.primitive.name
         if name in LOOPS:
-            from precision.backends.jax_.interpreted_loops import loop  # which runs this interpreter on its bodies
-
-            return loop(self, eqn, operands, path)
+            return LOOPS[name](self, eqn.params, operands, path)
         if name in CALLS and not _draws(eqn):
             called = eqn.params[CALLS[name]]
             closed = called if isinstance(called, ClosedJaxpr) else ClosedJaxpr(called, ())
-            return self.run(closed.jaxpr, [carried(c, weight=True) for c in closed.consts], operands, path)
+            return self.run(closed.jaxpr, constants(closed.consts), operands, path)
         if any(jnp.issubdtype(v.aval.dtype, jnp.complexfloating) for v in (*eqn.invars, *eqn.outvars)):
             raise _unknown(f"{name} of complex numbers", path)
         if name in CALLS or not eqn.outvars or not any(isinstance(x, Value) for x in operands):
