@@ -93,27 +93,27 @@ class DotGeneral:
     ) -> Any:
         _refuse_options(precision, out_sharding)
         dtype = _result_dtype(lhs, rhs, preferred_element_type)
-        ours, theirs = _operand_axes(lhs, rhs, dimension_numbers)
+        ours, theirs = operand_axes(lhs, rhs, dimension_numbers)
         passes = Passes(
             _with_output(self.fprop, dtype), _with_output(self.dgrad, lhs.dtype), _with_output(self.wgrad, rhs.dtype)
         )
         key = _key_of(passes, key)
         module = choose_backend(lhs, rhs)
-        a = _as_matrices(as_float32(module, lhs), (ours.batch, ours.free, ours.contracting))
-        b = _as_matrices(as_float32(module, rhs), (theirs.batch, theirs.contracting, theirs.free))
+        a = as_matrices(as_float32(module, lhs), (ours.batch, ours.free, ours.contracting))
+        b = as_matrices(as_float32(module, rhs), (theirs.batch, theirs.contracting, theirs.free))
         y = module.product(passes, a, b, key) if module.name == "jax" else passes.fprop(a, b, key)
         shape = [lhs.shape[i] for i in (*ours.batch, *ours.free)] + [rhs.shape[i] for i in theirs.free]
         return y.reshape(shape).astype(dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _OperandAxes:
+class OperandAxes:
     batch: Axes
     contracting: Axes
     free: Axes
 
 
-def _operand_axes(lhs: Any, rhs: Any, numbers: DimensionNumbers) -> tuple[_OperandAxes, _OperandAxes]:
+def operand_axes(lhs: Any, rhs: Any, numbers: DimensionNumbers) -> tuple[OperandAxes, OperandAxes]:
     """The axes of each operand by their part, sizes checked."""
     contracting, batch = numbers
     for kind, (ours, theirs) in (("contracting", contracting), ("batch", batch)):
@@ -129,16 +129,16 @@ def _operand_axes(lhs: Any, rhs: Any, numbers: DimensionNumbers) -> tuple[_Opera
     return lhs_axes, rhs_axes
 
 
-def _of_operand(x: Any, contracting: Axes, batch: Axes, name: str) -> _OperandAxes:
+def _of_operand(x: Any, contracting: Axes, batch: Axes, name: str) -> OperandAxes:
     named = (*batch, *contracting)
     if len(set(named)) < len(named):
         raise ValueError(f"axes {named} of {name} name one axis twice; an axis is contracted or batched once")
-    return _OperandAxes(
+    return OperandAxes(
         batch=batch, contracting=contracting, free=[axis for axis in range(x.ndim) if axis not in named]
     )
 
 
-def _as_matrices(x: Any, parts: tuple[Axes, Axes, Axes]) -> Any:
+def as_matrices(x: Any, parts: tuple[Axes, Axes, Axes]) -> Any:
     """Axes in the order of the parts, each part one axis."""
     shape = [math.prod(x.shape[axis] for axis in part) for part in parts]
     return x.transpose([axis for part in parts for axis in part]).reshape(shape)

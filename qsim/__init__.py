@@ -5,10 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from qsim.emulation import emulate
     from qsim.recorded_run import RecordedRun, load_run
 
-__all__ = ["RecordedRun", "load_run"]
-_PLACES = {"RecordedRun": "qsim.recorded_run", "load_run": "qsim.recorded_run"}
+__all__ = ["RecordedRun", "emulate", "load_run"]
+_PLACES = {
+    "RecordedRun": "qsim.recorded_run",
+    "emulate": "qsim.emulation",
+    "load_run": "qsim.recorded_run",
+}
 
 
 def __getattr__(name: str) -> Any:

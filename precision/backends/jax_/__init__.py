@@ -24,6 +24,7 @@ from precision.backends.jax_.counting import computed_once, count, join, observe
 from precision.backends.jax_.derivatives import differentiable
 from precision.backends.jax_.gemm import counted_matmul, matmul
 from precision.backends.jax_.gradients import product, straight_through, straight_through_where, without_derivative
+from precision.backends.jax_.interpreter import interpret
 from precision.backends.jax_.layers import fused_layer
 from precision.backends.jax_.operations import compare, extreme, operate, ordered_sum
 from precision.backends.jax_.products import (
@@ -90,6 +91,7 @@ __all__ = [
     "fused_quantizer",
     "fused_scaler",
     "integer_matmul",
+    "interpret",
     "jit",
     "join",
     "key_words",
