@@ -1,7 +1,7 @@
 """Which sites of FP16 cost what, by swapping one at a time.
 
-Claim (the literature's): what breaks in FP16 training is gradients of activations without a loss scale, and LayerNorm's
-statistics and softmax where their arithmetic is FP16 too.
+Claim (the literature's): what breaks in FP16 training is gradients of activations without a loss scale, and
+LayerNorm's statistics and softmax where their arithmetic is FP16 too.
 
 Rule, written before it was run: a site is *named* where it is among the three costliest, swapped alone, by the error
 of the gradient, or has the most underflows of all; the claim is *reproduced* where every site it blames for a policy

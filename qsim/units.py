@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from qsim.arithmetic import Arithmetic, LayerRow
-from qsim.site_policy import GEMM_SITES, WHOLE_MODEL_SITES, Pass, SitePolicy
+from qsim.site_policy import WHOLE_MODEL_SITES, Pass, SitePolicy
 from qsim.stages import STAGES
 
 By = Literal["site", "pass", "layer", "place"]
@@ -16,26 +16,29 @@ Row = tuple[str, Pass]
 PARAMETERS = "parameters"
 # fields of a site's row by what they round; a product and its sum are one thing, the accumulator says how both round
 PARTS: dict[str, tuple[str, ...]] = {
-    "input": ("inputs", "gradient_inputs", "scaling"),
+    "input": ("inputs", "gradient_inputs", "scaling", "block"),
     "accumulator": ("accumulator",),
     "inner": ("inner", "sums"),
     "output": ("output", "rounding", "subnormals"),
     "quantizer": ("quantization", "gradient_rounding"),
 }
+# the quantizer in two other ways, beside its own cost: what is lost to one scale a tensor, and to outlier columns
+VECTORWISE, ALTERNATIVES = "int8_vectorwise", {"one scale": "int8_tensorwise", "outliers apart": "llm_int8"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unit:
     """Something of a policy that is swapped as one.
 
-    name: as it is printed.  places: (layer, site, pass) whose rows it has; part: of these rows, a key of ``PARTS``,
-    all of them where None.  stage: one of ``qsim.stages.STAGES`` or ``parameters``, the format of the working copy;
-    then there are no places.
+    name: as it is printed.  places: (layer, site, pass) whose rows it has.  part: of these rows, a key of ``PARTS``,
+    all of them where None.  scheme: in place of the other policy's ``int8_vectorwise``.
+    stage: one of ``qsim.stages.STAGES`` or ``parameters``, the format of the working copy; then there are no places.
     """
 
     name: str
     places: frozenset[tuple[int, str, Pass]] = frozenset()
     part: str | None = None
+    scheme: str | None = None
     stage: str | None = None
 
 
@@ -57,12 +60,23 @@ def units(base: Arithmetic, other: Arithmetic, layers: int, by: By = "site") -> 
 
 
 def parts(unit: Unit, base: Arithmetic, other: Arithmetic) -> list[Unit]:
-    """A unit of rows by what they round: those of ``PARTS`` in which the policies differ there."""
+    """A unit of rows by what they round: those of ``PARTS`` in which the policies differ there.
+
+    Of vector-wise INT8 also the quantizer with one scale a tensor, and with outlier columns in fp16: the latter less
+    than the quantizer costs is what outlier columns cost.
+    """
     found = []
     for part, fields in PARTS.items():
         pairs = [(base.site(s, p, i), other.site(s, p, i)) for i, s, p in unit.places]
         if any(getattr(a, field) != getattr(b, field) for a, b in pairs for field in fields):
             found.append(dataclasses.replace(unit, name=f"{unit.name}: {part}", part=part))
+    if all(other.site(s, p, i).quantization in (None, VECTORWISE) for i, s, p in unit.places):
+        quantizers = [one for one in found if one.part == "quantizer"]
+        found += [
+            dataclasses.replace(one, name=f"{one.name}, {words}", scheme=scheme)
+            for one in quantizers
+            for words, scheme in ALTERNATIVES.items()
+        ]
     return found
 
 
@@ -74,7 +88,7 @@ def hybrid(base: Arithmetic, other: Arithmetic, swapped: Collection[Unit], layer
     rows = {place: base.site(place[1], place[2], place[0]) for place in _places(base, layers)}
     for unit in swapped:
         for place in unit.places:
-            rows[place] = _swapped(rows[place], other.site(place[1], place[2], place[0]), unit.part)
+            rows[place] = _swapped(rows[place], other.site(place[1], place[2], place[0]), unit)
     stages = {unit.stage: getattr(other.stages, unit.stage) for unit in swapped if unit.stage in STAGES}
     parameters = other if any(unit.stage == PARAMETERS for unit in swapped) else base
     sites, own = _compressed(base, rows)
@@ -109,12 +123,12 @@ def _name(by: By, layer: int, site: str, direction: Pass) -> str:
     return names[by]()
 
 
-def _swapped(row: SitePolicy, other: SitePolicy, part: str | None) -> SitePolicy:
-    if part is None:
+def _swapped(row: SitePolicy, other: SitePolicy, unit: Unit) -> SitePolicy:
+    if unit.part is None:
         return other
-    fields = {field: getattr(other, field) for field in PARTS[part]}
-    if part == "quantizer" and other.gradient_rounding == "stochastic":
-        fields |= {"scaling": "none", "gradient_inputs": None}
+    fields = {field: getattr(other, field) for field in PARTS[unit.part]}
+    if unit.scheme is not None and other.quantization is not None:
+        fields |= {"quantization": unit.scheme, "gradient_rounding": "nearest_even"}
     return dataclasses.replace(row, **fields)
 
 
@@ -126,18 +140,3 @@ def _compressed(
     own = tuple((i, s, p, row) for (i, s, p), row in rows.items() if row != rows[0, s, p])
     order = {(site, direction): i for i, (site, direction, _) in enumerate(sites)}
     return sites, tuple(sorted(own, key=lambda one: (one[0], order[one[1], one[2]])))
-
-
-def is_product(unit: Unit) -> bool:
-    """Whether all its places are matrix products."""
-    return bool(unit.places) and all(site in GEMM_SITES for _, site, _ in unit.places)
-
-
-def described(unit: Unit, base: Arithmetic, other: Arithmetic) -> dict[str, Any]:
-    """Which fields of its rows change, as ``field: from -> to``."""
-    changes: dict[str, str] = {}
-    for layer, site, direction in sorted(unit.places):
-        a, b = base.site(site, direction, layer), other.site(site, direction, layer)
-        fields = PARTS[unit.part] if unit.part else [field.name for field in dataclasses.fields(a)]
-        changes |= {f: f"{getattr(a, f)} -> {getattr(b, f)}" for f in fields if getattr(a, f) != getattr(b, f)}
-    return changes

@@ -84,6 +84,16 @@ def test_parts_of_a_site(base: RunFolder) -> None:
     assert [cost.unit for cost in found.parts] == ["mlp_down: output"]
 
 
+def test_parts_of_a_quantizer(base: RunFolder) -> None:
+    """One scale a tensor costs more than one a vector; outliers apart no more than with them."""
+    rule = ("mlp_down.fprop", {"quantization": "int8_vectorwise"})
+    found = attribute(Rerun(base), FP32.override([rule], name="other"), batches=1)
+    cost = {one.unit.removeprefix("mlp_down: "): one.size for one in found.parts}
+    assert list(cost) == ["quantizer", "quantizer, one scale", "quantizer, outliers apart"]
+    assert cost["quantizer, one scale"] > cost["quantizer"] == found.alone[0].size
+    assert cost["quantizer, outliers apart"] <= cost["quantizer"]
+
+
 def test_everything_swapped_is_the_other_policy() -> None:
     """Row by row, and stages; of every preset."""
     for other in POLICIES.values():
