@@ -200,6 +200,21 @@ def test_the_weight_is_the_second_operand_of_a_site(name: str) -> None:
     assert_same_bits(emulate(turned, policy)(w, x), expected)
 
 
+def everyday(x: Any) -> list[Any]:
+    """Functions of models as JAX has them."""
+    return [
+        jax.nn.softmax(x), jax.nn.log_softmax(x), jax.nn.logsumexp(x), jax.nn.silu(x), jax.nn.gelu(x),
+        jax.nn.leaky_relu(x), jnp.var(x, -1), x * lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + 1e-6),
+        jax.nn.dot_product_attention(x, x, x, is_causal=True), jnp.stack([x, jnp.roll(x, 1)]), jnp.abs(x) ** -0.5,
+    ]  # fmt: skip
+
+
+def test_everyday_functions_have_arithmetic() -> None:
+    x = normal(2, 4, 2, 8)
+    for got, exact in zip(emulate(everyday, "bf16")(x), everyday(x), strict=True):
+        assert np.abs(got - exact).max() <= 0.03 * np.abs(exact).max()
+
+
 # Where values are rounded
 
 

@@ -36,7 +36,7 @@ Array = Any
 MOVES = frozenset({
     "abs", "broadcast_in_dim", "concatenate", "copy", "copy_p", "dynamic_slice", "dynamic_update_slice",
     "expand_dims", "neg", "optimization_barrier", "pad", "pvary", "reshape", "rev", "scatter", "select_n", "slice",
-    "split", "squeeze", "stop_gradient", "transpose",
+    "split", "squeeze", "stack", "stop_gradient", "transpose", "unstack",
 })  # fmt: skip
 # To integers or booleans, or to a value of the operand's own format; a subnormal reads as 0
 READS = frozenset({
