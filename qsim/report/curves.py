@@ -77,7 +77,7 @@ def _fill_losses(axes: Axes, runs: Sequence[Run], styles: Sequence[Style]) -> li
         ends += trace(axes, run.label, style, run.losses, linewidth=2.4 if row == 0 else 1.4)
     mark(axes, runs, styles, "not finite")
     mark(axes, runs, styles, "skipped")
-    axes.margins(y=0.12)
+    axes.margins(y=0.2 if any(run.skipped for run in runs) else 0.12)
     finite = [clamp(x) for run in runs for x in run.losses.values() if math.isfinite(x)]
     if finite and min(finite) > 0 and max(finite) > 20 * min(finite):
         axes.set_yscale("log")

@@ -50,7 +50,7 @@ def _about_base(base: Run, *, alone: bool) -> str:
         return ""  # the replays are told by their distance to it
     if last == first:
         return f"{base.label} had a loss of {ended} at step {last}, its only one"
-    return f"{base.label} took the loss from {loss(base.losses[first])} to {ended} in {last} steps"
+    return f"{base.label} took the loss from {loss(base.losses[first])} to {ended} in {count(last)} steps"
 
 
 def _about_replay(base: Run, replay: Run) -> str:

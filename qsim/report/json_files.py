@@ -18,7 +18,7 @@ class ReportError(ValueError):
 
 def as_mapping(value: object) -> Mapping[str, Any]:
     """The value where it is a JSON object, else an empty one."""
-    return value if isinstance(value, Mapping) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def read_object(path: Path, loads: Callable[[Any], Any] = json.loads) -> dict[str, Any]:

@@ -6,6 +6,7 @@ sorts tables, is inline, too; nothing is missing without it.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -82,7 +83,7 @@ class Report:
         environment.globals.update(
             share=findings.share, signed=findings.signed, loss=findings.loss, short=findings.short, palette=PALETTE
         )
-        environment.filters.update(count=findings.count)
+        environment.filters.update(count=findings.count, sorting=_sorting)
         return environment.get_template("report.html").render(self.contents)
 
     def as_json(self) -> dict[str, Any]:
@@ -177,6 +178,13 @@ def _run_as_json(row: Mapping[str, Any], run: Run) -> dict[str, Any]:
         "hashes": _plain(row["hashes"]),
         "parameters_sha256": run.hashes.get(run.last_step, {}).get("parameters"),
     }
+
+
+def _sorting(value: float | None) -> str:
+    """By what the script sorts a cell: a number as JavaScript reads it, nothing where there is none."""
+    if value is None or math.isnan(value):
+        return ""
+    return str(value) if abs(value) != math.inf else "Infinity" if value > 0 else "-Infinity"
 
 
 def _plain(words: str) -> str:

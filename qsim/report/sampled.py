@@ -7,7 +7,6 @@ they are cut out of the text before it is parsed, so that a thousand files take 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,7 +123,7 @@ class _SiteSums:
 
     def __init__(self) -> None:
         self._counts: dict[str, dict[str, int]] = {}
-        self._exponents: dict[str, Counter[str]] = {}
+        self._exponents: dict[str, dict[str, int]] = {}
         self._formats: dict[str, str] = {}
         self.by_step: dict[tuple[str, str], dict[int, Counted]] = {}
 
@@ -135,7 +134,9 @@ class _SiteSums:
             counts["nonzero"] = counts["count"] - counts["zero"]
             before = self._counts.get(name)
             self._counts[name] = {key: n + before[key] for key, n in counts.items()} if before else counts
-            self._exponents.setdefault(name, Counter()).update(as_mapping(record.get("exponents")))
+            exponents = self._exponents.setdefault(name, {})
+            for exponent, n in as_mapping(record.get("exponents")).items():
+                exponents[exponent] = exponents.get(exponent, 0) + n
             self._formats[name] = str(record.get("format", ""))
             self._add_step(step, name, counts)
 
@@ -156,7 +157,7 @@ class _SiteSums:
             kind=kind,
             format=self._formats[name],
             counts=self._counts[name],
-            exponents=Counter({int(exponent): n for exponent, n in self._exponents[name].items()}),
+            exponents={int(exponent): n for exponent, n in self._exponents[name].items()},
         )
 
 

@@ -91,14 +91,16 @@ class WhatIfSums:
 
     def __init__(self) -> None:
         self._finite = 0
-        self._lost: dict[str, dict[str, Counter[str]]] = {"underflowed": {}, "overflowed": {}}
+        self._lost: dict[str, dict[str, dict[str, int]]] = {"underflowed": {}, "overflowed": {}}
 
     def add(self, tensors: Mapping[str, Any]) -> None:
         for record in tensors.values():
             self._finite += int(record.get("finite", 0))
             for fmt, counted in (record.get("formats") or {}).items():
                 for event, totals in self._lost.items():
-                    totals.setdefault(fmt, Counter()).update(counted.get(event) or {})
+                    total = totals.setdefault(fmt, {})
+                    for exponent, lost in (counted.get(event) or {}).items():
+                        total[exponent] = total.get(exponent, 0) + lost
 
     def total(self) -> WhatIf | None:
         """None where there is no gradient but zeros."""
