@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_heat", "numbers_of_heat"]
 
+_LETTER = 7.5  # CSS pixels of a letter of a panel's title
 _FAINTEST = 1e-6  # the share at which a cell begins to colour
 
 
@@ -33,7 +34,9 @@ def draw_heat(sites: Sequence[Site], width: int) -> Sheet:
     left = 12 + 7.0 * max(len(name) for names in rows.values() for name in names)
     room = (width - left) / (len(panels) if width == WIDE else 1) - 24
     cell = min(56.0, room / len(columns))
-    places, height = _place_panels(rows, across=cell * len(columns) + 24 if width == WIDE else 0)
+    titled = _LETTER * max(len(KINDS.get(kind, "other")) for kind in kinds)
+    apart = max(cell * len(columns), titled) + 24 if width == WIDE else 0
+    places, height = _place_panels(rows, across=apart)
     sheet = Sheet(width, height)
     for kind, (x, y) in places.items():
         axes = sheet.axes(left + x, y + 26, cell * len(columns), 24 * len(rows[kind]))

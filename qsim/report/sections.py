@@ -126,12 +126,13 @@ def _site_row(site: Site) -> dict[str, Any]:
 
 
 def updates(run: Run, index: int) -> dict[str, Any]:
-    """What the parameters of a run did not take up: all layers of each together, then one by one."""
+    """What the parameters of a run did not take up: those that lost any, all of them, and layer by layer."""
     together = by_parameter(run.swallowed)
+    lost = [one for one in together if one.counts["swallowed"] or one.counts["swallowed_decays"]]
     return {
         "run": run,
         "formats": list(together[0].elsewhere),
-        "lost": sum(one.counts["swallowed"] + one.counts["swallowed_decays"] for one in run.swallowed),
+        "lost": [_update_row(one) for one in lost],
         "by_step": _updates_by_step(run, index),
         "together": [_update_row(one) for one in together],
         "all": [_update_row(one) for one in run.swallowed],
