@@ -46,6 +46,10 @@ def add(command: AddCommand) -> None:
     report.add_argument("base", type=Path, metavar="RUN")
     report.add_argument("replays", type=Path, nargs="*", metavar="REPLAY")
     report.add_argument("--out", type=Path, default=Path("report.html"), help="the page to write")
+    report.add_argument(
+        "--attribution", type=Path, action="append", default=[], metavar="FILE.json", help="what qsim attribute wrote"
+    )
+    report.add_argument("--files", type=Path, metavar="DIR", help="also every figure there, as .svg and .csv")
 
 
 def _add_verify(parser: argparse.ArgumentParser) -> None:
@@ -172,10 +176,16 @@ def _verify(arguments: Arguments) -> int:
 
 
 def _report(arguments: Arguments) -> int:
-    from qsim.report import write_report
+    from qsim.report import read_report
 
-    path = write_report(arguments.base, arguments.replays, arguments.out)
-    print(json.dumps({"report": str(path)}) if arguments.json else f"wrote {path}")
+    report = read_report(arguments.base, arguments.replays, arguments.attribution)
+    path = report.write(arguments.out)
+    files = report.write_files(arguments.files) if arguments.files else []
+    if arguments.json:
+        paths = {"report": str(path), "files": list(map(str, files))}
+        print(strict_json.dumps(paths | report.as_json(), indent=1))
+    else:
+        print(f"wrote {path}" + (f" and {len(files)} files into {arguments.files}" if files else ""))
     return 0
 
 

@@ -1,10 +1,12 @@
 """One self-contained page about a recorded run and its replays.
 
-recorded: run folders read back.  findings, headline: what they say, in words and numbers.  sheet: a drawing
-surface that becomes inline SVG.  figures, distributions: the pictures.  page: the page.
+json_files, sampled, updates, recorded: run folders read back.  costs: files of ``qsim attribute``, and their bars.
+findings, headline, records: what they say, in words and numbers.  sheet, svg, numbers: a figure, inline and as files.
+lines, thinning: curves and marks.  curves, distributions, heat, step_heat, loss_scales, depth, quantized: the
+pictures, each with its numbers.  sections, page: the page.
 """
 
-from qsim.report.page import write_report
-from qsim.report.recorded import ReportError
+from qsim.report.json_files import ReportError
+from qsim.report.page import Report, read_report, write_report
 
-__all__ = ["ReportError", "write_report"]
+__all__ = ["Report", "ReportError", "read_report", "write_report"]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from precision.formats import BF16, FP16, FP32
+from precision.formats import BF16, E4M3FN, E5M2, FP16, FP32
 from qsim.report.recorded import HASHED, Run, Site
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "power_of_two",
     "reservations",
     "share",
+    "short",
     "signed",
     "worst_sites",
 ]
@@ -53,6 +54,13 @@ def signed(value: float | None) -> str:
         return f"{sign}{size:.4f}"
     digits, exponent = f"{size:.1e}".split("e")
     return f"{sign}{digits}{_NBSP}×{_NBSP}10{str(int(exponent)).translate(_SUPERSCRIPTS)}"
+
+
+def short(value: float | None) -> str:
+    """Three significant digits."""
+    if value is None or not math.isfinite(value):
+        return "–" if value is None else loss(value)
+    return f"{value:.3g}" if not value or abs(value) >= 0.0001 else signed(value).removeprefix("+")
 
 
 def share(part: int, whole: int) -> str:
@@ -93,12 +101,18 @@ class Band:
     def outside(self, exponents: Mapping[int, int]) -> int:
         return sum(n for e, n in exponents.items() if not self.smallest <= e <= self.largest)
 
+    def place(self, exponent: int) -> str:
+        """Where a value of this exponent lies in the format."""
+        if not self.smallest <= exponent <= self.largest:
+            return "below" if exponent < self.smallest else "above"
+        return "subnormal" if exponent < self.normal else "normal"
+
     def subnormal(self, exponents: Mapping[int, int]) -> int:
         return sum(n for e, n in exponents.items() if self.smallest <= e < self.normal)
 
 
 def bands() -> tuple[Band, ...]:
-    """fp16, bf16 and fp32, the narrowest first."""
+    """fp16, by which values are coloured, then the wider and the 8-bit formats."""
     return tuple(
         Band(
             name=name,
@@ -106,7 +120,7 @@ def bands() -> tuple[Band, ...]:
             normal=record.min_normal_exponent,
             largest=record.max_exponent,
         )
-        for name, record in (("fp16", FP16), ("bf16", BF16), ("fp32", FP32))
+        for name, record in (("fp16", FP16), ("bf16", BF16), ("fp32", FP32), ("e5m2", E5M2), ("e4m3fn", E4M3FN))
     )
 
 

@@ -15,12 +15,13 @@ _WORTH_SAYING = 0.001  # a share of underflow below this stays out
 _CLAUSES = 3  # replays named
 
 
-def headline(base: Run, replays: Sequence[Run]) -> str:
+def headline(base: Run, replays: Sequence[Run], shadows: Sequence[Run] = ()) -> str:
     """One sentence, every part of it read off the runs."""
     named = _most_telling(base, replays)
     clauses = [_about_base(base, alone=not replays), *(_about_replay(base, replay) for replay in named)]
     if left := len(replays) - len(named):
         clauses.append(f"{_plural(left, 'other replay')} {'is' if left == 1 else 'are'} in the table")
+    clauses.append(_about_shadows(base, shadows))
     clauses.append(_about_quantization(base))
     return "; ".join(clause for clause in clauses if clause) + "."
 
@@ -49,7 +50,7 @@ def _about_base(base: Run, *, alone: bool) -> str:
         return ""  # the replays are told by their distance to it
     if last == first:
         return f"{base.label} had a loss of {ended} at step {last}, its only one"
-    return f"{base.label} took the loss from {loss(base.losses[first])} to {ended} in {last} steps"
+    return f"{base.label} took the loss from {loss(base.losses[first])} to {ended} in {count(last)} steps"
 
 
 def _about_replay(base: Run, replay: Run) -> str:
@@ -87,6 +88,27 @@ def _what_it_lost(replay: Run) -> str:
     if replay.skipped:
         lost.append(f"skipped {_plural(len(replay.skipped), 'step')}")
     return "".join(f" and {words}" for words in lost)
+
+
+def _about_shadows(base: Run, shadows: Sequence[Run]) -> str:
+    """The worst step of all of them."""
+    errors = [
+        (error, step, shadow)
+        for shadow in shadows
+        for step, error in shadow.column("gradient_error").items()
+        if math.isfinite(error)
+    ]
+    if not errors:
+        return "no step of a shadow had finite gradients" if any(shadow.losses for shadow in shadows) else ""
+    error, step, shadow = max(errors, key=lambda found: found[0])
+    if not error:
+        return f"from the same weights, no gradient differed from those of {base.label}"
+    return f"from the same weights, the gradients of {shadow.label} lay up to {_percent(error)} off, at step {step}"
+
+
+def _percent(value: float) -> str:
+    """A positive ratio to two significant digits."""
+    return f"{_rounded(100 * value)}\u00a0%"
 
 
 def _about_quantization(base: Run) -> str:

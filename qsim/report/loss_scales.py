@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from qsim.report.findings import power_of_two
+from qsim.report.numbers import Numbers
 from qsim.report.sheet import INK, WIDE, Sheet, key_height, series
 from qsim.report.updates import WhatIf
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["draw_what_if"]
+__all__ = ["draw_what_if", "numbers_of_what_if"]
 
 
 def draw_what_if(found: WhatIf, scales: Sequence[int], width: int) -> Sheet:
@@ -33,6 +34,16 @@ def draw_what_if(found: WhatIf, scales: Sequence[int], width: int) -> Sheet:
             axes.plot(scales, shares, linewidth=1.6, **style)
         _label_scales(axes, scales, loses=any(lost[fmt].get(k, 0) for fmt in styles for k in scales))
     return sheet
+
+
+def numbers_of_what_if(found: WhatIf, scales: Sequence[int]) -> Numbers:
+    """By format and exponent of the loss scale: how many of the nonzero gradients would be lost."""
+    rows = [
+        (fmt, k, found.underflowed[fmt].get(k, 0), found.overflowed[fmt].get(k, 0), found.finite)
+        for fmt in found.underflowed
+        for k in scales
+    ]
+    return Numbers(columns=("format", "exponent of the scale", "underflowed", "overflowed", "nonzero"), rows=rows)
 
 
 def _label_scales(axes: Axes, scales: Sequence[int], *, loses: bool) -> None:

@@ -1,18 +1,18 @@
-"""A drawing surface measured in CSS pixels that becomes SVG fit to sit inside a page.
+"""A drawing surface measured in CSS pixels, and figures: a picture for a desk and a phone, and its numbers.
 
-Colours are drawn as sentinels and leave as CSS variables, so that one picture serves light and dark pages.
 Matplotlib is imported on first use; pyplot and its global state never are.
 """
 
 from __future__ import annotations
 
 import io
-import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import TYPE_CHECKING, Any
+
+from qsim.report.numbers import Numbers
+from qsim.report.svg import ALARM, HEAT, INK, MUTED, RULE, SERIES, inline, standalone
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,27 +27,18 @@ __all__ = [
     "SERIES",
     "WIDE",
     "End",
-    "Picture",
+    "Figure",
     "Sheet",
     "Style",
     "draw",
     "key_height",
+    "key_places",
     "label_room",
     "series",
     "spread",
 ]
 
 WIDE, NARROW = 940, 360  # CSS pixels: a desk, a phone
-INK, MUTED, RULE, HEAT, ALARM = "#000010", "#000020", "#000030", "#000040", "#000050"
-SERIES = ("#0000a1", "#0000a2", "#0000a3", "#0000a4", "#0000a5")
-_VARIABLES = {
-    INK: "currentColor",
-    MUTED: "var(--muted)",
-    RULE: "var(--rule)",
-    HEAT: "var(--heat)",
-    ALARM: "var(--alarm)",
-    **{colour: f"var(--series-{i})" for i, colour in enumerate(SERIES, start=1)},
-}
 Style = dict[str, Any]  # color and linestyle of a line
 End = tuple[str, Style, float, float]  # a line's name, its style, and its last point
 
@@ -73,12 +64,16 @@ _SETTINGS: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True)
-class Picture:
-    """One picture drawn for a desk and for a phone, as inline SVG."""
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One picture, drawn for a desk and for a phone as inline SVG and for a file, and the numbers it shows."""
 
+    name: str  # one that no other figure of the page has
+    label: str
     wide: str
     narrow: str
+    file: str
+    numbers: Numbers
 
 
 class Sheet:
@@ -110,6 +105,13 @@ class Sheet:
         down = [1 - y / self.height for y in ys]
         self.figure.add_artist(Line2D(across, down, **options))
 
+    def box(self, x: float, y: float, width: float, height: float, **options: Any) -> None:
+        from matplotlib.patches import Rectangle
+
+        corner = (x / self.width, 1 - (y + height) / self.height)
+        size = (width / self.width, height / self.height)
+        self.figure.add_artist(Rectangle(corner, *size, transform=self.figure.transFigure, **options))
+
     def key(self, x: float, y: float, entries: Sequence[tuple[str, Style]], *, room: float) -> None:
         """Names in their colours, wrapped to the room."""
         for (name, style), (across, row) in zip(entries, key_places([n for n, _ in entries], room), strict=True):
@@ -131,27 +133,34 @@ class Sheet:
             self.line([min(x + 4, edge), edge, edge + 12], [y, y, place], color=style["color"], lw=0.8, ls=":")
             self.text(edge + 15, place, name, color=style["color"])
 
-    def svg(self, name: str, label: str) -> str:
-        """Inline SVG; every id starts with the name."""
+    def svg(self) -> str:
+        """As Matplotlib writes it."""
         target = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has more fonts than this
             self.figure.savefig(target, format="svg", transparent=True, metadata=nothing)
-        return _inline(target.getvalue(), name, label)
+        return target.getvalue()
 
 
-def draw(name: str, label: str, drawing: Callable[[int], Sheet]) -> Picture:
-    """The picture at both widths; the name must be unique on the page."""
+def draw(name: str, label: str, numbers: Numbers, drawing: Callable[[int], Sheet]) -> Figure:
+    """The picture at both widths."""
     import matplotlib
 
-    drawn = []
+    drawn, sheets = [], []
     for width in (WIDE, NARROW):
-        unique = f"{name}-{width}"
-        settings: Any = _SETTINGS | {"svg.hashsalt": unique}
+        settings: Any = _SETTINGS | {"svg.hashsalt": f"{name}-{width}"}
         with matplotlib.rc_context(settings):
-            drawn.append(drawing(width).svg(unique, label))
-    return Picture(*drawn)
+            sheets.append(drawing(width))
+            drawn.append(sheets[-1].svg())
+    return Figure(
+        name=name,
+        label=label,
+        wide=inline(drawn[0], f"{name}-{WIDE}", label),
+        narrow=inline(drawn[1], f"{name}-{NARROW}", label),
+        file=standalone(drawn[0], label, sheets[0].width, sheets[0].height),
+        numbers=numbers,
+    )
 
 
 def series(index: int) -> Style:
@@ -196,18 +205,3 @@ def spread(wanted: Sequence[float], *, gap: float, low: float, high: float) -> l
         placed[i] = min(placed[i], ceiling)
         ceiling = placed[i] - gap
     return placed
-
-
-def _inline(svg: str, name: str, label: str) -> str:
-    """Matplotlib's document as an element of a page: no prologue, fonts or colours of its own."""
-    body = svg[svg.index("<svg") :]
-    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", body, flags=re.S)
-    box = re.search(r'viewBox="[^"]*"', body)
-    opening = f'<svg role="img" aria-label="{escape(label)}" {box.group() if box else ""}>'
-    body = opening + body[body.index(">") + 1 :]
-    body = body.replace("xlink:href", "href").replace('href="#', f'href="#{name}-')
-    body = body.replace("url(#", f"url(#{name}-").replace(' id="', f' id="{name}-')
-    body = re.sub(r"font-family: [^;\"]*;? ?", "", body)
-    for colour, variable in _VARIABLES.items():
-        body = body.replace(colour, variable)
-    return re.sub(r"\s*\n\s*", "\n", body)

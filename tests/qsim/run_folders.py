@@ -213,3 +213,53 @@ def write_study(folder: Path, *, steps: int = 300, layers: int = 4) -> tuple[Pat
             differs_from=1,
         ),
     ]
+
+
+# What replays and attributions leave beside.
+
+
+def write_shadow(folder: Path, name: str, errors: Sequence[float], *, layers: int = 2) -> Path:
+    """A shadow replay whose gradients and updates lie that far off step by step, with propagation of the last."""
+    run = write_run(folder, name, loss_curve(len(errors)), differs_from=1, sites=statistics(layers, loses=True))
+    config = json.loads((run / "config.json").read_text()) | {"mode": "shadow"}
+    _write_json(run / "config.json", config)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for row, error in zip(rows, errors, strict=True):
+        row |= {"loss_base": row["loss"], "gradient_error": error, "update_error": 2 * error}
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = run / f"statistics/step_{len(errors):06d}.json"
+    _write_json(path, json.loads(path.read_text()) | {"propagation": propagation(layers)})
+    return run
+
+
+def propagation(layers: int) -> dict[str, Any]:
+    """In the order of computing: forwards through the layers, backwards through them again."""
+    forwards = [f"layer.{i}.{site}.fprop" for i in range(layers) for site in SITES]
+    backwards = [
+        f"layer.{i}.{site}.{way}" for i in reversed(range(layers)) for site in SITES[::-1] for way in _ways(site)
+    ]
+    keys = ["embedding.fprop", *forwards, "logits.fprop", "loss.dgrad", *backwards]
+    return {key: {"rounding": 1e-3 + 1e-5 * i, "error": 1e-3 * (1 + i)} for i, key in enumerate(keys)}
+
+
+def _ways(site: str) -> tuple[str, ...]:
+    return ("wgrad", "dgrad") if site in WEIGHTED else ("dgrad",)
+
+
+def attribution(units: Sequence[str], *, broken: str | None = None) -> dict[str, Any]:
+    """What ``qsim attribute --out`` writes; no batch of the unit ``broken`` had finite gradients."""
+
+    def cost(unit: str, way: str, size: float) -> dict[str, Any]:
+        found = {"mean": size, "low": 0.9 * size, "high": 1.2 * size}
+        nothing = dict.fromkeys(found) if unit == broken else found
+        counted = {"underflowed": 7, "overflowed": 0, "not_finite": 2 * (unit == broken)}
+        return {"unit": unit, "way": way, "loss": found, "gradient": nothing, "update": nothing, **counted}
+
+    sizes = {unit: 0.5 / (i + 1) for i, unit in enumerate(units)}
+    head = {"base": "fp32", "other": "fp16", "step": 3, "batches": 2, "scale": 1024.0}
+    return head | {
+        "whole": cost("everything", "alone", 1.0),
+        "alone": [cost(unit, "alone", size) for unit, size in sizes.items()],
+        "all_but": [cost(unit, "all but", 1 - size) for unit, size in reversed(sizes.items())],
+        "parts": [cost(f"{units[0]}: input", "alone", 0.1)],
+    }

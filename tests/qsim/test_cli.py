@@ -138,9 +138,27 @@ def test_report(cli: Cli, tmp_path: Path, base: Path) -> None:
     code, out, err = cli("report", base, tmp_path / "bf16", "--out", page)
     assert (code, out, err) == (0, f"wrote {page}\n", "")
     assert "bf16" in page.read_text()
-    assert cli.rows("report", base, "--out", tmp_path / "pages") == {
-        "report": str(tmp_path / "pages" / "report.html")
+    found = cli.rows("report", base, "--out", tmp_path / "pages", "--files", tmp_path / "figures")
+    assert found["report"] == str(tmp_path / "pages" / "report.html")
+    assert [Path(name).suffix for name in found["files"]] == [".svg", ".csv"] * len(found["figures"])
+    assert all(Path(name).is_file() for name in found["files"])
+    assert found["runs"][0]["path"] == str(base)
+
+
+def test_report_of_shadows_and_attributions(cli: Cli, tmp_path: Path, base: Path) -> None:
+    cli("replay", base, "--as", "fp16-noscale", "--mode", "shadow", "--out", tmp_path, "--steps", 2)
+    cli("attribute", base, "--to", "bf16", "--batches", 2, "--parts", 0, "--out", tmp_path / "costs.json")
+    run, costs, page = tmp_path / "fp16-noscale", tmp_path / "costs.json", tmp_path / "page.html"
+    found = cli.rows("report", base, run, "--attribution", costs, "--out", page)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    columns = ["error of the gradients, fp16-noscale shadow", "error of the update, fp16-noscale shadow"]
+    assert found["figures"]["errors"] == {
+        "label": "Error of gradients and updates over steps of fp16-noscale shadow",
+        "columns": ["step", *columns],
+        "rows": [[row["step"], row["gradient_error"], row["update_error"]] for row in rows],
     }
+    assert found["attributions"][0]["whole"] == json.loads(costs.read_text())["whole"]
+    assert "the gradients of fp16-noscale shadow lay up to" in page.read_text()
 
 
 def test_policy(cli: Cli) -> None:

@@ -14,7 +14,7 @@ from qsim.report import write_report
 from qsim.report.loss_scales import draw_what_if
 from qsim.report.recorded import read_run
 from qsim.report.sheet import NARROW, WIDE
-from qsim.report.updates import by_parameter, read_swallowed, read_what_if
+from qsim.report.updates import Swallowed, SwallowedSums, WhatIf, WhatIfSums, by_parameter
 from qsim.what_if import SCALES
 
 
@@ -55,18 +55,32 @@ def recorded(folder: Path, **parts: Any) -> Path:
     return run
 
 
+def summed_updates(files: list[dict[str, Any]]) -> tuple[Swallowed, ...]:
+    sums = SwallowedSums()
+    for step, file in enumerate(files, start=1):
+        sums.add(step, file)
+    return sums.total()
+
+
+def summed_gradients(files: list[dict[str, Any]]) -> WhatIf | None:
+    sums = WhatIfSums()
+    for file in files:
+        sums.add(file)
+    return sums.total()
+
+
 def test_layers_of_a_parameter_are_summed_worst_first() -> None:
-    found = by_parameter(read_swallowed({name: [row, row] for name, row in SWALLOWED.items()}))
+    found = by_parameter(summed_updates([SWALLOWED, SWALLOWED]))
     assert [one.name for one in found] == ["qkv.weight", "embedding.tokens"]
     assert (found[0].counts["updates"], found[0].counts["swallowed"], found[0].elsewhere["fp16"]) == (800, 300, 60)
 
 
 def test_gradients_are_summed_over_parameters_and_steps() -> None:
-    found = read_what_if({name: [row, row] for name, row in WHAT_IF.items()})
+    found = summed_gradients([WHAT_IF, WHAT_IF])
     assert found is not None
     assert found.finite == 20
     assert (dict(found.underflowed["fp16"]), dict(found.overflowed["fp16"])) == ({-8: 10, -7: 2}, {24: 4})
-    assert read_what_if({}) is None
+    assert summed_gradients([{}]) is None
 
 
 def test_tables_repeat_the_files(tmp_path: Path) -> None:
@@ -89,7 +103,7 @@ def test_runs_that_counted_neither(tmp_path: Path, parts: dict[str, Any]) -> Non
 
 
 def test_nothing_lost_is_drawn_too() -> None:
-    found = read_what_if({"w": [{"finite": 1, "formats": {"bf16": {"underflowed": {}, "overflowed": {}}}}]})
+    found = summed_gradients([{"w": {"finite": 1, "formats": {"bf16": {"underflowed": {}, "overflowed": {}}}}}])
     assert found is not None
     for width in (WIDE, NARROW):
         assert draw_what_if(found, SCALES, width).figure.axes[0].get_ylim() == (0, 1)
