@@ -37,6 +37,14 @@ def constant(words, i):
 
 
 @step
+def from_the_end(index, size):
+    """An index of -size ... size - 1 as that of 0 ... size - 1, as arrays are read; -1 for any other."""
+    if index < 0:
+        index += size
+    return index if 0 <= index < size else -1
+
+
+@step
 def padded(n):
     """The power of two that holds the leaves of a tree."""
     size = 1
