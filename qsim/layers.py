@@ -314,7 +314,7 @@ def refuse_outside(indices: Array, size: int, what: str) -> None:
     neither has a one in its gradient; tokens count so too, and those outside take a row at an end of the table, or
     give their gradient to none.
     """
-    if is_concrete(indices) and indices.size and not (0 <= indices.min() and indices.max() < size):
+    if is_concrete(indices) and indices.size and not (indices.min() >= 0 and indices.max() < size):
         outside = indices[(indices < 0) | (indices >= size)]
         raise ValueError(f"{what} {outside[0]} is not one of 0 ... {size - 1}; encode the text for this vocabulary")
 
