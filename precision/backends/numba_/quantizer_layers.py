@@ -18,8 +18,8 @@ quantize_runs, quantize_long_columns = quantizer_kernels.quantize_runs, quantize
 def _record(words):
     """``Words`` of their patterns, in their order."""
     return Words(
-        _constant(words, 0), _constant(words, 1), _constant(words, 2), _constant(words, 3), _constant(words, 4),
-        _constant(words, 5), _constant(words, 6), _constant(words, 7), _constant(words, 8),
+        _constant(words[0]), _constant(words[1]), _constant(words[2]), _constant(words[3]), _constant(words[4]),
+        _constant(words[5]), _constant(words[6]), _constant(words[7]), _constant(words[8]),
         np.uint32(words[9]), np.uint32(words[10]), np.uint32(words[11]), np.uint32(words[12]),
     )  # fmt: skip
 

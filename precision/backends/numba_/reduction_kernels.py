@@ -64,12 +64,12 @@ def column_sums(x, out, words):
         width = min(_WIDTH, n - start)
         stack, result = np.empty((_levels(rows), 2, _WIDTH), np.float32), np.empty(_WIDTH, np.float32)
         for i in range(rows):
-            _rounded(x[c, i, start : start + width], result[:width], words, 0)
+            _rounded(x[c, i, start : start + width], result[:width], words)
             for j in range(width):
                 stack[0, 0, j] = _flush(result[j])
             _carry(stack, i, width)
         _finish(stack, rows, width, result)
-        _rounded(result[:width], out[c, start : start + width], words, _ROUNDING)
+        _rounded(result[:width], out[c, start : start + width], words[_ROUNDING:])
 
 
 @kernel
@@ -86,7 +86,7 @@ def column_products(x, y, out, words):
                 stack[0, 0, j] = _multiply(x[c, i, start + j], y[c, i, start + j])
             _carry(stack, i, width)
         _finish(stack, rows, width, result)
-        _rounded(result[:width], out[c, start : start + width], words, 0)
+        _rounded(result[:width], out[c, start : start + width], words)
 
 
 @kernel

@@ -91,4 +91,4 @@ def times_powers(x, powers, out, words):
         for power in powers[row]:
             for j in range(raised.size):
                 raised[j] = _from_bits(times_power(_to_bits(raised[j]), power))
-        _rounded(raised, out[row, first:last], words, 0)
+        _rounded(raised, out[row, first:last], words)

@@ -55,7 +55,7 @@ def softmax(products, mask, weights, words):
         for i in range(part * _ROWS, min((part + 1) * _ROWS, rows)):
             allowed, m = mask[i % queries], _within(mask[i % queries])
             _excluded(products[i // queries, i % queries], allowed, x)
-            _rounded(x[:m], scores[:m], words, 0)
+            _rounded(x[:m], scores[:m], words)
             top = _largest_allowed(scores[:m], allowed)
             for j in range(m):
                 power = _exp(_subtract(scores[j], top))
@@ -65,7 +65,7 @@ def softmax(products, mask, weights, words):
             inverse = _divide(_ONE, _sum_of(x, level, spare))
             for j in range(n):
                 scores[j] = _multiply(x[j], inverse)
-            _rounded(scores, weights[i // queries, i % queries], words, _ROUNDING)
+            _rounded(scores, weights[i // queries, i % queries], words[_ROUNDING:])
 
 
 @kernel
@@ -79,14 +79,14 @@ def softmax_gradient(weights, products, mask, gradient, words):
         for i in range(part * _ROWS, min((part + 1) * _ROWS, rows)):
             p = weights[i // queries, i % queries]
             _excluded(products[i // queries, i % queries], mask[i % queries], x)
-            _rounded(x, dp, words, 0)
+            _rounded(x, dp, words)
             for j in range(n):
                 level[j] = _multiply(p[j], dp[j])
             _pad(level, n)
             dot = _tree_sum(level, spare)
             for j in range(n):
                 x[j] = _multiply(p[j], _subtract(dp[j], dot))
-            _rounded(x, gradient[i // queries, i % queries], words, _ROUNDING)
+            _rounded(x, gradient[i // queries, i % queries], words[_ROUNDING:])
 
 
 @kernel
@@ -121,4 +121,4 @@ def cross_entropy_gradient(powers, total, targets, factor, gradient, words):
                 chances[target] = _subtract(chances[target], _ONE)
             for j in range(n):
                 result[j] = _multiply(chances[j], factor[0])
-            _rounded(result, gradient[i], words, 0)
+            _rounded(result, gradient[i], words)
