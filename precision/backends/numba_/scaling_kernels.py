@@ -87,7 +87,8 @@ def times_powers(x, powers, out, words):
         row, first = part // pieces, part % pieces * _PIECE
         last = min(first + _PIECE, n)
         raised = np.empty(last - first, np.float32)
-        raised[:] = x[row, first:last]
+        for j in range(first, last):
+            raised[j - first] = x[row, j]
         for power in powers[row]:
             for j in range(raised.size):
                 raised[j] = _from_bits(times_power(_to_bits(raised[j]), power))
