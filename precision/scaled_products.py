@@ -11,7 +11,8 @@ from precision.format import Format
 from precision.formats import E8M0
 from precision.quantization import tiles as tiling
 from precision.quantization.scheme import Tiles
-from precision.rounding_modes import BIAS, WIDTH, Rounding, pattern_of
+from precision.rounding_modes import BIAS, NEAREST_EVEN, WIDTH, Rounding, pattern_of
+from precision.rounding_words import NOT_ROUNDED, rounding_words
 
 Array = Any
 _SATURATING = Rounding(overflow="saturate")
@@ -46,9 +47,8 @@ def unscaled(backend: Any, y: Array, code_a: Array, code_b: Array) -> Array:
     xp = backend.array_module
     total = code_a.astype(xp.int32) + code_b.astype(xp.int32) - 2 * BIAS
     first = total >> 1  # in two steps of equal sign, neither of which leaves the range on its own
-    for exponent in (first, total - first):
-        y = _times(backend, y, exponent)
-    return y
+    powers = (xp.concatenate([first, total - first], axis=1) + _POWER).astype(np.uint32)
+    return _times_powers(backend, y.reshape(1, -1), powers).reshape(y.shape)
 
 
 def scaled(backend: Any, x: Array, fmt: Format, of_all: Callable[[Array], Array] = _itself) -> tuple[Array, Array]:
@@ -65,17 +65,33 @@ def scaled(backend: Any, x: Array, fmt: Format, of_all: Callable[[Array], Array]
 
 def _scaled_rows(backend: Any, rows: Array, fmt: Format, absmax: Array) -> tuple[Array, Array]:
     """The same of every row (R, n) by its absmax (R, 1): codes (R, 1)."""
-    raised, code = _raised(backend, rows, fmt, absmax)
-    return backend.round_to(raised, fmt), code
+    power, code = _powers(backend, fmt, absmax)
+    return _times_powers(backend, rows, power, fmt), code
 
 
-def _raised(backend: Any, rows: Array, fmt: Format, absmax: Array) -> tuple[Array, Array]:
-    """The same before it is rounded."""
+def _times_powers(
+    backend: Any, x: Array, powers: Array, fmt: Format | None = None, rounding: Rounding = NEAREST_EVEN
+) -> Array:
+    """x (R, n) times the one power after the other, as ``times_power`` takes them: (R, s); rounded where a format is
+    given.  In one pass where the back end has a kernel for it."""
+
+    def composed(x: Array, powers: Array) -> tuple[Array]:
+        for step in range(powers.shape[1]):
+            x = backend.times_power(x, powers[:, step : step + 1])
+        return (x if fmt is None else backend.round_to(x, fmt, rounding),)
+
+    words = NOT_ROUNDED if fmt is None else rounding_words(rounding, fmt)
+    kernel = None if words is None else backend.fused_layer("times_powers")
+    return composed(x, powers)[0] if kernel is None else kernel(words, composed, x, powers)[0]
+
+
+def _powers(backend: Any, fmt: Format, absmax: Array) -> tuple[Array, Array]:
+    """(power, code) of rows of that absmax."""
     largest = pattern_of(fmt.maximum)
     threshold, exponent = largest & ((1 << WIDTH) - 1), (largest >> WIDTH) - BIAS
     code = backend.shared_scales(absmax, threshold, exponent)
     power = BIAS - code.astype(backend.array_module.int32) + _POWER
-    return backend.times_power(rows, power.astype(np.uint32)), code
+    return power.astype(np.uint32), code
 
 
 def scaled_for(backend: Any, x: Array, fmt: Format, absmax: Array) -> tuple[Array, Array]:
@@ -83,8 +99,8 @@ def scaled_for(backend: Any, x: Array, fmt: Format, absmax: Array) -> tuple[Arra
 
     Finite values beyond the format's largest one become that, and what is not finite NaN.
     """
-    raised, code = _raised(backend, x.reshape(1, -1), fmt, absmax)
-    rounded = backend.round_to(raised, fmt, _SATURATING).reshape(x.shape)
+    power, code = _powers(backend, fmt, absmax)
+    rounded = _times_powers(backend, x.reshape(1, -1), power, fmt, _SATURATING).reshape(x.shape)
     finite = (backend.to_bits(x).reshape(x.shape) & np.uint32(0x7FFFFFFF)) < np.uint32(0x7F800000)
     return backend.array_module.where(finite, rounded, np.float32(np.nan)), code
 
@@ -127,9 +143,3 @@ def block_scaled_product(
         part = backend.multiply(product(qa[:, :, along], qb[:, along]), down_a[:, :, g : g + 1])
         total = backend.add(total, backend.multiply(part, down_b[:, g : g + 1]))
     return total
-
-
-def _times(backend: Any, x: Array, exponent: Array) -> Array:
-    """x 2^exponent; exponent int32 (1, 1)."""
-    power = (exponent + _POWER).astype(np.uint32)
-    return backend.times_power(x.reshape(1, -1), power).reshape(x.shape)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from precision.backends import is_concrete
 from precision.rounding_words import NOT_ROUNDED
 from qsim.site import Deferred, patterns
 from qsim.sites import Calculator, Site
@@ -306,8 +307,21 @@ def residual_backward(ar: Calculator, dx: Array, dbranch: Array) -> Array:
     return _rounded_sum(ar.at("residual", "dgrad"), dx, dbranch)
 
 
+def refuse_outside(indices: Array, size: int, what: str) -> None:
+    """ValueError for an index outside 0 ... size - 1, where indices are known.
+
+    In traced code nothing is refused: a target from -size on counts from the end, any other makes its loss NaN, and
+    neither has a one in its gradient; tokens count so too, and those outside take a row at an end of the table, or
+    give their gradient to none.
+    """
+    if is_concrete(indices) and indices.size and not (indices.min() >= 0 and indices.max() < size):
+        outside = indices[(indices < 0) | (indices >= size)]
+        raise ValueError(f"{what} {outside[0]} is not one of 0 ... {size - 1}; encode the text for this vocabulary")
+
+
 def embedding_forward(ar: Calculator, tokens: Array, table: Array, positions: Array | None) -> Array:
     """Token row, plus position row where there are positions.  (B, T) -> (N, h)"""
+    refuse_outside(tokens, len(table), "token")
     s = ar.at("embedding", "fprop")
     batch, length = tokens.shape
     rows = table[tokens]  # (B, T, h)
@@ -348,6 +362,7 @@ def cross_entropy_forward(ar: Calculator, logits: Array, targets: Array, chunks:
 
 def cross_entropy_rows(ar: Calculator, logits: Array, targets: Array) -> tuple[Array, Cache]:
     """(N, V), (N,) -> (N,)"""
+    refuse_outside(targets, logits.shape[1], "target")
     s = ar.at("loss", "fprop")
 
     def composed(logits: Array, targets: Array) -> tuple[Array, Array, Array]:

@@ -244,7 +244,11 @@ def _scaled(module: Any, sums: Any, x_scale: Any, w_scale: Any, scheme: MatmulSc
     """float32 of int32 ``sums``, which are overwritten where a back end can."""
     fused = module.fused_scaler()
     if fused is not None and (scheme.dequantization, scheme.converted, scheme.partial) == ("scales", "fp32", "fp32"):
-        return fused(sums, x_scale, w_scale)
+
+        def composed(sums: Any, x_scale: Any, w_scale: Any) -> Any:
+            return module.multiply(module.multiply(module.asarray(sums), x_scale), w_scale)
+
+        return fused(sums, x_scale, w_scale, composed)
     sums = module.asarray(sums)
     if scheme.dequantization == "bnb_cpu":
         return module.multiply(module.multiply(sums, module.multiply(x_scale, w_scale)), _BNB_CPU)

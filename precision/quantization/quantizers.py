@@ -134,7 +134,12 @@ def quantized_parts(
     """codes, scale and zero_point of float32 x under a scheme."""
     fused = module.fused_quantizer(scheme, tiles) if limits is None and random is None else None
     if fused is not None:
-        return dict(zip(("codes", "scale"), fused(x), strict=True))
+
+        def composed(x: Any) -> tuple[Any, Any]:
+            values, scale, _ = _scaled_array(module, x, scheme, tiles, None)
+            return codes(module, values, None, scheme, None), scale
+
+        return dict(zip(("codes", "scale"), fused(x, composed), strict=True))
     values, scale, zero = _scaled_array(module, x, scheme, tiles, limits)
     spread = None if zero is None else tiling.spread(module, zero, x.shape, tiles)
     whole = codes(module, values, spread, scheme, random)

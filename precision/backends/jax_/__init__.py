@@ -35,6 +35,7 @@ from precision.backends.jax_.products import (
     integer_matmul,
     round_exact,
 )
+from precision.backends.jax_.quantizers import fused_quantizer, fused_scaler
 from precision.backends.jax_.rounding import (
     decode,
     encode,
@@ -53,8 +54,6 @@ from precision.backends.jax_.structure import (
     asarray,
     branch,
     fused_dequantizer,
-    fused_quantizer,
-    fused_scaler,
     jit,
     repeat,
     scan,

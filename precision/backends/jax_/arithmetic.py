@@ -13,8 +13,10 @@ from jax import lax
 
 from precision import bits, elementary, soft_division, soft_float
 from precision.backends.jax_.rounding import encode, from_bits, on_cpu, round_to, to_bits
+from precision.format import CANONICAL_NAN
 from precision.formats import FP32, Format
 from precision.ftz import Ftz32, make_ftz32
+from precision.rounding_modes import INFINITY
 
 Array = Any
 
@@ -151,8 +153,8 @@ def row_max(x: Array, mask: Array | None = None) -> Array:
 
 def absmax(x: Array, axis: int) -> Array:
     """Largest magnitude along an axis, kept as an axis of 1, by integer maximum; 0 where it is empty."""
-    magnitude = to_bits(round_to(x, FP32)) & 0x7FFFFFFF
-    return from_bits(magnitude.max(axis=axis, keepdims=True, initial=0))
+    largest = (to_bits(x) & 0x7FFFFFFF).max(axis=axis, keepdims=True, initial=0)
+    return from_bits(jnp.where(largest > INFINITY, jnp.uint32(CANONICAL_NAN), largest))
 
 
 def lookup(table: Any, x: Array, fmt: Format) -> Array:

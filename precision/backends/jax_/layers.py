@@ -24,12 +24,13 @@ def fused_layer(name: str) -> Fused | None:
 
     words: the constants and roundings of the kernel; sizes: of letters of its record that no operand has.
     """
-    return partial(_fused, name) if on_cpu() else None
+    return partial(layer, name) if on_cpu() else None
 
 
-def _fused(
+def layer(
     name: str, words: Sequence[int], composed: Fused, *operands: Array, sizes: Mapping[str, int] | None = None
 ) -> tuple[Array, ...]:
+    """The results of composed(*operands), by the kernel of that name where it is lowered for a CPU."""
     layers = get_backend("numba").layers
     bound = layers.UNBOUND | dict(sizes or {})
 

@@ -47,15 +47,6 @@ def branch(condition: Any, yes: Callable, no: Callable, *operands: Any) -> Any:
     return jax.lax.cond(condition, yes, no, *operands)
 
 
-def fused_quantizer(scheme: Any, tiles: Any) -> None:
-    """None: XLA fuses the composed steps."""
-    del scheme, tiles
-
-
 def fused_dequantizer(tiles: Any) -> None:
-    """None, as above."""
+    """None: XLA fuses the composed steps."""
     del tiles
-
-
-def fused_scaler() -> None:
-    """None, as above."""

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from precision import block_scaling
-from precision.backends.numba_ import scalars
-from precision.backends.numba_.compilation import compile_words, kernel
+from precision.backends.numba_ import scaling_kernels
+from precision.backends.numba_.compilation import kernel
 
 Array = np.ndarray
-_times_power = compile_words(block_scaling, known=scalars.words)["times_power"]
+_times_power = scaling_kernels.times_power
 
 
 @kernel

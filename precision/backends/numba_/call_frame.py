@@ -15,7 +15,9 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
+from numba.np.arrayobj import make_array, populate_array
 
 VERSION = (0, 3)
 DTYPES = {  # XLA_FFI_DataType
@@ -145,13 +147,34 @@ def text(_context: Any, literal: Any) -> Any:
 
 
 @intrinsic
-def pointer(_context: Any, address: Any) -> Any:  # noqa: ARG001
-    """The address as ``numba.carray`` takes it."""
+def view(_context: Any, address: Any, shape: Any, dtype: Any) -> Any:  # noqa: ARG001
+    """The row-major array at that address: ``numba.carray``, which Numba would compile for each rank and dtype."""
+    kind = types.Array(dtype.dtype, len(shape), "C")
 
-    def build(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+    def build(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        found = make_array(kind)(context, builder)
+        sizes = cgutils.unpack_tuple(builder, args[1])
+        itemsize = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(kind.dtype)))
+        strides = [itemsize]
+        for size in reversed(sizes[1:]):
+            strides.insert(0, builder.mul(size, strides[0]))
+        data = builder.inttoptr(args[0], found.data.type)
+        populate_array(found, data=data, shape=sizes, strides=strides, itemsize=itemsize, meminfo=None)
+        return found._getvalue()
 
-    return types.voidptr(types.int64), build
+    return kind(types.int64, shape, dtype), build
+
+
+@intrinsic
+def copy(_context: Any, source: Any, target: Any, size: Any) -> Any:  # noqa: ARG001
+    """So many bytes from one address to another, which do not overlap."""
+
+    def build(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        start, end = (builder.inttoptr(address, ir.IntType(8).as_pointer()) for address in args[:2])
+        cgutils.raw_memcpy(builder, end, start, args[2], 1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), build
 
 
 _EXTENSIONS = _CallFrame.extension_start.offset

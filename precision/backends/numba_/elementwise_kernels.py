@@ -29,10 +29,10 @@ def biased(products, bias, out, words):
     for part in prange((products.shape[0] + _ROWS - 1) // _ROWS):
         x, y = np.empty(n, np.float32), np.empty(n, np.float32)
         for i in range(part * _ROWS, min((part + 1) * _ROWS, products.shape[0])):
-            _rounded(products[i], x, words, 0)
+            _rounded(products[i], x, words)
             for j in range(n):
                 y[j] = _add(x[j], bias[j])
-            _rounded(y, out[i], words, _ROUNDING)
+            _rounded(y, out[i], words[_ROUNDING:])
 
 
 @kernel
@@ -43,7 +43,7 @@ def total(x, y, out, words):
         sums = np.empty(last - first, np.float32)
         for j in range(first, last):
             sums[j - first] = _add(x[j], y[j])
-        _rounded(sums, out[first:last], words, 0)
+        _rounded(sums, out[first:last], words)
 
 
 @layer_steps.step
@@ -73,7 +73,7 @@ def lookup_product(x, table, y, out, words):
         _found(x[first:last], table, np.empty(last - first, np.uint32), found, words)
         for j in range(first, last):
             products[j - first] = _multiply(y[j], found[j - first])
-        _rounded(products, out[first:last], words, _CONSTANTS)
+        _rounded(products, out[first:last], words[_CONSTANTS:])
 
 
 @kernel
@@ -82,9 +82,9 @@ def adamw(w, first, second, gradient, scalars, new_w, new_first, new_second, wor
     1 - beta_2, epsilon, decay."""
     rate, correction_1, correction_2, factor = scalars[0], scalars[1], scalars[2], scalars[3]
     beta_1, rest_1, beta_2, rest_2 = (
-        _constant(words, 0), _constant(words, 1), _constant(words, 2), _constant(words, 3)
+        _constant(words[0]), _constant(words[1]), _constant(words[2]), _constant(words[3])
     )  # fmt: skip
-    epsilon, decay, decays = _constant(words, 4), _constant(words, 5), words[5] != 0
+    epsilon, decay, decays = _constant(words[4]), _constant(words[5]), words[5] != 0
     for j in prange(w.size):
         g = _multiply(gradient[j], factor)
         m = _add(_multiply(first[j], beta_1), _multiply(g, rest_1))

@@ -26,14 +26,13 @@ _EXPOSED: dict[str, Any] = {
     "DEFAULT": floating_point.DEFAULT,
     "get_control": floating_point.get_control,
     "set_control": floating_point.set_control,
-    "carray": numba.carray,
     "empty": np.empty,
     "int64": np.int64,
     **{
         name: getattr(call_frame, name)
         for name in (
-            "asks_for_version", "buffer_counts", "data", "dimension", "error", "has_words", "is_array", "operand",
-            "pointer", "result", "tell_version", "text", "words",
+            "asks_for_version", "buffer_counts", "copy", "data", "dimension", "error", "has_words", "is_array",
+            "operand", "result", "tell_version", "text", "view", "words",
         )
     },
 }  # fmt: skip
@@ -164,7 +163,7 @@ def _lines(foreign: Foreign, parallel: bool) -> list[str]:
         *[f"{kind}{i} = {_view(kind, i, one)}" for kind, i, one in arrays],
         *_copies(foreign),
         "address, size = words(frame)",
-        "parameters = carray(pointer(address), size, int64)",
+        "parameters = view(address, (size,), int64)",
         "failed = False",
         "try:",
         f"    kernel({', '.join(arguments)}, parameters)",
@@ -187,12 +186,12 @@ def _checks(foreign: Foreign, arrays: list[tuple[str, int, Array]]) -> list[str]
     for kind, i, one in arrays:
         place = f"{kind}{i}"
         lines += [
-            f"{place}_at = {kind}(frame, {i})",
-            f"if not is_array({place}_at, {call_frame.DTYPES[one.dtype]}, {len(one.axes)}):",
+            f"{place}_at = {_at(kind, i)}",
+            f"if not is_array({place}_at, int64({call_frame.DTYPES[one.dtype]}), int64({len(one.axes)})):",
             f"    {_refusal(foreign, f'wants {one.dtype} of rank {len(one.axes)} as {kind} {i}')}",
         ]
         for axis, letter in enumerate(one.axes):
-            size = f"dimension({place}_at, {axis})"
+            size = f"dimension({place}_at, int64({axis}))"
             if letter in sized:
                 lines += [
                     f"if {size} != {letter}:",
@@ -205,7 +204,12 @@ def _checks(foreign: Foreign, arrays: list[tuple[str, int, Array]]) -> list[str]
 
 
 def _view(kind: str, i: int, one: Array) -> str:
-    return f"carray(pointer(data({kind}(frame, {i}))), ({''.join(f'{x}, ' for x in one.axes)}), {one.dtype.name})"
+    return f"view(data({_at(kind, i)}), ({''.join(f'{x}, ' for x in one.axes)}), {one.dtype.name})"
+
+
+def _at(kind: str, i: int) -> str:
+    """The buffer; its number no literal, for each of which Numba would compile the function anew."""
+    return f"{kind}(frame, int64({i}))"
 
 
 def _copies(foreign: Foreign) -> list[str]:
@@ -213,8 +217,10 @@ def _copies(foreign: Foreign) -> list[str]:
     inputs = len(foreign.operands) - foreign.starts
     lines = []
     for i in range(foreign.starts):
+        places = f"data({_at('operand', inputs + i)}), data({_at('result', i)})"
         lines += [
-            f"if data(operand(frame, {inputs + i})) != data(result(frame, {i})):",
-            f"    result{i}[...] = operand{inputs + i}",
+            f"source, target = {places}",
+            "if source != target:",
+            f"    copy(source, target, int64(result{i}.nbytes))",
         ]
     return lines

@@ -137,12 +137,3 @@ def absmax_rows(u, out):
 def lookup(table, u, out, f):
     for i in prange(u.size):
         out[i] = table[_encode(_round(u[i], f), f)]
-
-
-@kernel
-def scatter_add_rows(indices, rows, out):
-    for c in prange(rows.shape[0]):
-        for r in range(rows.shape[1]):
-            target = indices[c, r]
-            for j in range(rows.shape[2]):
-                out[c, target, j] = _add(out[c, target, j], rows[c, r, j])

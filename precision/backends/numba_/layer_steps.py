@@ -32,8 +32,16 @@ step = numba.njit(nogil=True, error_model="numpy")
 
 
 @step
-def constant(words, i):
-    return _from_bits(np.uint32(words[i]))
+def constant(word):
+    return _from_bits(np.uint32(word))
+
+
+@step
+def from_the_end(index, size):
+    """An index of -size ... size - 1 as that of 0 ... size - 1, as arrays are read; -1 for any other."""
+    if index < 0:
+        index += size
+    return index if 0 <= index < size else -1
 
 
 @step
@@ -46,12 +54,15 @@ def padded(n):
 
 
 @step
-def rounded(x, out, words, at):
-    """out = x rounded as the words from ``at`` say; out is another array than x."""
-    way = words[at]
-    first, second = np.uint32(words[at + 1]), np.uint32(words[at + 2])
-    overflow_from, overflow = np.uint32(words[at + 3]), np.uint32(words[at + 4])
-    nan_from, nan = np.uint32(words[at + 5]), np.uint32(words[at + 6])
+def rounded(x, out, words):
+    """out = x rounded as the first words say; out is another array than x.
+
+    (The place of the words as an argument would be a literal, for each of which Numba compiles the function anew.)
+    """
+    way = words[0]
+    first, second = np.uint32(words[1]), np.uint32(words[2])
+    overflow_from, overflow = np.uint32(words[3]), np.uint32(words[4])
+    nan_from, nan = np.uint32(words[5]), np.uint32(words[6])
     if way == _AS_IT_IS:
         for j in range(x.size):
             out[j] = x[j]

@@ -10,7 +10,9 @@ import numpy as np
 
 from precision.backends.numba_ import elementwise_kernels as elementwise
 from precision.backends.numba_ import normalization_kernels as normalization
+from precision.backends.numba_ import quantizer_layers as quantizers
 from precision.backends.numba_ import reduction_kernels as reductions
+from precision.backends.numba_ import scaling_kernels as scaling
 from precision.backends.numba_ import softmax_kernels as softmax
 from precision.backends.numba_.compilation import Kernel
 from precision.backends.numba_.foreign import Array as Operand
@@ -45,6 +47,10 @@ LAYERS = {
     "column_sums": _layer(reductions.column_sums, "crn", "cn"),
     "column_products": _layer(reductions.column_products, "crn crn", "cn"),
     "scattered_rows": _layer(reductions.scattered_rows, "int32:cr crn", "cvn"),
+    "times_powers": _layer(scaling.times_powers, "rn uint32:rs", "rn", 1),
+    "scaled_sums": _layer(scaling.scaled_sums, "int32:bmn bm bn", "bmn"),
+    "quantized_rows": _layer(quantizers.rows, "rn", "int8:rn r"),
+    "quantized_columns": _layer(quantizers.columns, "bkn", "int8:bkn bn"),
 }
 UNBOUND = {"o": 1}  # sizes of letters that no operand has
 

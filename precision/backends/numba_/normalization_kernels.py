@@ -20,7 +20,7 @@ _ONE = np.float32(1)
 def layernorm(x, gain, bias, y, normal, inverse, words):
     """y, normal (N, h), inverse (N, 1).  words: RN(1 / h), epsilon, rounding of y."""
     n = x.shape[1]
-    per_feature, epsilon = _constant(words, 0), _constant(words, 1)
+    per_feature, epsilon = _constant(words[0]), _constant(words[1])
     for part in prange((x.shape[0] + _ROWS - 1) // _ROWS):
         centred, result = np.empty(n, np.float32), np.empty(n, np.float32)
         level, spare = np.empty(_padded(n), np.float32), np.empty(_padded(n), np.float32)
@@ -39,14 +39,14 @@ def layernorm(x, gain, bias, y, normal, inverse, words):
                 own[j] = _multiply(centred[j], scale)
             for j in range(n):
                 result[j] = _add(_multiply(own[j], gain[j]), bias[j])
-            _rounded(result, y[i], words, 2)
+            _rounded(result, y[i], words[2:])
 
 
 @kernel
 def layernorm_gradient(normal, inverse, gain, dy, dx, words):
     """dx (N, h).  words: RN(1 / h), rounding of dx."""
     n = dy.shape[1]
-    per_feature = _constant(words, 0)
+    per_feature = _constant(words[0])
     for part in prange((dy.shape[0] + _ROWS - 1) // _ROWS):
         g, result = np.empty(n, np.float32), np.empty(n, np.float32)
         level, spare = np.empty(_padded(n), np.float32), np.empty(_padded(n), np.float32)
@@ -62,4 +62,4 @@ def layernorm_gradient(normal, inverse, gain, dy, dx, words):
             for j in range(n):
                 inner = _subtract(_subtract(g[j], mean), _multiply(own[j], slope))
                 result[j] = _multiply(inner, scale)
-            _rounded(result, dx[i], words, 1)
+            _rounded(result, dx[i], words[1:])

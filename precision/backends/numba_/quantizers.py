@@ -16,13 +16,15 @@ from precision.quantization.scheme import SMALLEST_ABSMAX, QScheme, Tiles
 Array = np.ndarray
 CACHED = 1 << 17  # float32 that stay in a second-level cache from one reading to the next
 NARROW = 512  # columns: rows cut shorter are read slowly
+Composed = Callable[[Array], tuple[Array, Array]]
 LONG_RUN = 1 << 16  # elements from which threads share a run
 PART, LEAST_ROWS = 1 << 14, 64  # elements of a run, or of whole rows and of how many at least, that a thread takes
 
 
 @lru_cache(maxsize=256)
-def fused_quantizer(scheme: QScheme, tiles: Tiles) -> Callable[[Array], tuple[Array, Array]] | None:
-    """x -> (codes, scales), or None where the kernels do not know the scheme, or its tiles span several axes."""
+def fused_quantizer(scheme: QScheme, tiles: Tiles) -> Callable[..., tuple[Array, Array]] | None:
+    """(x, composed) -> (codes, scales), those of composed(x), or None where the kernels do not know the scheme, or
+    its tiles span several axes."""
     words = words_of(scheme)
     spanned = [axis - len(tiles) for axis, edge in enumerate(tiles) if edge != 1]
     whole = all(edge is None for edge in tiles)
@@ -65,8 +67,11 @@ def words_of(scheme: QScheme) -> kernels.Words | None:
     )
 
 
-def _quantize(words: kernels.Words, tiles: Tiles, axis: int | None, x: Array) -> tuple[Array, Array]:
+def _quantize(
+    words: kernels.Words, tiles: Tiles, axis: int | None, x: Array, composed: Composed | None = None
+) -> tuple[Array, Array]:
     """``axis``: the one that tiles span; None: all of them."""
+    del composed
     count = tiling.counts(x.shape, tiles)
     *matrices, edge = _layout(x.shape, tiles, axis)
     u = np.ascontiguousarray(x, np.float32).reshape(matrices).view(np.uint32)

@@ -11,6 +11,7 @@ from precision.backends.numba_.compilation import kernel
 
 _add, _multiply, _flush = scalars.add, scalars.multiply, scalars.flush
 _rounded, _ROUNDING = layer_steps.rounded, layer_steps.ROUNDING
+_from_the_end = layer_steps.from_the_end
 _WIDTH = 128  # columns that a thread takes at once
 
 
@@ -63,12 +64,12 @@ def column_sums(x, out, words):
         width = min(_WIDTH, n - start)
         stack, result = np.empty((_levels(rows), 2, _WIDTH), np.float32), np.empty(_WIDTH, np.float32)
         for i in range(rows):
-            _rounded(x[c, i, start : start + width], result[:width], words, 0)
+            _rounded(x[c, i, start : start + width], result[:width], words)
             for j in range(width):
                 stack[0, 0, j] = _flush(result[j])
             _carry(stack, i, width)
         _finish(stack, rows, width, result)
-        _rounded(result[:width], out[c, start : start + width], words, _ROUNDING)
+        _rounded(result[:width], out[c, start : start + width], words[_ROUNDING:])
 
 
 @kernel
@@ -85,15 +86,19 @@ def column_products(x, y, out, words):
                 stack[0, 0, j] = _multiply(x[c, i, start + j], y[c, i, start + j])
             _carry(stack, i, width)
         _finish(stack, rows, width, result)
-        _rounded(result[:width], out[c, start : start + width], words, 0)
+        _rounded(result[:width], out[c, start : start + width], words)
 
 
 @kernel
 def scattered_rows(indices, rows, out, words):  # noqa: ARG001
-    """out[c, i] = sum of rows[c, r] (C, R, n) over r with indices[c, r] = i, r ascending from +0."""
+    """out[c, i] = sum of rows[c, r] (C, R, n) over r with indices[c, r] = i, r ascending from +0.
+
+    Indices from -V on count from the end of the V rows of out; rows of others are left out.
+    """
     for c in prange(rows.shape[0]):
         out[c] = np.float32(0)
         for r in range(rows.shape[1]):
-            target = indices[c, r]
-            for j in range(rows.shape[2]):
-                out[c, target, j] = _add(out[c, target, j], rows[c, r, j])
+            target = _from_the_end(indices[c, r], out.shape[1])
+            if target >= 0:
+                for j in range(rows.shape[2]):
+                    out[c, target, j] = _add(out[c, target, j], rows[c, r, j])

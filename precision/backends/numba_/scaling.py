@@ -38,13 +38,14 @@ def _dequantize(tiles: Tiles, codes: Array, scale: Array) -> Array:
     return out
 
 
-def fused_scaler() -> Callable[[Array, Array, Array], Array]:
-    """(sums, x_scale, w_scale) -> (sums x_scale) w_scale, in place of the sums."""
+def fused_scaler() -> Callable[..., Array]:
+    """(sums, x_scale, w_scale, composed) -> (sums x_scale) w_scale, as composed computes it, in place of the sums."""
     return _scale
 
 
-def _scale(sums: Array, x_scale: Array, w_scale: Array) -> Array:
+def _scale(sums: Array, x_scale: Array, w_scale: Array, composed: Callable[..., Array] | None = None) -> Array:
     """sums (B, m, n) int32, contiguous; scales that broadcast: (B, m, 1) and (B, 1, n)."""
+    del composed
     batches, m, n = sums.shape
     rows = np.ascontiguousarray(np.broadcast_to(x_scale, (batches, m, 1))[:, :, 0])
     columns = np.ascontiguousarray(np.broadcast_to(w_scale, (batches, 1, n))[:, 0])

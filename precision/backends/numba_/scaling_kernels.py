@@ -1,4 +1,4 @@
-"""Integers times their float32 scales, each product as ``ftz32`` rounds it.
+"""Integers times their float32 scales, each product as ``ftz32`` rounds it; floats times powers of two.
 
 A nonzero integer is at least 1 in magnitude, so its product with a scale that is not subnormal is not either: only
 the second product of a sum may have to be flushed.
@@ -11,10 +11,14 @@ import numba
 import numpy as np
 from numba import prange
 
-from precision.backends.numba_ import scalars
-from precision.backends.numba_.compilation import kernel
+from precision import block_scaling
+from precision.backends.numba_ import layer_steps, scalars
+from precision.backends.numba_.compilation import compile_words, kernel
 
 _multiply, _product, _flush, _to_bits = scalars.multiply, scalars.product, scalars.flush, scalars.to_bits
+_from_bits, _rounded = scalars.from_bits, layer_steps.rounded
+_PIECE = layer_steps.PIECE
+times_power = compile_words(block_scaling, known=scalars.words)["times_power"]
 _inline = numba.njit(nogil=True, error_model="numpy", forceinline=True)
 
 
@@ -60,3 +64,32 @@ def scale_codes(codes, scale, out, high, wide):
             for tile in range(across):
                 first, last = tile * wide, min((tile + 1) * wide, n)
                 _by_one(codes[i // depth, row, first:last], _flush(scales[tile]), out[i // depth, row, first:last])
+
+
+@kernel
+def scaled_sums(sums, rows, columns, out, words):  # noqa: ARG001
+    """(sum rows) columns of int32 sums (B, m, n): rows (B, m), columns (B, n)."""
+    height = sums.shape[1]
+    for i in prange(sums.shape[0] * height):
+        batch, row = i // height, i % height
+        factor = _flush(rows[batch, row])
+        for j in range(sums.shape[2]):
+            product = _product(np.float32(sums[batch, row, j]), factor)
+            out[batch, row, j] = _multiply(product, columns[batch, j])
+
+
+@kernel
+def times_powers(x, powers, out, words):
+    """x (R, n) times one power of two after the other, powers uint32 (R, s).  words: rounding of that."""
+    n = x.shape[1]
+    pieces = (n + _PIECE - 1) // _PIECE
+    for part in prange(x.shape[0] * pieces):
+        row, first = part // pieces, part % pieces * _PIECE
+        last = min(first + _PIECE, n)
+        raised = np.empty(last - first, np.float32)
+        for j in range(first, last):
+            raised[j - first] = x[row, j]
+        for power in powers[row]:
+            for j in range(raised.size):
+                raised[j] = _from_bits(times_power(_to_bits(raised[j]), power))
+        _rounded(raised, out[row, first:last], words)

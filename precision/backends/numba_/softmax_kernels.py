@@ -15,7 +15,8 @@ _padded, _rounded = layer_steps.padded, layer_steps.rounded
 _pad, _tree_sum, _sum_of = layer_steps.pad, layer_steps.tree_sum, layer_steps.sum_of
 _largest, _order_key, _of_order_key = layer_steps.largest, layer_steps.order_key, layer_steps.of_order_key
 _ROWS, _ROUNDING = layer_steps.ROWS, layer_steps.ROUNDING
-_ZERO, _ONE = np.float32(0), np.float32(1)
+_from_the_end = layer_steps.from_the_end
+_ZERO, _ONE, _NAN = np.float32(0), np.float32(1), np.float32(np.nan)
 
 
 @layer_steps.step
@@ -54,7 +55,7 @@ def softmax(products, mask, weights, words):
         for i in range(part * _ROWS, min((part + 1) * _ROWS, rows)):
             allowed, m = mask[i % queries], _within(mask[i % queries])
             _excluded(products[i // queries, i % queries], allowed, x)
-            _rounded(x[:m], scores[:m], words, 0)
+            _rounded(x[:m], scores[:m], words)
             top = _largest_allowed(scores[:m], allowed)
             for j in range(m):
                 power = _exp(_subtract(scores[j], top))
@@ -64,7 +65,7 @@ def softmax(products, mask, weights, words):
             inverse = _divide(_ONE, _sum_of(x, level, spare))
             for j in range(n):
                 scores[j] = _multiply(x[j], inverse)
-            _rounded(scores, weights[i // queries, i % queries], words, _ROUNDING)
+            _rounded(scores, weights[i // queries, i % queries], words[_ROUNDING:])
 
 
 @kernel
@@ -78,19 +79,19 @@ def softmax_gradient(weights, products, mask, gradient, words):
         for i in range(part * _ROWS, min((part + 1) * _ROWS, rows)):
             p = weights[i // queries, i % queries]
             _excluded(products[i // queries, i % queries], mask[i % queries], x)
-            _rounded(x, dp, words, 0)
+            _rounded(x, dp, words)
             for j in range(n):
                 level[j] = _multiply(p[j], dp[j])
             _pad(level, n)
             dot = _tree_sum(level, spare)
             for j in range(n):
                 x[j] = _multiply(p[j], _subtract(dp[j], dot))
-            _rounded(x, gradient[i // queries, i % queries], words, _ROUNDING)
+            _rounded(x, gradient[i // queries, i % queries], words[_ROUNDING:])
 
 
 @kernel
 def cross_entropy(logits, targets, losses, powers, total, words):  # noqa: ARG001
-    """losses (N,), powers (N, V), total (N, 1); targets (N,), each in 0 ... V - 1."""
+    """losses (N,), powers (N, V), total (N, 1); targets (N,): from -V on counted from the end, others give NaN."""
     n = logits.shape[1]
     for part in prange((logits.shape[0] + _ROWS - 1) // _ROWS):
         level, spare = np.empty(_padded(n), np.float32), np.empty(_padded(n), np.float32)
@@ -100,12 +101,14 @@ def cross_entropy(logits, targets, losses, powers, total, words):  # noqa: ARG00
             for j in range(n):
                 own[j] = _exp(_subtract(row[j], top))
             total[i, 0] = _sum_of(own, level, spare)
-            losses[i] = _subtract(_log(total[i, 0]), _subtract(row[targets[i]], top))
+            target = _from_the_end(targets[i], n)
+            picked = row[target] if target >= 0 else _NAN
+            losses[i] = _subtract(_log(total[i, 0]), _subtract(picked, top))
 
 
 @kernel
 def cross_entropy_gradient(powers, total, targets, factor, gradient, words):
-    """(powers / total - onehot) factor (1,).  words: rounding of it."""
+    """(powers / total - onehot) factor (1,), no one where a target is not in 0 ... V - 1.  words: rounding of it."""
     n = powers.shape[1]
     for part in prange((powers.shape[0] + _ROWS - 1) // _ROWS):
         chances, result = np.empty(n, np.float32), np.empty(n, np.float32)
@@ -113,7 +116,9 @@ def cross_entropy_gradient(powers, total, targets, factor, gradient, words):
             row, inverse = powers[i], _divide(_ONE, total[i, 0])
             for j in range(n):
                 chances[j] = _multiply(row[j], inverse)
-            chances[targets[i]] = _subtract(chances[targets[i]], _ONE)
+            target = targets[i]
+            if 0 <= target < n:
+                chances[target] = _subtract(chances[target], _ONE)
             for j in range(n):
                 result[j] = _multiply(chances[j], factor[0])
-            _rounded(result, gradient[i], words, 0)
+            _rounded(result, gradient[i], words)
