@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
-from qsim.commands import accumulators, attribute, bench, diff, formats, quantizers, replay, runs, tables, whatif
+from qsim.commands import accumulators, attribute, bench, diff, export, formats, quantizers, replay, runs, tables, whatif
 from qsim.commands.command import Arguments, Run
 from qsim.commands.options import dotted
 from qsim.config import ConfigError
@@ -98,6 +98,6 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added
 
-    for module in (runs, replay, diff, attribute, whatif, tables, formats, accumulators, quantizers, bench):
+    for module in (runs, replay, diff, attribute, whatif, export, tables, formats, accumulators, quantizers, bench):
         module.add(command)
     return parser

@@ -187,9 +187,9 @@ def merge_heads(ar: Calculator, arrays: list[Array], batch: int) -> Array:
     return ar.shards.all_columns(x, 3).reshape(batch * length, -1)
 
 
-def causal_mask(ar: Calculator, length: int) -> Array:
-    """(T, T), true where a position may attend."""
-    return ar.xp.asarray(np.tril(np.ones((length, length), np.bool_)))
+def causal_mask(ar: Calculator, length: int, earlier: int = 0) -> Array:
+    """(T, earlier + T), true where a position may attend: to the earlier ones, and of its own up to itself."""
+    return ar.xp.asarray(np.tril(np.ones((length, earlier + length), np.bool_), earlier))
 
 
 def attention_forward(
@@ -201,7 +201,14 @@ def attention_forward(
     The derivative of the sum is 1, so that the backward pass is the same with them.
     """
     q, k, v = split_heads(ar, qkv, batch, heads, 3)
-    mask = causal_mask(ar, q.shape[1])
+    mixed, cache = attend(ar, q, k, v, causal_mask(ar, q.shape[1]), batch, slopes)
+    return merge_heads(ar, [mixed], batch), cache
+
+
+def attend(
+    ar: Calculator, q: Array, k: Array, v: Array, mask: Array, batch: int, slopes: Array | None
+) -> tuple[Array, Cache]:
+    """The same of separate heads, q (B H, T, d), k and v (B H, S, d), mask (T, S)."""
     s = ar.at("scores", "fprop")
     q = s.output(s.multiply(q, s.scalar(q.shape[-1] ** -0.5)))
     products = s.matmul(q, ar.xp.swapaxes(k, 1, 2))
@@ -211,14 +218,16 @@ def attention_forward(
         products = s.add(scores.reshape(batch, -1, *mask.shape), bias).reshape(scores.shape)
     weights = softmax_forward(ar, s.deferred(products, partial(_masked, ar, mask)), mask)
     s = ar.at("values", "fprop")
-    mixed = s.output(s.matmul(weights, v))
-    return merge_heads(ar, [mixed], batch), {"q": q, "k": k, "v": v, "weights": weights}
+    return s.output(s.matmul(weights, v)), {"q": q, "k": k, "v": v, "weights": weights}
 
 
 def alibi_bias(ar: Calculator, slopes: Array, mask: Array) -> Array:
-    """-slope (i - j) for query i and key j <= i, one rounding to float32; -0 where i = j or masked.  (H, T, T)"""
-    place = ar.xp.arange(len(mask), dtype=np.float32)
-    distance = _masked(ar, mask, place[:, None] - place[None, :])
+    """-slope (i - j) for query i and key j <= i, one rounding to float32; -0 where i = j or masked.  (H, T, S)
+
+    The queries are those of the last T of S positions.
+    """
+    place = ar.xp.arange(mask.shape[1], dtype=np.float32)
+    distance = _masked(ar, mask, place[-len(mask) :, None] - place[None, :])
     return ar.float32.multiply(-slopes[:, None, None], distance)
 
 

@@ -1,6 +1,6 @@
-"""Positions that are constants: the sinusoidal table and ALiBi's slopes, computed on the host.
+"""Positions that are constants: sinusoidal and rotary tables and ALiBi's slopes, computed on the host.
 
-Both are made of correctly rounded numbers and of IEEE products and sums in a stated order, so that their float32
+All are made of correctly rounded numbers and of IEEE products and sums in a stated order, so that their float32
 values do not depend on a machine's libm.
 """
 
@@ -26,21 +26,37 @@ def sinusoidal_table(length: int, width: int) -> np.ndarray:
     Source: Vaswani and others, Attention Is All You Need, section 3.5.
     """
     pairs = (width + 1) // 2
+    table = np.stack(_sines_and_cosines(length, width, _BASE), axis=2).reshape(length, 2 * pairs)
+    return _read_only(table[:, :width].astype(np.float32))
+
+
+@cache
+def rotary_table(length: int, width: int, theta: float) -> tuple[np.ndarray, np.ndarray]:
+    """Cosine and sine of t / theta^(2 i / width) at every position t, float32, as exact as above.  2 x (T, width / 2)
+
+    Source: Su and others, RoFormer: Enhanced Transformer with Rotary Position Embedding, section 3.2.
+    """
+    sine, cosine = _sines_and_cosines(length, width, theta)
+    return _read_only(cosine.astype(np.float32)), _read_only(sine.astype(np.float32))
+
+
+def _sines_and_cosines(length: int, width: int, base: float) -> tuple[np.ndarray, np.ndarray]:
+    """Of every position at every frequency base^(-2 i / width).  (T, ceil(width / 2)) float64 each"""
+    pairs = (width + 1) // 2
     sine, cosine = np.zeros((1, pairs)), np.ones((1, pairs))
     while len(sine) < length:
-        s, c = _sine_and_cosine(len(sine), width)
+        s, c = _sine_and_cosine(len(sine), width, base)
         sine, cosine = (
             np.concatenate([sine, sine * c + cosine * s]),
             np.concatenate([cosine, cosine * c - sine * s]),
         )
-    table = np.stack([sine[:length], cosine[:length]], axis=2).reshape(length, 2 * pairs)
-    return _read_only(table[:, :width].astype(np.float32))
+    return sine[:length], cosine[:length]
 
 
-def _sine_and_cosine(position: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of one position at every frequency, rounded to nearest.  (h / 2,) float64 each"""
+def _sine_and_cosine(position: int, width: int, base: float) -> tuple[np.ndarray, np.ndarray]:
+    """Of one position at every frequency, rounded to nearest.  (width / 2,) float64 each"""
     with mpmath.workprec(120):
-        angles = [position / mpmath.mpf(_BASE) ** (mpmath.mpf(2 * i) / width) for i in range((width + 1) // 2)]
+        angles = [position / mpmath.mpf(base) ** (mpmath.mpf(2 * i) / width) for i in range((width + 1) // 2)]
         values = [(float(mpmath.sin(a)), float(mpmath.cos(a))) for a in angles]
     sine, cosine = np.array(values).T
     return sine, cosine

@@ -20,6 +20,11 @@ def sliced(tree: Any, first: int, last: int) -> Any:
     return tree[first:last]
 
 
+def with_axis(tree: Any) -> Any:
+    """Every leaf as one layer."""
+    return {key: with_axis(leaf) for key, leaf in tree.items()} if isinstance(tree, dict) else tree[None]
+
+
 def joined(xp: Any, parts: list[Any]) -> Any:
     """The trees laid end to end; None stays None."""
     first = parts[0]

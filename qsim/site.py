@@ -92,6 +92,9 @@ class Site:
     def erf(self, x: Array) -> Array:
         return self._transcendental("erf", x)
 
+    def tanh(self, x: Array) -> Array:
+        return self._transcendental("tanh", x)
+
     def _transcendental(self, function: str, x: Array) -> Array:
         """Of an inner format of 16 bits, whose values the arguments are, by table: one rounding."""
         if self._inner.bits == 16:
@@ -251,10 +254,11 @@ class Site:
 
     def gelu(self, x: Array) -> Array:
         """GELU of values of the input format: correctly rounded by table in 16 bits, else composed."""
-        if self._inputs.bits == 16:
-            return self._tabulated("gelu", x)
-        cumulative = self._cumulative(x)
-        return self.output(self.multiply(x, cumulative))
+        return self.activation("gelu", x, lambda x: self.multiply(x, self._cumulative(x)))
+
+    def activation(self, function: str, x: Array, composed: Callable[[Array], Array]) -> Array:
+        """A function of ``precision.tables`` of values of the input format, by table in 16 bits, else composed(x)."""
+        return self._tabulated(function, x) if self._inputs.bits == 16 else self.output(composed(x))
 
     def gelu_gradient(self, x: Array) -> Array:
         """Derivative of GELU, unrounded where it is composed: Phi(x) + x phi(x)."""

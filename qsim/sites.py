@@ -23,7 +23,7 @@ from qsim.delayed_scaling import Histories
 from qsim.draws import OUTPUT, WRITE_BACK, for_calculator, in_layers
 from qsim.faults import Fault, Planter
 from qsim.identity import IdentitySite
-from qsim.segments import apart, joined, length_of, sliced
+from qsim.segments import apart, joined, length_of, sliced, with_axis
 from qsim.sharding import ONE_DEVICE, Shards
 from qsim.site import Site, StageSite
 from qsim.site_policy import Pass, SitePolicy
@@ -177,6 +177,10 @@ class Calculator:
         row = SitePolicy(inputs="fp32", output=stage.format, rounding=stage.rounding, subnormals=stage.subnormals)
         return self._site(StageSite, name, "fprop", row)
 
+    @property
+    def draws_by_layer(self) -> bool:
+        return bool(in_layers(self._keys))
+
     def draw_from(self, keys: dict[str, Any] | None) -> dict[str, Any] | None:
         """Take the keys of outputs and of the write-back out of those of a step; the rest are the model's.
 
@@ -216,6 +220,10 @@ class Calculator:
             carry, ys = self._scan_layers(body, carry, sliced(xs, first, last), (first, last), reverse)
             parts.append(ys)
         return carry, joined(self.xp, parts[::-1] if reverse else parts)
+
+    def layer(self, number: int, body: Callable, carry: Any, x: dict[str, Any]) -> tuple[Any, Any]:
+        """``scan`` over one layer of the model by itself, its values x without the leading axis."""
+        return self._scan_layers(body, carry, with_axis(x), (number, number + 1), False)
 
     def _scan_layers(
         self, body: Callable, carry: Any, xs: Any, segment: tuple[int, int], reverse: bool

@@ -1,0 +1,120 @@
+"""Layers that decoders other than the study's have, forward, over the arithmetic of their sites.
+
+Shapes as in ``qsim.layers``; K heads of keys and values, each serving H / K heads of queries.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from qsim import layers
+from qsim.decoder_config import Activation, DecoderConfig
+from qsim.positions import alibi_slopes, rotary_table
+from qsim.site import Site
+from qsim.sites import Calculator
+
+Array = Any
+_TANH_CUBE = 0.044715
+_TANH_SCALE = (2 / np.pi) ** 0.5
+
+
+def rmsnorm_forward(ar: Calculator, site: str, x: Array, gain: Array, epsilon: float) -> Array:
+    """y = x / sqrt(mean(x^2) + eps) * gain over the last axis, one rounding at the end.  (N, h)
+
+    mean = sum / h by a product with RN(1/h); 1 / sqrt as a correctly rounded root, then a quotient of one column.
+    Source: Zhang and Sennrich, Root Mean Square Layer Normalization.
+    """
+    s = ar.at(site, "fprop")
+    mean = s.multiply(s.sum(s.multiply(x, x)), s.scalar(1 / x.shape[-1]))[:, None]
+    root = s.square_root(s.add(mean, s.scalar(epsilon)))
+    inverse = s.divide(ar.xp.ones_like(root), root)
+    return s.output(s.multiply(s.multiply(x, inverse), gain))
+
+
+def rotary_forward(ar: Calculator, x: Array, width: int, theta: float, first: int) -> Array:
+    """Each pair (x_i, x_(i + width / 2)) turned by the angle of its frequency at its row's position.  (B H, T, d)
+
+        y_i = x_i cos - x_(i + w/2) sin,    y_(i + w/2) = x_(i + w/2) cos + x_i sin
+
+    Inner arithmetic of ``scores``, one rounding to its output; beyond ``width`` values stay.  first: position of the
+    first row.  Tables: ``qsim.positions.rotary_table``.
+    """
+    s, half, length = ar.at("scores", "fprop"), width // 2, x.shape[1]
+    cosine, sine = (ar.xp.asarray(t[first:]) for t in rotary_table(first + length, width, theta))
+    a, b = x[..., :half], x[..., half:width]
+
+    def by(x: Array, table: Array) -> Array:
+        return s.multiply(x, ar.xp.broadcast_to(table, x.shape))
+
+    turned = [s.subtract(by(a, cosine), by(b, sine)), s.add(by(b, cosine), by(a, sine))]
+    return ar.xp.concatenate([s.output(ar.xp.concatenate(turned, axis=-1)), x[..., width:]], axis=-1)
+
+
+def activation_forward(ar: Calculator, activation: Activation, x: Array) -> Array:
+    """f(x) at the site ``gelu``, rounded once: gelu and silu by table where its inputs have 16 bits."""
+    s = ar.at("gelu", "fprop")
+    if activation == "gelu":
+        return s.gelu(x)
+    if activation == "silu":
+        return s.activation("silu", x, lambda x: _silu(ar, s, x))
+    if activation == "relu":
+        return s.output(ar.xp.where(x > 0, x, s.multiply(x, s.scalar(0))))  # NaN stays
+    return s.output(_gelu_tanh(s, x))
+
+
+def _silu(ar: Calculator, s: Site, x: Array) -> Array:
+    """x / (1 + e^-x)"""
+    one = s.scalar(1)
+    return s.divide(x, s.add(one, s.exp(s.subtract(ar.xp.zeros_like(x), x))))
+
+
+def _gelu_tanh(s: Site, x: Array) -> Array:
+    """x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))
+
+    Source: Hendrycks and Gimpel, Gaussian Error Linear Units, section 2.
+    """
+    cube = s.multiply(s.multiply(x, x), x)
+    inside = s.multiply(s.add(x, s.multiply(cube, s.scalar(_TANH_CUBE))), s.scalar(_TANH_SCALE))
+    return s.multiply(s.multiply(x, s.scalar(0.5)), s.add(s.tanh(inside), s.scalar(1)))
+
+
+def mlp_forward(ar: Calculator, config: DecoderConfig, p: dict[str, Array], x: Array) -> Array:
+    """f(x U + b) D + b, or (f(x G) * (x U)) D, whose product is rounded at the site ``gelu`` again.  (N, h)"""
+    up = layers.linear_forward(ar, "mlp_up", x, p["mlp_up.weight"], p.get("mlp_up.bias"))
+    if config.gated:
+        gate = layers.linear_forward(ar, "mlp_up", x, p["mlp_gate.weight"], None)
+        s = ar.at("gelu", "fprop")
+        active = s.output(s.multiply(activation_forward(ar, config.activation, gate), up))
+    else:
+        active = activation_forward(ar, config.activation, up)
+    return layers.linear_forward(ar, "mlp_down", active, p["mlp_down.weight"], p.get("mlp_down.bias"))
+
+
+def grouped_attention(
+    ar: Calculator, config: DecoderConfig, qkv: Array, batch: int, earlier: dict[str, Array] | None
+) -> tuple[Array, dict[str, Array]]:
+    """Causal attention of rows [Q | K | V], behind the keys and values of earlier positions.  (N, q + 2 kv) -> (N, q)
+
+    Keys are kept as they are attended to: turned, where positions are rotary.  Also given back: ``keys`` and
+    ``values`` (B K, S, d) of all S positions.
+    """
+    queries = config.sizes["q"]
+    q = layers.split_heads(ar, qkv[:, :queries], batch, config.heads, 1)[0]
+    k, v = layers.split_heads(ar, qkv[:, queries:], batch, config.kv_heads, 2)
+    first = 0 if earlier is None else earlier["keys"].shape[1]
+    if config.positions == "rotary":
+        q, k = (rotary_forward(ar, x, config.rotary_width, config.rotary_theta, first) for x in (q, k))
+    if earlier is not None:
+        k, v = (ar.xp.concatenate([earlier[n], x], axis=1) for n, x in (("keys", k), ("values", v)))
+    mask = layers.causal_mask(ar, q.shape[1], first)
+    slopes = ar.xp.asarray(alibi_slopes(config.heads)) if config.positions == "alibi" else None
+    served = [_for_each_query(ar, x, config.heads // config.kv_heads) for x in (k, v)]
+    mixed, _ = layers.attend(ar, q, *served, mask, batch, slopes)
+    return layers.merge_heads(ar, [mixed], batch), {"keys": k, "values": v}
+
+
+def _for_each_query(ar: Calculator, x: Array, times: int) -> Array:
+    """(B K, S, d) -> (B H, S, d), neighbouring heads the same."""
+    return x if times == 1 else ar.xp.repeat(x, times, axis=0)

@@ -1,0 +1,11 @@
+"""Models of others, read without torch: Hugging Face folders and GGUF files, and this project's own runs beside them.
+
+``open_model(path)`` gives a ``Model``: what the decoder is (``qsim.decoder_config``) and its parameters, layer by
+layer; ``qsim.decoder.decoder_forward`` computes it under any policy.  ``export_gpt2`` writes a run as GPT-2.
+"""
+
+from qsim.importing.exporting import export_gpt2
+from qsim.importing.opening import Model, open_model
+from qsim.importing.refusal import ModelError
+
+__all__ = ["Model", "ModelError", "export_gpt2", "open_model"]
