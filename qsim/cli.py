@@ -16,7 +16,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
-from qsim.commands import accumulators, attribute, bench, diff, export, formats, quantizers, replay, runs, tables, whatif
+from qsim.commands import (
+    accumulators,
+    attribute,
+    bench,
+    diff,
+    export,
+    formats,
+    quantizers,
+    replay,
+    runs,
+    tables,
+    whatif,
+)
 from qsim.commands.command import Arguments, Run
 from qsim.commands.options import dotted
 from qsim.config import ConfigError

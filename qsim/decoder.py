@@ -101,7 +101,9 @@ def decoder_forward(
 
 def _check_tokens(config: DecoderConfig, tokens: Array, first: int) -> None:
     if tokens.ndim != 2 or 0 in tokens.shape:
-        raise TokenError(f"tokens have shape {tuple(tokens.shape)}; give (sequences, positions), at least one of each")
+        raise TokenError(
+            f"tokens have shape {tuple(tokens.shape)}; give (sequences, positions), at least one of each"
+        )
     last = first + tokens.shape[1]
     if last > config.length and config.positions != "alibi":
         raise TokenError(f"{last} positions are more than the {config.length} of the model; give fewer tokens")
@@ -147,7 +149,7 @@ def _through_layers(
 
 
 def _step(ar: Calculator, first: int, body: Callable) -> Callable[[int, Array, Any], tuple[Array, Any]]:
-    """(number, x, values of that layer) -> (x, keys and values): compiled once for a segment, whose rows are the same.
+    """(number, x, values of that layer) -> (x, keys and values), compiled once for a segment: its rows are the same.
 
     What is watched by layer is computed under its own number.
     """
@@ -159,7 +161,7 @@ def _step(ar: Calculator, first: int, body: Callable) -> Callable[[int, Array, A
     if ar.watches_outputs or ar.draws_by_layer or ar.proofs is not None:
         return computed
     compiled = ar.backend.jit(partial(computed, first))
-    return lambda number, x, given: compiled(x, given)
+    return lambda _, x, given: compiled(x, given)
 
 
 def _block(
@@ -167,9 +169,7 @@ def _block(
 ) -> tuple[Array, dict[str, Array] | None]:
     """One layer; its keys and values where they are kept."""
     p = ar.working_copy(given["weights"])
-    qkv = layers.linear_forward(
-        ar, "qkv", _norm(ar, config, "layernorm_1", p, x), p["qkv.weight"], p.get("qkv.bias")
-    )
+    qkv = layers.linear_forward(ar, "qkv", _norm(ar, config, "layernorm_1", p, x), p["qkv.weight"], p.get("qkv.bias"))
     mixed, kept = grouped_attention(ar, config, qkv, batch, given.get("earlier"))
     branch = layers.linear_forward(ar, "attention_out", mixed, p["attention_out.weight"], p.get("attention_out.bias"))
     if config.parallel_residual:

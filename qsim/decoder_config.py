@@ -84,7 +84,7 @@ class DecoderConfig:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Axes of tensors by short names: h hidden, q queries, kv keys or values, m inside the MLP, v tokens, t rows."""
+        """Axes of tensors by short names: hidden, queries, keys, [Q | K | V], MLP, vocabulary, positions."""
         queries, keys = self.heads * self.head_size, self.kv_heads * self.head_size
         return {
             "h": self.hidden,

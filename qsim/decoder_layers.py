@@ -110,8 +110,8 @@ def grouped_attention(
         k, v = (ar.xp.concatenate([earlier[n], x], axis=1) for n, x in (("keys", k), ("values", v)))
     mask = layers.causal_mask(ar, q.shape[1], first)
     slopes = ar.xp.asarray(alibi_slopes(config.heads)) if config.positions == "alibi" else None
-    served = [_for_each_query(ar, x, config.heads // config.kv_heads) for x in (k, v)]
-    mixed, _ = layers.attend(ar, q, *served, mask, batch, slopes)
+    shared_k, shared_v = (_for_each_query(ar, x, config.heads // config.kv_heads) for x in (k, v))
+    mixed, _ = layers.attend(ar, q, shared_k, shared_v, mask, batch, slopes)
     return layers.merge_heads(ar, [mixed], batch), {"keys": k, "values": v}
 
 

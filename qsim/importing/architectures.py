@@ -1,7 +1,7 @@
 """Checkpoint layouts as data: which tensors of a file are which of our parameters, and how they lie there.
 
-A row: our name, then what it is made of, each with its axes in the file (``qsim.decoder_config.DecoderConfig.sizes``).
-Several sources are laid side by side as our columns.  ``turned``: the file has (out, in), ours is (in, out).
+A row: our name, then what it is made of, each with its axes in the file (``DecoderConfig.sizes``).  Several sources
+are laid side by side as our columns.  ``turned``: the file has (out, in), ours is (in, out).
 ``by_head``: rows of the file are [q | k | v] of one head after another, ours are [Q | K | V].  ``pairs``: rows of
 each head are neighbours that turn together, ours are the halves of a head.
 """
@@ -17,7 +17,7 @@ Order = Literal["plain", "by_head", "pairs"]
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A tensor of a file: its name, ``{i}`` for the layer, and its axes.  pairs_of: axis of heads whose rows alternate."""
+    """A tensor of a file: its name, ``{i}`` for the layer, its axes, and the order of its rows."""
 
     name: str
     axes: tuple[str, ...]
@@ -171,7 +171,12 @@ BLOOM = TensorNames(
 GPT_NEOX = TensorNames(
     prefixes=("gpt_neox.",),
     bare=("embed_out.weight",),
-    ignored=("layers.*.attention.bias", "layers.*.attention.masked_bias", "*.rotary_emb.inv_freq", "embed_out.weight"),
+    ignored=(
+        "layers.*.attention.bias",
+        "layers.*.attention.masked_bias",
+        "*.rotary_emb.inv_freq",
+        "embed_out.weight",
+    ),
     rows=(
         row("embedding.tokens", "embed_in.weight v h"),
         *norm("layernorm_final", "final_layer_norm"),

@@ -26,7 +26,7 @@ _REQUIRED = object()
 
 @dataclass(frozen=True)
 class Key:
-    """Names under which a value is looked for, one after another, ``a.b`` also inside a; what stands where none is."""
+    """Names that a value is looked for under, one after another, ``a.b`` also inside a; else the default."""
 
     names: str
     default: Any = _REQUIRED

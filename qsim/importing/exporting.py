@@ -24,7 +24,8 @@ from qsim.runs import require_new
 def export_gpt2(config: ModelConfig, parameters: dict[str, np.ndarray], folder: Path) -> Path:
     """Parameters of a run, every bit, as a new folder that transformers and ``open_model`` read; the folder.
 
-    GELU is by erf, which config.json calls ``gelu``; sinusoidal positions are written as a table of learned ones.
+    GELU is by erf, which config.json calls ``gelu``; sinusoidal positions are written as a table of learned ones,
+    which policies then round as they do every parameter.
     Errors: ModelError for ALiBi, which GPT-2 does not have, and for parameters that are not float32; RunError where
     the folder exists.
     """
@@ -113,5 +114,7 @@ def _name(row: Row) -> str:
 
 def _written(row: Row, w: np.ndarray) -> np.ndarray:
     if w.dtype != np.float32:
-        raise ModelError(f"{row.ours} is {w.dtype}, and float32 is exported; export a run of another policy than fp64")
+        raise ModelError(
+            f"{row.ours} is {w.dtype}, and float32 is exported; export a run of another policy than fp64"
+        )
     return np.ascontiguousarray(w.T if row.turned else w)

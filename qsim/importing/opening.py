@@ -50,7 +50,7 @@ class Model:
     def tokenizer(self) -> Tokenizer:
         """Of the model.  ModelError where its source has none that is read; DataError where that one is damaged."""
         if self.tokenizer_file is not None:
-            return HuggingFaceTokenizer(model=self.tokenizer_file.read_bytes())  # type: ignore[return-value]
+            return HuggingFaceTokenizer(model=self.tokenizer_file.read_bytes())
         if self.run is not None:
             corpus = load_data(self.run.path)
             return tokenizer_named(corpus.tokenizer, corpus.tokenizer_model)

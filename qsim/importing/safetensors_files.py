@@ -26,7 +26,7 @@ class SafetensorsFiles:
         self._of: dict[str, tuple[Path, Any]] = {}
         for file in files:
             opened = _opened(file)
-            self._of |= {name: (file, opened) for name in opened.keys()}  # noqa: SIM118  (not a mapping)
+            self._of |= dict.fromkeys(opened.keys(), (file, opened))
         self._shapes = {name: tuple(one.get_slice(name).get_shape()) for name, (_, one) in self._of.items()}
 
     @property
@@ -85,9 +85,13 @@ def _sharded(index: Path) -> SafetensorsFiles:
         if Path(name).name != name or not name.endswith(".safetensors"):
             raise ModelError(f"{index} names shard {name!r}, which is no .safetensors file beside it; restore it")
         if not (index.parent / name).is_file():
-            raise ModelError(f"{index.parent / name} is missing, one of {len(names)} shards of {index.name}; fetch it")
+            raise ModelError(
+                f"{index.parent / name} is missing, one of {len(names)} shards of {index.name}; fetch it"
+            )
     files = SafetensorsFiles(index, [index.parent / name for name in names])
     for tensor, name in places.items():
         if tensor not in files.shapes or files.where(tensor).name != name:
-            raise ModelError(f"{index.parent / name} has no tensor {tensor}, which {index.name} says it has; fetch it")
+            raise ModelError(
+                f"{index.parent / name} has no tensor {tensor}, which {index.name} says it has; fetch it"
+            )
     return files

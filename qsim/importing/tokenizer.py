@@ -27,7 +27,9 @@ class HuggingFaceTokenizer:
         try:
             from tokenizers import Tokenizer
         except ImportError:
-            raise DataError("tokenizer.json is read by the package tokenizers; pip install 'qsim-precision[hf]'") from None
+            raise DataError(
+                "tokenizer.json is read by the package tokenizers; pip install 'qsim-precision[hf]'"
+            ) from None
         try:
             return Tokenizer.from_buffer(self.model)
         except Exception as error:  # the package raises no narrower one
@@ -46,5 +48,7 @@ class HuggingFaceTokenizer:
         values = [int(token) for token in tokens]
         unknown = [value for value in values if self._tokenizer.id_to_token(value) is None]
         if unknown:
-            raise DataError(f"token {unknown[0]} is unknown to tokenizer.json; decode with the tokenizer that made it")
+            raise DataError(
+                f"token {unknown[0]} is unknown to tokenizer.json; decode with the tokenizer that made it"
+            )
         return self._tokenizer.decode(values, skip_special_tokens=False)

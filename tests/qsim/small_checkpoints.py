@@ -116,7 +116,12 @@ def gpt_neox(*, parallel: bool = True, seed: int = 4) -> Checkpoint:
     d.weight("embed_out.weight", VOCABULARY, HIDDEN)
     config = {"model_type": "gpt_neox", "num_hidden_layers": LAYERS, "hidden_size": HIDDEN, "hidden_act": "gelu"}
     config |= {"num_attention_heads": HEADS, "intermediate_size": INSIDE, "vocab_size": VOCABULARY}
-    config |= {"max_position_embeddings": LENGTH, "layer_norm_eps": 1e-5, "rotary_pct": 0.25, "rotary_emb_base": 10000}
+    config |= {
+        "max_position_embeddings": LENGTH,
+        "layer_norm_eps": 1e-5,
+        "rotary_pct": 0.25,
+        "rotary_emb_base": 10000,
+    }
     return config | {"use_parallel_residual": parallel, "tie_word_embeddings": False, **_NO_TOKENS}, d.tensors
 
 

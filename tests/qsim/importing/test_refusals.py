@@ -161,7 +161,11 @@ def test_a_missing_tensor(tmp_path: Path) -> None:
 
 
 def test_a_shape_that_contradicts_the_configuration(tmp_path: Path) -> None:
-    for key, value, asked in (("n_inner", 48, "[24, 48]"), ("vocab_size", 30, "[30, 24]"), ("n_positions", 9, "[9, 24]")):
+    for key, value, asked in (
+        ("n_inner", 48, "[24, 48]"),
+        ("vocab_size", 30, "[30, 24]"),
+        ("n_positions", 9, "[9, 24]"),
+    ):
         folder = with_config(tmp_path / key, "gpt2", {key: value})
         with refused(ModelError, str(folder / "model.safetensors"), "of shape", f"asks for {asked}"):
             open_model(folder)
@@ -227,7 +231,11 @@ def test_a_missing_key(tmp_path: Path, kind: str, key: str) -> None:
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "only False is offered"),
         ("gpt2", {"activation_function": "mish"}, "activation 'mish', not offered"),
         ("gpt2", {"activation_function": ["gelu"]}, "activation ['gelu'], not offered"),
-        ("gpt2", {"model_type": "gptj"}, "architecture 'gptj', which is not offered; gpt2, opt, bloom, gpt_neox, llama"),
+        (
+            "gpt2",
+            {"model_type": "gptj"},
+            "architecture 'gptj', which is not offered; gpt2, opt, bloom, gpt_neox, llama",
+        ),
         ("gpt2", {"n_layer": "3"}, "layers is '3'"),
         ("gpt2", {"n_embd": "24"}, "describes no decoder"),
         ("gpt2", {"n_head": 0}, "24 is not divisible by 0 heads"),
