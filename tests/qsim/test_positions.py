@@ -1,4 +1,4 @@
-"""Sinusoidal tables and ALiBi's slopes against their definitions in many digits."""
+"""Sinusoidal and rotary tables and ALiBi's slopes against their definitions in many digits."""
 
 from __future__ import annotations
 
@@ -12,21 +12,19 @@ from executors import Executor
 
 from qsim.layers import alibi_bias, causal_mask
 from qsim.policy import POLICIES
-from qsim.positions import alibi_slopes, sinusoidal_table
+from qsim.positions import alibi_slopes, rotary_table, sinusoidal_table
 from qsim.sites import Calculator
 
 
-def exact_table(positions: list[int], width: int) -> list[list[Fraction]]:
-    """sin and cos of t / 10000^(2 i / h), interleaved, to 200 bits."""
+def exact_table(positions: list[int], width: int, base: float = 10000) -> list[list[Fraction]]:
+    """sin and cos of t / base^(2 i / h), interleaved, to 200 bits."""
 
     def rational(x: mpmath.mpf) -> Fraction:
         sign, mantissa, exponent, _ = x._mpf_
         return (-1) ** sign * Fraction(int(mantissa)) * Fraction(2) ** int(exponent)
 
     with mpmath.workprec(200):
-        angles = [
-            [t / mpmath.mpf(10000) ** (mpmath.mpf(i // 2 * 2) / width) for i in range(width)] for t in positions
-        ]
+        angles = [[t / mpmath.mpf(base) ** (mpmath.mpf(i // 2 * 2) / width) for i in range(width)] for t in positions]
         return [[rational((mpmath.cos if i % 2 else mpmath.sin)(a)) for i, a in enumerate(row)] for row in angles]
 
 
@@ -43,6 +41,19 @@ def test_sinusoidal_table_is_rounded_once(length: int, width: int) -> None:
     positions = sorted({0, 1, 2, 3, length // 2, length - 1, *range(5, length, 97)} & set(range(length)))
     off = Fraction(max(1, (length - 1).bit_length()), 2**51)
     for row, exact in zip(table[positions], exact_table(positions, width), strict=True):
+        for found, true in zip(row, exact, strict=True):
+            assert abs(Fraction(float(found)) - true) <= half_unit(found) + off
+
+
+@pytest.mark.parametrize(("length", "width", "theta"), [(1, 2, 1e4), (70, 8, 1e4), (9000, 6, 1e5), (300, 4, 5e5)])
+def test_rotary_tables_are_rounded_once(length: int, width: int, theta: float) -> None:
+    cosine, sine = rotary_table(length, width, theta)
+    assert cosine.dtype == sine.dtype == np.float32
+    assert cosine.shape == sine.shape == (length, width // 2)
+    positions = sorted({0, 1, length // 2, length - 1, *range(5, length, 597)} & set(range(length)))
+    off = Fraction(max(1, (length - 1).bit_length()), 2**51)
+    table = np.stack([sine, cosine], axis=2).reshape(length, width)
+    for row, exact in zip(table[positions], exact_table(positions, width, theta), strict=True):
         for found, true in zip(row, exact, strict=True):
             assert abs(Fraction(float(found)) - true) <= half_unit(found) + off
 
