@@ -24,6 +24,7 @@ class GgufFile:
         self.path, self._gguf = path, _package(path)
         try:
             reader = self._gguf.GGUFReader(path)
+            self._fields = reader.fields
             self._tensors = {tensor.name: tensor for tensor in reader.tensors}
             self.metadata = {name: _plain(field) for name, field in reader.fields.items()}
         # the reader checks little: what a damaged file makes it do depends on where it is damaged
@@ -35,6 +36,16 @@ class GgufFile:
     @property
     def shapes(self) -> Mapping[str, Shape]:
         return self._shapes
+
+    def array(self, name: str) -> list[Any]:
+        """A list in the metadata.  ModelError where there is none."""
+        try:
+            found = self._fields[name].contents()
+        except (KeyError, ValueError, IndexError) as error:
+            raise ModelError(f"{self.path} has no list {name} ({error}); restore it") from None
+        if not isinstance(found, list):
+            raise ModelError(f"{self.path} has {found!r} for the list {name}; restore it")
+        return found
 
     def where(self, name: str) -> Path:
         return self.path

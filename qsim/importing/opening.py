@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from qsim.decoder import ResidentWeights, Weights
 from qsim.decoder_config import DecoderConfig, of_model
 from qsim.importing.configurations import GGUF, HUGGING_FACE, architecture_named, decoder_config
 from qsim.importing.gguf_files import GgufFile
+from qsim.importing.gguf_tokenizer import tokenizer_of
 from qsim.importing.json_file import read_json
 from qsim.importing.refusal import ModelError
 from qsim.importing.safetensors_files import open_safetensors, pickled
@@ -32,14 +34,14 @@ class Model:
     """A decoder to be run by ``qsim.decoder.decoder_forward``.
 
     architecture: ``qsim`` for a run of this project, otherwise the file's.  source: the file or folder that it comes
-    from.  weights: of a run in memory, of files read layer by layer.  tokenizer_file: of a Hugging Face folder.
+    from.  weights: of a run in memory, of files read layer by layer.  run: where it is one of this project.
     """
 
     architecture: str
     config: DecoderConfig
     weights: Weights
     source: Path
-    tokenizer_file: Path | None = None
+    read_tokenizer: Callable[[], Tokenizer]
     run: RunFolder | None = None
 
     def layer(self, number: int) -> dict[str, np.ndarray]:
@@ -48,13 +50,8 @@ class Model:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """Of the model.  ModelError where its source has none that is read; DataError where that one is damaged."""
-        if self.tokenizer_file is not None:
-            return HuggingFaceTokenizer(model=self.tokenizer_file.read_bytes())
-        if self.run is not None:
-            corpus = load_data(self.run.path)
-            return tokenizer_named(corpus.tokenizer, corpus.tokenizer_model)
-        raise ModelError(f"{self.source} has no tokenizer.json; give tokens, or put the model's beside it")
+        """Of the model, read now.  ModelError where its source has none that is read; DataError for a damaged one."""
+        return self.read_tokenizer()
 
 
 def open_model(path: Path | str) -> Model:
@@ -91,8 +88,14 @@ def _of_run(run: RunFolder, step: int | None = None) -> Model:
         config=of_model(run.config.model),
         weights=ResidentWeights(parameters=checkpoint.state["parameters"]),
         source=run.path / "checkpoints" / f"step_{checkpoint.step}",
+        read_tokenizer=partial(_tokenizer_of_run, run),
         run=run,
     )
+
+
+def _tokenizer_of_run(run: RunFolder) -> Tokenizer:
+    corpus = load_data(run.path)
+    return tokenizer_named(corpus.tokenizer, corpus.tokenizer_model)
 
 
 def _hugging_face(folder: Path, values: dict) -> Model:
@@ -101,14 +104,20 @@ def _hugging_face(folder: Path, values: dict) -> Model:
         raise ModelError(f"{place} has no model_type; restore the key")
     architecture = architecture_named(HUGGING_FACE, values["model_type"], place)
     config = decoder_config(architecture, values, place)
-    tokenizer = folder / "tokenizer.json"
     return Model(
         architecture=architecture.name,
         config=config,
         weights=FileWeights(config, architecture.tensors, open_safetensors(folder)),
         source=folder,
-        tokenizer_file=tokenizer if tokenizer.is_file() else None,
+        read_tokenizer=partial(_tokenizer_in, folder),
     )
+
+
+def _tokenizer_in(folder: Path) -> Tokenizer:
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        raise ModelError(f"{folder} has no tokenizer.json; give tokens, or put the model's beside it")
+    return HuggingFaceTokenizer(model=file.read_bytes())
 
 
 def _gguf(path: Path) -> Model:
@@ -124,4 +133,5 @@ def _gguf(path: Path) -> Model:
         config=config,
         weights=FileWeights(config, architecture.tensors, file),
         source=path,
+        read_tokenizer=partial(tokenizer_of, file),
     )

@@ -17,6 +17,7 @@ from small_checkpoints import CHECKPOINTS, HEAD, HEADS, LAYERS, Checkpoint
 from qsim.decoder import decoder_forward
 from qsim.importing import ModelError, open_model
 from qsim.importing.gguf_files import GgufFile
+from qsim.importing.gguf_tokenizer import tokenizer_of
 from qsim.policy import POLICIES
 from qsim.sites import Calculator
 
@@ -188,6 +189,39 @@ def test_blocks_are_read_as_defined(tmp_path: Path, kind: str) -> None:
     file = GgufFile(path)
     assert file.shapes["x"] == (5, 3 * BLOCK)
     assert_same_bits(file.read("x"), dequantized(kind, gguf.quants.quantize(w, which)))
+
+
+def with_tokenizer(path: Path, pre: str = "smollm", kind: str = "gpt2", merges: bool = True) -> Path:
+    """Four letters, a digit twice, two merges, a control token."""
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_tokenizer_model(kind)
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list(["a", "b", "c", "\u0120", "ab", "abc", "<end>", "7", "77"])
+    writer.add_token_types([1, 1, 1, 1, 1, 1, 3, 1, 1])
+    if merges:
+        writer.add_token_merges(["a b", "ab c", "7 7"])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_the_tokenizer_of_a_file(tmp_path: Path) -> None:
+    pytest.importorskip("tokenizers", reason="byte pairs are merged by the package tokenizers; install it")
+    digits = tokenizer_of(GgufFile(with_tokenizer(tmp_path / "a.gguf")))
+    assert digits.encode("abcab 77<end>").tolist() == [5, 4, 3, 7, 7, 6]
+    assert digits.decode([5, 4, 3, 7, 7, 6]) == "abcab 77<end>"
+    assert tokenizer_of(GgufFile(with_tokenizer(tmp_path / "b.gguf", "gpt-2"))).encode("77").tolist() == [8]
+
+
+def test_tokenizers_that_are_not_read(tmp_path: Path) -> None:
+    with refused(ModelError, "of kind 'llama', 'default', which is not read; give tokens"):
+        tokenizer_of(GgufFile(with_tokenizer(tmp_path / "a.gguf", "default", "llama")))
+    with refused(ModelError, "of kind 'gpt2', 'qwen2', which is not read", "gpt-2, smollm"):
+        tokenizer_of(GgufFile(with_tokenizer(tmp_path / "b.gguf", "qwen2")))
+    with refused(ModelError, "no list tokenizer.ggml.merges"):
+        tokenizer_of(GgufFile(with_tokenizer(tmp_path / "c.gguf", merges=False)))
 
 
 def test_what_is_not_offered(tmp_path: Path) -> None:
