@@ -84,6 +84,15 @@ def gelu_gradient(
     return _apply("gelu_gradient", x, fmt, output, backend)
 
 
+def gelu_tanh(x: Any, *, fmt: FormatLike = FP16, output: FormatLike | None = None, backend: str | None = None) -> Any:
+    """x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2 of values of a format of at most 16 bits, rounded once.
+
+    Special values: gelu_tanh(+-0) = +-0, gelu_tanh(-inf) = -0, gelu_tanh(inf) = inf.  Everything else as in ``exp``.
+    Source: Hendrycks and Gimpel 2016, arXiv:1606.08415, its tanh approximation; GPT-2 and BLOOM have it.
+    """
+    return _apply("gelu_tanh", x, fmt, output, backend)
+
+
 def rsqrt(x: Any, *, fmt: FormatLike = FP16, output: FormatLike | None = None, backend: str | None = None) -> Any:
     """x^(-1/2) of values of a format, rounded once, not through a rounded root; else as ``exp``, FP32 included.
 

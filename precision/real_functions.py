@@ -64,6 +64,10 @@ def _gelu_gradient(x: np.ndarray) -> np.ndarray:
     return np.where(y == 0, np.copysign(y, x), y)  # far out the slope, which is negative, outweighs Phi
 
 
+def _gelu_tanh(x: np.ndarray) -> np.ndarray:
+    return x / (1 + np.exp(-2 * np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
 def _sigmoid(x: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-x))
 
@@ -125,6 +129,13 @@ def _precise_gelu(x: mpf) -> mpf:
     return _short_of(x, x * _upper_tail(x)) if x > 0 else x * _upper_tail(-x)
 
 
+def _precise_gelu_tanh(x: mpf) -> mpf:
+    """x (1 + tanh u) / 2 = x / (1 + e^(-2 u)), or x - x / (1 + e^(2 u))."""
+    a = abs(x)
+    power = mpmath.exp(2 * mpmath.sqrt(2 / mpmath.pi) * (a + mpf(44715) / 1000000 * a**3)) if a < 40 else mpmath.inf
+    return _short_of(x, x / (1 + power)) if x > 0 else x / (1 + power)
+
+
 def _precise_gelu_gradient(x: mpf) -> mpf:
     if x > 20:
         return 1 + _VANISHING
@@ -159,6 +170,7 @@ REAL_FUNCTIONS = {
         at_infinity={-np.inf: -0.0, np.inf: 1.0},
         cancels=(-0.76, -0.744),  # around its zero at -0.7518; outside, it is above 2^-9
     ),
+    "gelu_tanh": RealFunction(approximate=_gelu_tanh, precise=_precise_gelu_tanh, at_infinity={-np.inf: -0.0}),
     "log": RealFunction(approximate=np.log, precise=mpmath.log, exact=_is_one),
     "reciprocal": RealFunction(approximate=np.reciprocal, precise=lambda x: 1 / x, exact=_is_power_of_two),
     "rsqrt": RealFunction(

@@ -5,6 +5,7 @@ Shapes as in ``qsim.layers``; K heads of keys and values, each serving H / K hea
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -53,16 +54,16 @@ def rotary_forward(ar: Calculator, x: Array, width: int, theta: float, first: in
 
 
 def activation_forward(ar: Calculator, activation: Activation, x: Array) -> Array:
-    """f(x) at the site ``gelu``, rounded once: gelu and silu by table where its inputs have 16 bits."""
+    """f(x) at the site ``gelu``, rounded once: by table where its inputs have 16 bits, else composed in float32."""
     s = ar.at("gelu", "fprop")
     if activation == "gelu":
         return s.gelu(x)
+    if activation == "gelu_tanh":
+        return s.activation("gelu_tanh", x, partial(_gelu_tanh, s))
     if activation == "silu":
-        return s.activation("silu", x, lambda x: _silu(ar, s, x))
-    if activation == "relu":
-        x = s.multiply(x, s.scalar(1))  # a compiler that compares subnormals as zeros finds none
-        return s.output(ar.xp.where(x < 0, ar.xp.zeros_like(x), x))
-    return s.output(_gelu_tanh(s, x))
+        return s.activation("silu", x, partial(_silu, ar, s))
+    x = s.multiply(x, s.scalar(1))  # a compiler that compares subnormals as zeros finds none
+    return s.output(ar.xp.where(x < 0, ar.xp.zeros_like(x), x))
 
 
 def _silu(ar: Calculator, s: Site, x: Array) -> Array:

@@ -72,7 +72,7 @@ def at_infinity(function: str, negative: bool) -> Real:
     if function in ("gelu_gradient", "sigmoid") and not negative:
         return real(1)
     if negative:
-        return Real(function in ("gelu", "gelu_gradient", "silu"), Fraction(0))
+        return Real(function in ("gelu", "gelu_gradient", "gelu_tanh", "silu"), Fraction(0))
     return Real(False, math.inf)
 
 
@@ -89,6 +89,7 @@ def expression(function: str, x: mpf) -> mpf:
         "erf": lambda: mpmath.erf(x),
         "gelu": lambda: x * mpmath.ncdf(x),
         "gelu_gradient": lambda: mpmath.ncdf(x) + x * mpmath.npdf(x),
+        "gelu_tanh": lambda: x * _tanh_weight(x) / (1 + _tanh_weight(x)),
         "rsqrt": lambda: mpmath.sqrt(1 / x),
         "sigmoid": lambda: mpmath.exp(x) / (1 + mpmath.exp(x)),
         "silu": lambda: x * mpmath.exp(x) / (1 + mpmath.exp(x)),
@@ -97,17 +98,23 @@ def expression(function: str, x: mpf) -> mpf:
     }[function]()
 
 
+def _tanh_weight(x: mpf) -> mpf:
+    """e^(2 u), u the argument of the tanh in ``gelu_tanh``: 1 + tanh u = 2 e^(2 u) / (1 + e^(2 u))."""
+    return mpmath.exp(mpmath.sqrt(8 / mpmath.pi) * (x + mpf(44715) / 10**6 * x**3))
+
+
 def tail(function: str, x: float) -> Real | None:
     """Far out, something that rounds as the value does."""
-    squared = function in ("erf", "gelu", "gelu_gradient")
+    squared = function in ("erf", "gelu", "gelu_gradient", "gelu_tanh")
     if abs(x) < (FAR_IF_SQUARED if squared else FAR) or function in ("cos", "log", "reciprocal", "rsqrt", "sin"):
         return None
     if function in ("erf", "tanh"):
         return Real(x < 0, 1 - NEGLIGIBLE)
     if x < 0:
-        return Real(function in ("gelu", "gelu_gradient", "silu"), NEGLIGIBLE)
+        return Real(function in ("gelu", "gelu_gradient", "gelu_tanh", "silu"), NEGLIGIBLE)
     limits = {
         "gelu": Fraction(x) - NEGLIGIBLE,
+        "gelu_tanh": Fraction(x) - NEGLIGIBLE,
         "silu": Fraction(x) - NEGLIGIBLE,
         "sigmoid": 1 - NEGLIGIBLE,
         "gelu_gradient": 1 + NEGLIGIBLE,
@@ -121,7 +128,7 @@ def enclosure(function: str, x: float) -> tuple[Real, Real]:
     if known is not None:
         return known, known
     # and the bits by which the value lies closer to x or to its limit
-    digits = DIGITS + int(min(x * x, 2 * FAR))
+    digits = DIGITS + int(min(x * x, 2 * FAR)) * (4 if function == "gelu_tanh" else 1)  # e^-(0.072 x^3) at most
     with mpmath.workprec(digits + 50):
         y = expression(function, mpmath.mpf(x))
         error = abs(y) * mpf(2) ** -digits
@@ -168,6 +175,7 @@ def extended(function: str, x: np.ndarray) -> np.ndarray:
             "erf": lambda: _each(math.erf, x),
             "gelu": lambda: x * phi,
             "gelu_gradient": lambda: _slope_of_gelu(wide, phi),
+            "gelu_tanh": lambda: x / (1 + np.exp(-np.sqrt(8 / np.pi) * (wide + 0.044715 * wide**3))),
             "reciprocal": lambda: 1 / wide,
             "rsqrt": lambda: 1 / np.sqrt(wide),
             "sigmoid": lambda: sigmoid,

@@ -67,6 +67,7 @@ SPECIAL = {
     "exp2": (0, 0.5, 1, 1, 2, INF),
     "gelu": (-0.0, -0.1586914062, -0.0, 0.0, 0.8413085938, INF),
     "gelu_gradient": (-0.0, -0.0833129883, 0.5, 0.5, 1.0830078125, 1),
+    "gelu_tanh": (-0.0, -0.1588, -0.0, 0.0, 0.8412, INF),
     "log": (NAN, NAN, -INF, -INF, 0.0, INF),
     "reciprocal": (-0.0, -1, -INF, INF, 1, 0),
     "rsqrt": (NAN, NAN, -INF, INF, 1, 0),

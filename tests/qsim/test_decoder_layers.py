@@ -74,7 +74,7 @@ def test_relu_is_the_larger_of_x_and_zero() -> None:
 
 
 @pytest.mark.parametrize("fmt", ["fp16", "bf16"])
-@pytest.mark.parametrize(("activation", "exact"), [("silu", pr.silu), ("gelu", pr.gelu)])
+@pytest.mark.parametrize(("activation", "exact"), [("silu", pr.silu), ("gelu", pr.gelu), ("gelu_tanh", pr.gelu_tanh)])
 def test_sixteen_bits_are_rounded_once(fmt: str, activation: Activation, exact: Callable) -> None:
     x = oracles.every_value(fmt).view(np.float32)
     assert_same_bits(run("numpy", fmt, active(activation), x), exact(x, fmt=fmt), x)

@@ -27,6 +27,7 @@ _REAL: dict[str, Callable[[Array], Array]] = {
     "exp2": jnp.exp2,
     "gelu": _exact_gelu,
     "gelu_gradient": _gelu_gradient,
+    "gelu_tanh": jax.nn.gelu,
     "log": jnp.log,
     "reciprocal": jnp.reciprocal,
     "rsqrt": jax.lax.rsqrt,
