@@ -12,6 +12,7 @@ import numpy as np
 
 from qsim import layers
 from qsim.decoder_config import Activation, DecoderConfig
+from qsim.masks import causal_mask
 from qsim.positions import alibi_slopes, rotary_table
 from qsim.site import Site
 from qsim.sites import Calculator
@@ -110,7 +111,7 @@ def grouped_attention(
         q, k = (rotary_forward(ar, x, config.rotary_width, config.rotary_theta, first) for x in (q, k))
     if earlier is not None:
         k, v = (ar.xp.concatenate([earlier[n], x], axis=1) for n, x in (("keys", k), ("values", v)))
-    mask = layers.causal_mask(ar, q.shape[1], first)
+    mask = causal_mask(ar, q.shape[1], first)
     slopes = ar.xp.asarray(alibi_slopes(config.heads)) if config.positions == "alibi" else None
     shared_k, shared_v = (_for_each_query(ar, x, config.heads // config.kv_heads) for x in (k, v))
     mixed, _ = layers.attend(ar, q, shared_k, shared_v, mask, batch, slopes)

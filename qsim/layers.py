@@ -17,6 +17,7 @@ import numpy as np
 
 from precision.backends import is_concrete
 from precision.rounding_words import NOT_ROUNDED
+from qsim.masks import alibi_bias, causal_mask, masked
 from qsim.site import Deferred, patterns
 from qsim.sites import Calculator, Site
 
@@ -187,11 +188,6 @@ def merge_heads(ar: Calculator, arrays: list[Array], batch: int) -> Array:
     return ar.shards.all_columns(x, 3).reshape(batch * length, -1)
 
 
-def causal_mask(ar: Calculator, length: int, earlier: int = 0) -> Array:
-    """(T, earlier + T), true where a position may attend: to the earlier ones, and of its own up to itself."""
-    return ar.xp.asarray(np.tril(np.ones((length, earlier + length), np.bool_), earlier))
-
-
 def attention_forward(
     ar: Calculator, qkv: Array, batch: int, heads: int, slopes: Array | None = None
 ) -> tuple[Array, Cache]:
@@ -213,27 +209,12 @@ def attend(
     q = s.output(s.multiply(q, s.scalar(q.shape[-1] ** -0.5)))
     products = s.matmul(q, ar.xp.swapaxes(k, 1, 2))
     if slopes is not None:
-        scores = s.output(_masked(ar, mask, products))
+        scores = s.output(masked(ar, mask, products))
         bias = alibi_bias(ar, ar.shards.own_columns(slopes), mask)
         products = s.add(scores.reshape(batch, -1, *mask.shape), bias).reshape(scores.shape)
-    weights = softmax_forward(ar, s.deferred(products, partial(_masked, ar, mask)), mask)
+    weights = softmax_forward(ar, s.deferred(products, partial(masked, ar, mask)), mask)
     s = ar.at("values", "fprop")
     return s.output(s.matmul(weights, v)), {"q": q, "k": k, "v": v, "weights": weights}
-
-
-def alibi_bias(ar: Calculator, slopes: Array, mask: Array) -> Array:
-    """-slope (i - j) for query i and key j <= i, one rounding to float32; -0 where i = j or masked.  (H, T, S)
-
-    The queries are those of the last T of S positions.
-    """
-    place = ar.xp.arange(mask.shape[1], dtype=np.float32)
-    distance = _masked(ar, mask, place[-len(mask) :, None] - place[None, :])
-    return ar.float32.multiply(-slopes[:, None, None], distance)
-
-
-def _masked(ar: Calculator, mask: Array, x: Array) -> Array:
-    """x with +0 where the mask excludes it, so that nothing unused is rounded or counted."""
-    return ar.xp.where(mask, x, ar.float32.scalar(0))
 
 
 def softmax_forward(ar: Calculator, scores: Array | Deferred, mask: Array) -> Array:
@@ -243,7 +224,7 @@ def softmax_forward(ar: Calculator, scores: Array | Deferred, mask: Array) -> Ar
 
     def composed(values: Array, mask: Array) -> tuple[Array]:
         x = deferred.finish(values)
-        powers = _masked(ar, mask, s.exp(s.subtract(x, s.max(x, mask))))
+        powers = masked(ar, mask, s.exp(s.subtract(x, s.max(x, mask))))
         total = s.sum(powers)[..., None]
         return (s.multiply(powers, s.divide(ar.xp.ones_like(total), total)),)
 
@@ -256,7 +237,7 @@ def softmax_backward(ar: Calculator, weights: Array, dweights: Array | Deferred,
     dp = dweights if isinstance(dweights, Deferred) else Deferred(dweights)
 
     def composed(p: Array, x: Array, mask: Array) -> tuple[Array]:
-        x = _masked(ar, mask, dp.finish(x))
+        x = masked(ar, mask, dp.finish(x))
         dot = s.sum(s.multiply(p, x))[..., None]
         return (s.multiply(p, s.subtract(x, dot)),)
 
@@ -269,7 +250,7 @@ def attention_backward(ar: Calculator, cache: Cache, dy: Array, batch: int, head
     (dmixed,) = split_heads(ar, dy, batch, heads, 1)
     weights, mask = cache["weights"], causal_mask(ar, dmixed.shape[1])
     s = ar.at("values", "dgrad")
-    dweights = s.deferred(s.matmul(dmixed, xp.swapaxes(cache["v"], 1, 2)), partial(_masked, ar, mask))
+    dweights = s.deferred(s.matmul(dmixed, xp.swapaxes(cache["v"], 1, 2)), partial(masked, ar, mask))
     dv = s.output(s.matmul(xp.swapaxes(weights, 1, 2), dmixed))
     dscores = softmax_backward(ar, weights, dweights, mask)
     s = ar.at("scores", "dgrad")
@@ -299,7 +280,7 @@ def dropout(ar: Calculator, site: Site, x: Array, kept: Array | None, probabilit
     if kept is None:
         return x
     scaled = site.multiply(x, site.scalar(1 / (1 - probability)))
-    return site.output(_masked(ar, kept, scaled))
+    return site.output(masked(ar, kept, scaled))
 
 
 def residual_forward(ar: Calculator, x: Array, branch: Array) -> Array:

@@ -10,7 +10,7 @@ import pytest
 from bits_assertions import assert_same_bits
 from executors import Executor
 
-from qsim.layers import alibi_bias, causal_mask
+from qsim.masks import alibi_bias, causal_mask
 from qsim.policy import POLICIES
 from qsim.positions import alibi_slopes, rotary_table, sinusoidal_table
 from qsim.sites import Calculator
