@@ -105,8 +105,7 @@ def attribute(
     stages: of so many of the costliest units, what each of their parts costs alone (``qsim.units.PARTS``).
     Errors: ConfigError where the policies do not differ, for no batches or more than there are steps left.
     """
-    left = again.config.steps - step
-    trial = Trial(again, other, step, min(BATCHES, left) if batches is None else batches)
+    trial = Trial(again, other, step, max(1, min(BATCHES, again.config.steps - step)) if batches is None else batches)
     found = units(again.policy, other, again.config.model.layers, by)
     if not found:
         raise ConfigError(f"policy {other.name} does nothing else than {again.policy.name}; name another --to")
@@ -146,6 +145,8 @@ class Trial:
 
     def __init__(self, again: Rerun, other: Arithmetic, step: int, batches: int) -> None:
         left = again.config.steps - step
+        if left < 1 or step < 0:
+            raise ConfigError(f"--from is {step}; the run has {again.config.steps} steps, so 0 to {step + left - 1}")
         if not 1 <= batches <= left:
             raise ConfigError(f"--batches is {batches}; the run has {left} steps after step {step}, so 1 to {left}")
         self.again, self.other, self.batches = again, other, batches

@@ -63,6 +63,8 @@ def minimal(
     Errors: ConfigError for a tolerance that is not positive, steps the run does not have, policies that are the same.
     """
     left = again.config.steps - first
+    if left < 1 or first < 0:
+        raise ConfigError(f"--from is {first}; the run has {again.config.steps} steps, so 0 to {first + left - 1}")
     if not 0 < tolerance < math.inf:
         raise ConfigError(f"--tolerance is {tolerance}; give a positive difference of losses")
     if not 1 <= steps <= left:

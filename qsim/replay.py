@@ -9,6 +9,7 @@ from pathlib import Path
 from qsim.config import ConfigError, RunConfig
 from qsim.data import Corpus, load_data, reference_data
 from qsim.devices import find_devices
+from qsim.fault_elements import check_elements
 from qsim.faults import Fault, check_faults
 from qsim.mesh import Mesh
 from qsim.optimizer import ScaleState
@@ -49,6 +50,7 @@ def replay(
     executor = executor or parent.executor
     find_devices(config, policy, executor, mesh)  # refused before anything is written
     check_faults(faults, config, policy, 1 if mesh is None else mesh.count)
+    check_elements(faults, config, policy)
     require_new(out)
     position = Rerun(parent, data=data).at(first)
     if first == 0 or parent.policy.loss_scaling != policy.loss_scaling:

@@ -18,6 +18,7 @@ from qsim.data import Corpus, build_corpus, check_corpus, save_data, validation_
 from qsim.delayed_scaling import PART, Histories
 from qsim.devices import Devices, OneDevice, find_devices
 from qsim.draws import output_keys
+from qsim.fault_elements import check_elements
 from qsim.faults import Fault, check_faults
 from qsim.hashing import step_hashes
 from qsim.interruption import Interrupted, Stop, graceful
@@ -96,6 +97,7 @@ def train_new(
     arithmetic = parse_policy(policy)
     devices = find_devices(config, arithmetic, executor, mesh)
     check_faults(faults, config, arithmetic, 1 if mesh is None else mesh.count)
+    check_elements(faults, config, arithmetic)
     if devices.writes:
         require_new(out)
     corpus = build_corpus(

@@ -214,6 +214,7 @@ def test_the_command(base: RunFolder, tmp_path: Path, cli: Cli) -> None:
         (("--to", "fp32"), ["nothing else than fp32", "--to"]),
         (("--to", "bf17"), ["bf17"]),
         (("--to", "bf16", "--batches", 7), ["--batches is 7", "1 to 6"]),
+        (("--to", "bf16", "--from", 6), ["--from is 6", "0 to 5"]),
         (("--to", "bf16", "--tolerance", 1), ["--tolerance", "--minimal"]),
         (("--to", "bf16", "--minimal", "--tolerance", -1), ["--tolerance is -1", "positive"]),
         (("--to", "bf16", "--minimal", "--steps", 60), ["--steps is 60", "1 to 6"]),

@@ -14,13 +14,17 @@ from small_runs import assert_sentence, hash_rows, small_config, small_flags, sm
 
 from precision.backends import get_backend
 from precision.formats import parse_format
+from qsim.capture import TensorRecorder
 from qsim.config import ConfigError
+from qsim.fault_elements import elements
 from qsim.faults import Fault, check_faults, parse_fault
 from qsim.policy import POLICIES
+from qsim.position import inputs_of, start
 from qsim.replay import replay
 from qsim.runs import RunFolder
 from qsim.segments import apart
 from qsim.site_policy import PASSES, SITES, WHOLE_MODEL_SITES
+from qsim.step import Step
 
 CHANGES = {"steps": 3, "record.checkpoint_every": 1, "record.statistics_every": 2}
 DTYPES = {"fp16": np.float16, "fp32": np.float32}
@@ -144,11 +148,32 @@ def test_a_run_keeps_its_faults(tmp_path: Path, cli: Cli) -> None:
     assert_sentence(message, "leave out --inject")
 
 
+def test_how_much_a_site_gives_out() -> None:
+    """As the step that is computed gives out."""
+    config = small_config()
+    found = elements(config, POLICIES["fp16"])
+    made: list[TensorRecorder] = []
+    step = Step(config, POLICIES["fp16"], "numpy", lambda: made.append(TensorRecorder()) or made[-1])  # type: ignore[func-returns-value]
+    position = start(config, POLICIES["fp16"])
+    tokens = np.zeros((config.data.batch_size, config.model.length), np.int32)
+    given_to = inputs_of(config, POLICIES["fp16"], position, (tokens, tokens))
+    _, results = step(position.state, given_to.batch, given_to.scalars, given_to.keys)
+    sizes = {key: sum(x.size for x in pairs[1::2]) for key, pairs in results["records"].items()}
+    assert {key: size for key, (size, _) in found.items()} == sizes
+    assert found["loss.fprop"][1] == 32
+    assert found["layer.1.mlp_up.dgrad"][1] == 16
+
+
 def test_an_element_that_is_not_there(tmp_path: Path, cli: Cli) -> None:
     base = small_run(tmp_path / "base", "fp16", **CHANGES)
     with pytest.raises(ConfigError) as error:
         replay(base, base.policy, tmp_path / "run", faults=[parse_fault("1:logits:fprop:99999:0")])
     assert_sentence(error.value, "99999", "16,384")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ConfigError) as error:
+        replay(base, base.policy, tmp_path / "run", faults=[parse_fault("1:logits:fprop:0:16")])
+    assert_sentence(error.value, "bit 16", "0 to 15")
+    assert not (tmp_path / "run").exists()
     assert_sentence(
         cli.refused(tmp_path, "replay", base.path, "--as", "fp16", "--out", tmp_path / "x", "--inject", "x")
     )

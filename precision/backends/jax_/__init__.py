@@ -57,6 +57,7 @@ from precision.backends.jax_.structure import (
     jit,
     repeat,
     scan,
+    shapes_of,
 )
 
 name = "jax"
@@ -113,6 +114,7 @@ __all__ = [
     "rsqrt",
     "scan",
     "scatter_add_rows",
+    "shapes_of",
     "shared_scales",
     "square_root",
     "statistics",

@@ -50,3 +50,8 @@ def branch(condition: Any, yes: Callable, no: Callable, *operands: Any) -> Any:
 def fused_dequantizer(tiles: Any) -> None:
     """None: XLA fuses the composed steps."""
     del tiles
+
+
+def shapes_of(function: Callable[..., Any], *operands: Any) -> Any:
+    """What function(*operands) would give, as shapes and dtypes, nothing of it computed."""
+    return jax.eval_shape(function, *operands)
