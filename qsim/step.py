@@ -11,6 +11,7 @@ from qsim.config import RunConfig
 from qsim.delayed_scaling import PART, Histories
 from qsim.devices import Devices, Kind, Kinds, OneDevice
 from qsim.faults import Fault
+from qsim.heap import keep_freed_memory
 from qsim.model import loss_and_gradients
 from qsim.optimizer import adamw, clip_factor, global_norm
 from qsim.policy import Arithmetic
@@ -90,6 +91,8 @@ class Step:
         donates: bool = False,
     ) -> None:
         self.faults, self._donated = faults, (0,) if donates else ()
+        if executor != "jax":
+            keep_freed_memory()
         self.config, self.policy, self.executor, self.recorder = config, policy, executor, recorder
         self.devices = devices or OneDevice(executor)
         self.formats: dict[str, Format] = {}
