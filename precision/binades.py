@@ -80,9 +80,13 @@ class Binades:
         return self._cumulative[np.minimum(cell, len(self._cumulative) - 1)]
 
 
+def tells(fmt: Format) -> bool:
+    """Whether counts per binade tell all that the format loses: signed floats of 1 to 10 significand bits."""
+    return fmt.signed and fmt.zero and not fmt.is_integer and 1 <= fmt.significand_bits < MOST_ONES
+
+
 def _require(fmt: Format, subnormals: Subnormals = "keep") -> None:
-    told = 1 <= fmt.significand_bits < MOST_ONES or (fmt == FP32 and subnormals == "keep")
-    if fmt.is_integer or not (fmt.signed and fmt.zero and told):
+    if not (tells(fmt) or (fmt == FP32 and subnormals == "keep")):
         raise ValueError(
             f"losses in {fmt.name} cannot be told from counts per binade; "
             "choose a signed floating-point format of 1 to 10 significand bits"

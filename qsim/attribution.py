@@ -201,9 +201,12 @@ class Trial:
 
 def interval(values: Sequence[float | None]) -> Interval:
     """Of the mean of what is known: percentile bootstrap over the values, resampled by a fixed seed."""
+    from scipy.stats import bootstrap
+
     known = np.array([value for value in values if value is not None], np.float64)
-    if not known.size:
-        return Interval(mean=None, low=None, high=None)
-    drawn = np.random.default_rng(0).integers(0, known.size, (RESAMPLES, known.size))
-    low, high = np.quantile(known[drawn].mean(axis=1), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Interval(mean=float(known.mean()), low=float(low), high=float(high))
+    if known.size < 2:  # nothing, or one value, which no resampling changes
+        only = float(known[0]) if known.size else None
+        return Interval(mean=only, low=only, high=only)
+    how = {"n_resamples": RESAMPLES, "confidence_level": CONFIDENCE, "method": "percentile"}
+    found = bootstrap((known,), np.mean, rng=np.random.default_rng(0), **how).confidence_interval
+    return Interval(mean=float(known.mean()), low=float(found.low), high=float(found.high))

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-import precision as pr
 from precision.format import Format
 from precision.formats import FP32
+from precision.ulps import codes, ulps_apart
 from qsim.capture import Tensor
 from qsim.hashing import canonical
 
@@ -92,7 +92,7 @@ def _compare(named: Tensor, a: np.ndarray, b: np.ndarray, fmt: Format, stage: St
     places = np.flatnonzero(canonical(flat_a) != canonical(flat_b))
     if not places.size:
         return None
-    distances = _distances(flat_a[places], flat_b[places], fmt)
+    distances = ulps_apart(flat_a[places], flat_b[places], fmt)
     known = [int(d) for d in distances if d >= 0]
     return TensorDifference(
         key=named.key,
@@ -109,7 +109,7 @@ def _compare(named: Tensor, a: np.ndarray, b: np.ndarray, fmt: Format, stage: St
 
 def _element(shape: tuple[int, ...], flat: int, a: np.ndarray, b: np.ndarray, fmt: Format) -> Element:
     one, other = a[flat : flat + 1], b[flat : flat + 1]
-    distance = int(_distances(one, other, fmt)[0])
+    distance = int(ulps_apart(one, other, fmt)[0])
     return Element(
         index=tuple(int(i) for i in np.unravel_index(flat, shape)),
         flat=flat,
@@ -122,26 +122,8 @@ def _element(shape: tuple[int, ...], flat: int, a: np.ndarray, b: np.ndarray, fm
     )
 
 
-def _codes(x: np.ndarray, fmt: Format) -> np.ndarray:
-    """Of values of the format, as int64."""
-    return pr.encode(x, fmt).view(f"u{fmt.code_dtype.itemsize}").astype(np.int64)
-
-
 def _hexadecimal(x: np.ndarray, fmt: Format) -> str:
-    return f"0x{int(_codes(x, fmt)[0]):0{-(-fmt.bits // 4)}x}"
-
-
-def _distances(a: np.ndarray, b: np.ndarray, fmt: Format) -> np.ndarray:
-    """In units in the last place; -1 where either is NaN."""
-    apart = np.abs(_places(a, fmt) - _places(b, fmt))
-    return np.where(np.isnan(a) | np.isnan(b), -1, apart)
-
-
-def _places(x: np.ndarray, fmt: Format) -> np.ndarray:
-    """Numbers that count a format's values upwards, -0 just below +0."""
-    codes = _codes(x, fmt)
-    sign = 1 << (fmt.bits - 1)
-    return np.where(codes & sign, -1 - (codes & (sign - 1)), codes)
+    return f"0x{int(codes(x, fmt)[0]):0{-(-fmt.bits // 4)}x}"
 
 
 def relative_distance(a: np.ndarray, b: np.ndarray) -> float | None:

@@ -107,9 +107,9 @@ class _Search:
         kept = self._greedy(ordered)
         if kept is not None:
             kept = self._without_the_unneeded(kept)
-        smallest = kept is not None and self._none_smaller(kept, runs)
-        if isinstance(smallest, frozenset):
-            kept, smallest = smallest, True
+        smallest = False
+        if kept is not None:
+            kept, smallest = self._smallest(kept, runs)
         return Minimal(
             base=self.again.policy.name,
             other=self.other.name,
@@ -164,16 +164,16 @@ class _Search:
                 kept = kept - {name}
         return kept
 
-    def _none_smaller(self, kept: frozenset[str], runs: int) -> bool | frozenset[str]:
-        """A smaller set that does, True where there is none, False where runs did not suffice to tell."""
+    def _smallest(self, kept: frozenset[str], runs: int) -> tuple[frozenset[str], bool]:
+        """The first of all smaller sets, the smallest first, that does, else this one; whether all could be tried."""
         names = [unit.name for unit in self.found]
         for size in range(len(kept)):
             for chosen in map(frozenset, combinations(names, size)):
                 if chosen not in self.deviations and len(self.deviations) >= runs:
-                    return False
+                    return kept, False
                 if self.good(chosen):
-                    return chosen
-        return True
+                    return chosen, True
+        return kept, True
 
 
 def _words(kept: frozenset[str] | None, smallest: bool, count: int) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 import precision as pr
-from precision.binades import Binades
+from precision.binades import Binades, tells
 from precision.format import Format
 from precision.statistics import Statistics
 from qsim import strict_json
@@ -87,9 +87,8 @@ def joined(name: str, sources: Sequence[Source]) -> Source:
 
 
 def offered() -> dict[str, Format]:
-    """The registered formats of which counts per binade tell all: signed floats of 1 to 10 significand bits."""
-    floats = {name: fmt for name, fmt in pr.FORMATS.items() if fmt.signed and fmt.zero and not fmt.is_integer}
-    return {name: fmt for name, fmt in floats.items() if 1 <= fmt.significand_bits <= 10}
+    """The registered formats of which counts per binade tell all."""
+    return {name: fmt for name, fmt in pr.FORMATS.items() if tells(fmt)}
 
 
 def read_sources(path: Path, *, step: int | None = None, pattern: str = "*") -> list[Source]:

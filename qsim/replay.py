@@ -52,7 +52,7 @@ def replay(
     check_faults(faults, config, policy, 1 if mesh is None else mesh.count)
     check_elements(faults, config, policy)
     require_new(out)
-    position = Rerun(parent, data=data).at(first)
+    position = Rerun(parent, corpus=corpus).at(first)
     if first == 0 or parent.policy.loss_scaling != policy.loss_scaling:
         position.scale = ScaleState.start(policy.loss_scaling)
     named = identity(parent, out, position.state["parameters"]) | ({"from": first} if first else {})

@@ -9,7 +9,7 @@ from typing import Any
 
 from qsim.capture import Tensor, TensorRecorder, results_of, tensors_of
 from qsim.checkpoints import load_checkpoint, saved_steps
-from qsim.data import load_data
+from qsim.data import Corpus, load_data
 from qsim.faults import Fault, check_faults
 from qsim.policy import Arithmetic
 from qsim.position import Inputs, Position, advance, batch_of, inputs_of
@@ -22,14 +22,16 @@ class Rerun:
     """The steps of a recorded run, computed again.
 
     executor: that of the run unless given; where its policy promises bits, Numba in place of JAX, which has to
-    compile first and gives the same.  data: where its tokens now lie.
+    compile first and gives the same.  data: where its tokens now lie; corpus: the tokens themselves, read already.
     """
 
-    def __init__(self, run: RunFolder, *, executor: str | None = None, data: Path | None = None) -> None:
+    def __init__(
+        self, run: RunFolder, *, executor: str | None = None, data: Path | None = None, corpus: Corpus | None = None
+    ) -> None:
         self.run, self.config, self.policy = run, run.config, run.policy
         recorded = "numba" if run.executor == "jax" and self.policy.promises_bits else run.executor
         self.executor = executor or recorded
-        self.corpus = load_data(run.path, data)
+        self.corpus = load_data(run.path, data) if corpus is None else corpus
         self.faults = run.faults
         check_faults(self.faults, self.config, self.policy, 1)
 

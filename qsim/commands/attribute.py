@@ -10,7 +10,7 @@ from qsim import strict_json
 from qsim.atomic import write_atomically
 from qsim.commands.columns import print_columns
 from qsim.commands.command import AddCommand, Arguments
-from qsim.commands.options import add_rule, ruled
+from qsim.commands.options import add_rule, check_out, ruled
 from qsim.config import ConfigError
 from qsim.units import By
 
@@ -49,6 +49,7 @@ def _attribute(arguments: Arguments) -> int:
     given = [name for name, value in searched.items() if value is not None]
     if given and not arguments.minimal:
         raise ConfigError(f"{given[0]} is of the search for a minimal set; add --minimal")
+    check_out(arguments.out)
     run = RunFolder.open(arguments.base)
     other = ruled(parse_policy(arguments.to), arguments.rules, run.config.model.layers)
     again = Rerun(run, executor=arguments.executor, data=arguments.data)

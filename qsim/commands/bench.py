@@ -14,6 +14,7 @@ from typing import Any
 from precision.backends import BACKENDS
 from qsim.commands.columns import print_columns
 from qsim.commands.command import AddCommand, Arguments, Run
+from qsim.commands.options import check_out
 
 LARGEST_SIZE = 1 << 28
 SIZES = (1 << 26, 1 << 18)
@@ -169,7 +170,7 @@ def _report(
 ) -> int:
     from qsim.atomic import write_atomically
 
-    _check_out(arguments.out)
+    check_out(arguments.out)
     result = measured(arguments)
     text = json.dumps(result, indent=1)
     if arguments.out is not None:
@@ -318,14 +319,6 @@ def _threads_of_both(asked: int | None, library: Any, most: int) -> int:
     if library is None and asked is not None:
         raise ValueError("--threads cannot limit NumPy's BLAS here; install threadpoolctl, or leave --threads out")
     return _threads(asked, most)
-
-
-def _check_out(out: Path | None) -> None:
-    """Before the minutes of measuring, not after."""
-    if out is not None and out.is_dir():
-        raise ValueError(f"--out {str(out)!r} is a folder; name a file in it")
-    if out is not None and not out.parent.is_dir():
-        raise ValueError(f"--out: {str(out.parent)!r} is not a folder; make it first")
 
 
 def _threads(asked: int | None, most: int) -> int:

@@ -74,6 +74,14 @@ def add_process_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--process", type=int, metavar="I", help="which one this is, from 0")
 
 
+def check_out(out: Path | None) -> None:
+    """A file to be written after minutes of work, looked at before them."""
+    if out is not None and out.is_dir():
+        raise ConfigError(f"--out {str(out)!r} is a folder; name a file in it")
+    if out is not None and not out.parent.is_dir():
+        raise ConfigError(f"--out: {str(out.parent)!r} is not a folder; make it first")
+
+
 def add_inject(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--inject", dest="faults", action="append", default=[], metavar="STEP:SITE:PASS:ELEMENT:BIT",

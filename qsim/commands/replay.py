@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from precision.backends import BACKENDS
 from qsim import strict_json
+from qsim.atomic import write_atomically
 from qsim.commands.columns import print_columns
 from qsim.commands.command import AddCommand, Arguments
 from qsim.commands.options import add_inject, add_mesh_options, add_rule, asked_faults, asked_mesh, ruled
@@ -164,7 +165,7 @@ def _operands(arguments: Arguments, base: RunFolder) -> int:
     pairs = list(zip(ways, drawn, strict=True))
     rows = [remultiplied(one, way, again.executor, keys).as_json() for one in products for way, keys in pairs]
     save_operands(arguments.out / f"step_{step}.safetensors", products)
-    (arguments.out / f"step_{step}.json").write_text(strict_json.dumps(rows, indent=1) + "\n")
+    write_atomically(arguments.out / f"step_{step}.json", (strict_json.dumps(rows, indent=1) + "\n").encode())
     if arguments.json:
         print(strict_json.dumps(rows, indent=1))
         return 0

@@ -226,6 +226,12 @@ def test_what_is_refused(
     assert_sentence(cli.refused(tmp_path, "attribute", base.path, *words), *parts_of_it)
 
 
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(base: RunFolder, tmp_path: Path, cli: Cli) -> None:
+    words = ("attribute", base.path, "--to", "bf16", "--out")
+    assert_sentence(cli.refused(tmp_path, *words, tmp_path), "is a folder")
+    assert_sentence(cli.refused(tmp_path, *words, tmp_path / "no" / "x.json"), "make it first")
+
+
 def test_an_unknown_size_of_unit() -> None:
     with pytest.raises(ValueError, match="row") as error:
         units(FP32, POLICIES["bf16"], LAYERS, "row")  # type: ignore[arg-type]
