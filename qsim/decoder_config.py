@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -12,6 +11,8 @@ Norm = Literal["layernorm", "rmsnorm"]
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 Positions = Literal["learned", "sinusoidal", "rotary", "alibi"]
 Shape = tuple[int, ...]
+_MOST = (1 << 31) - 1  # places are int32
+_LARGEST = float.fromhex("0x1.fffffep127")  # of float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +53,7 @@ class DecoderConfig:
     def __post_init__(self) -> None:
         sizes = ("layers", "hidden", "heads", "kv_heads", "head_size", "intermediate", "vocabulary", "length")
         for name in sizes:
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigError(f"{name} is {value!r}; a decoder has a whole number of at least 1")
+            _check_size(name, getattr(self, name))
         for name, hint in get_type_hints(type(self)).items():
             value, known = getattr(self, name), get_args(hint)
             if hint is bool and not isinstance(value, bool):
@@ -63,8 +62,8 @@ class DecoderConfig:
                 raise ConfigError(f"{name} is {value!r}; choose one of {', '.join(known)}")
         for name in ("epsilon", "rotary_theta", "rotary_fraction"):
             value = getattr(self, name)
-            if not isinstance(value, int | float) or not 0 < value < math.inf:
-                raise ConfigError(f"{name} is {value!r}; it must be positive and finite")
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= _LARGEST:
+                raise ConfigError(f"{name} is {value!r}; it must be a number above 0 that float32 has room for")
         self._check_heads()
 
     def _check_heads(self) -> None:
@@ -95,6 +94,11 @@ class DecoderConfig:
             "v": self.vocabulary,
             "t": self.length + self.position_offset,
         }
+
+
+def _check_size(name: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MOST:
+        raise ConfigError(f"{name} is {value!r}; a decoder has a whole number from 1 to {_MOST}")
 
 
 def of_model(config: ModelConfig) -> DecoderConfig:
@@ -153,16 +157,19 @@ def _shapes(config: DecoderConfig, axes: dict[str, str]) -> dict[str, Shape]:
 def without_none(fields: dict[str, Any]) -> dict[str, Any]:
     """Fields of a configuration that leaves some to the others: MLP 4 h wide, a head of keys for each of queries.
 
-    Errors: ConfigError where heads do not divide the width and their own is not said.
+    Errors: ConfigError for a width or heads that are no sizes, and where heads do not divide the width and their own
+    is not said.
     """
     filled = dict(fields)
     hidden, heads = filled["hidden"], filled["heads"]
+    _check_size("hidden", hidden)
+    _check_size("heads", heads)
     if filled.get("intermediate") is None:
         filled["intermediate"] = 4 * hidden
     if filled.get("kv_heads") is None:
         filled["kv_heads"] = heads
     if filled.get("head_size") is None:
-        if heads < 1 or hidden % heads:
+        if hidden % heads:
             raise ConfigError(f"hidden width {hidden} is not divisible by {heads} heads; one must divide the other")
         filled["head_size"] = hidden // heads
     return filled

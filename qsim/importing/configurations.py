@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from qsim.config import ConfigError
-from qsim.decoder_config import DecoderConfig, without_none
+from qsim.decoder_config import Activation, DecoderConfig, without_none
 from qsim.importing.architectures import BLOOM, GGUF_GPT2, GGUF_LLAMA, GPT2, GPT_NEOX, LLAMA, OPT, TensorNames
 from qsim.importing.refusal import ModelError
 
-ACTIVATIONS = {
+_ACTIVATIONS: dict[str, Activation] = {  # by the names of config.json
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
@@ -101,7 +101,7 @@ HUGGING_FACE = {
             "vocabulary": Key("vocab_size"),
             "length": Key("seq_length", 2048),  # ALiBi sets no limit
             "epsilon": Key("layer_norm_epsilon"),
-            "activation": "gelu_tanh",
+            "activation": "gelu_new",
             "positions": "alibi",
             "embedding_norm": True,
             "tied": _TIED,
@@ -195,7 +195,7 @@ GGUF = {
             "vocabulary": Key("vocabulary"),
             "length": Key("gpt2.context_length"),
             "epsilon": Key("gpt2.attention.layer_norm_epsilon"),
-            "activation": "gelu_tanh",
+            "activation": "gelu_new",
             "tied": Key("tied"),
         },
     ),
@@ -213,14 +213,12 @@ def decoder_config(architecture: Architecture, values: Mapping[str, Any], path: 
     """The configuration in a file.  ModelError for a missing key, and for what is not offered."""
     _check_offered(architecture, values, path)
     fields = {name: _value(key, values, path) for name, key in architecture.fields.items()}
-    if fields["activation"] not in ACTIVATIONS.values():
-        said = fields["activation"]
-        if not isinstance(said, str) or said not in ACTIVATIONS:
-            raise ModelError(f"{path} names activation {said!r}, not offered; {', '.join(ACTIVATIONS)} are")
-        fields["activation"] = ACTIVATIONS[said]
+    said = fields.pop("activation")
+    if not isinstance(said, str) or said not in _ACTIVATIONS:
+        raise ModelError(f"{path} names activation {said!r}, not offered; {', '.join(_ACTIVATIONS)} are")
     try:
-        return DecoderConfig(**without_none(fields))
-    except (ConfigError, TypeError) as error:
+        return DecoderConfig(activation=_ACTIVATIONS[said], **without_none(fields))
+    except ConfigError as error:
         raise ModelError(f"{path} describes no decoder ({error}); restore it") from None
 
 

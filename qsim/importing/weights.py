@@ -79,8 +79,8 @@ class FileWeights:
                 yield from ((self._full_name(source, layer), source) for source in row.sources)
 
     def _check(self) -> None:
-        file, wanted = self._file, dict(self._wanted())
-        for name, source in wanted.items():
+        file, wanted = self._file, set()
+        for name, source in self._wanted():  # ends at the first that is missing, however many layers are said
             expected = tuple(self.config.sizes[axis] for axis in source.axes)
             if name not in file.shapes:
                 raise ModelError(f"{file.path} has no tensor {name}; restore it")
@@ -90,7 +90,8 @@ class FileWeights:
                     f"asks for {list(expected)}; restore the one or the other"
                 )
             file.check(name)
-        for name in sorted(file.shapes.keys() - wanted.keys()):
+            wanted.add(name)
+        for name in sorted(file.shapes.keys() - wanted):
             own = name.removeprefix(self._prefix)
             if not any(fnmatchcase(own, pattern) for pattern in self._names.ignored):
                 raise ModelError(

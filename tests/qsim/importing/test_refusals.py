@@ -174,6 +174,8 @@ def test_a_shape_that_contradicts_the_configuration(tmp_path: Path) -> None:
 def test_more_or_fewer_layers_than_the_configuration_says(tmp_path: Path) -> None:
     with refused(ModelError, "no tensor transformer.h.3.ln_1.weight"):
         open_model(with_config(tmp_path / "more", "gpt2", {"n_layer": 4}))
+    with refused(ModelError, "no tensor transformer.h.3.ln_1.weight"):
+        open_model(with_config(tmp_path / "no end of them", "gpt2", {"n_layer": (1 << 31) - 1}))
     with refused(ModelError, "holds transformer.h.2.", "which no such model has"):
         open_model(with_config(tmp_path / "fewer", "gpt2", {"n_layer": 2}))
 
@@ -236,11 +238,16 @@ def test_a_missing_key(tmp_path: Path, kind: str, key: str) -> None:
             {"model_type": "gptj"},
             "architecture 'gptj', which is not offered; gpt2, opt, bloom, gpt_neox, llama",
         ),
+        ("gpt2", {"activation_function": "gelu_tanh"}, "activation 'gelu_tanh', not offered"),
         ("gpt2", {"n_layer": "3"}, "layers is '3'"),
-        ("gpt2", {"n_embd": "24"}, "describes no decoder"),
-        ("gpt2", {"n_head": 0}, "24 is not divisible by 0 heads"),
+        ("gpt2", {"n_layer": 10**400}, "layers is 1000"),
+        ("gpt2", {"n_embd": "24"}, "describes no decoder (hidden is '24'; a decoder has a whole number"),
+        ("gpt2", {"n_embd": None}, "hidden is None"),
+        ("gpt2", {"n_head": 0}, "heads is 0"),
+        ("gpt2", {"n_head": "3"}, "heads is '3'"),
         ("gpt2", {"n_head": 5}, "24 is not divisible by 5 heads"),
         ("gpt2", {"layer_norm_epsilon": 0}, "epsilon is 0"),
+        ("gpt2", {"layer_norm_epsilon": True}, "epsilon is True"),
         ("gpt2", {"tie_word_embeddings": "yes"}, "tied is 'yes'; it is true or false"),
         ("llama", {"num_key_value_heads": 2}, "3 heads do not share 2 heads of keys"),
         ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "only None is offered"),
@@ -249,6 +256,7 @@ def test_a_missing_key(tmp_path: Path, kind: str, key: str) -> None:
         ("llama", {"model_type": "mistral", "sliding_window": 8}, "sliding_window 8"),
         ("gpt_neox", {"rotary_pct": 0.4}, "turns 3 values"),
         ("gpt_neox", {"rotary_pct": 1.5}, "turns 12 values"),
+        ("gpt_neox", {"rotary_pct": 1e308}, "rotary_fraction is 1e+308"),
     ],
     ids=str,
 )
