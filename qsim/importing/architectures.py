@@ -9,7 +9,7 @@ each head are neighbours that turn together, ours are the halves of a head.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Order = Literal["plain", "by_head", "pairs"]
@@ -48,14 +48,10 @@ class TensorNames:
     ignored: tuple[str, ...] = ()
 
 
-def row(ours: str, *sources: str, order: Order = "plain", turned: bool = False) -> Row:
-    """A row from sources such as ``attn.c_attn.weight h qkv``."""
-    return Row(ours=ours, sources=tuple(_source(text, order) for text in sources), turned=turned)
-
-
-def _source(text: str, order: Order) -> Source:
-    name, *axes = text.split()
-    return Source(name=name, axes=tuple(axes), order=order)
+def row(ours: str, source: str, *, turned: bool = False) -> Row:
+    """A row from a source such as ``wte.weight v h``, its name and its axes."""
+    name, *axes = source.split()
+    return Row(ours=ours, sources=(Source(name=name, axes=tuple(axes)),), turned=turned)
 
 
 def norm(ours: str, theirs: str) -> list[Row]:
@@ -63,36 +59,25 @@ def norm(ours: str, theirs: str) -> list[Row]:
     return [row(f"{ours}.gain", f"{theirs}.weight h"), row(f"{ours}.bias", f"{theirs}.bias h")]
 
 
-def linear(
-    ours: str, inside: str, *sources: str, order: Order = "plain", turned: bool = True, orders: Sequence[Order] = ()
-) -> list[Row]:
+def linear(ours: str, inside: str, *sources: str, turned: bool = True, orders: Sequence[Order] = ()) -> list[Row]:
     """Weight and bias of a linear layer, from sources such as ``self_attn.q_proj q``, its name and its outputs."""
-    pairs = [tuple(text.split()) for text in sources]
-    chosen = list(orders) or [order] * len(pairs)
-
-    def of(kind: str) -> tuple[Source, ...]:
-        def axes(out: str) -> tuple[str, ...]:
-            return (out,) if kind == "bias" else (out, inside) if turned else (inside, out)
-
-        return tuple(
-            Source(name=f"{name}.{kind}", axes=axes(out), order=how)
-            for (name, out), how in zip(pairs, chosen, strict=True)
-        )
-
+    weights, biases = [], []
+    each: Sequence[Order] = orders or ["plain"] * len(sources)
+    for source, order in zip(sources, each, strict=True):
+        name, out = source.split()
+        axes = (out, inside) if turned else (inside, out)
+        weights.append(Source(name=f"{name}.weight", axes=axes, order=order))
+        biases.append(Source(name=f"{name}.bias", axes=(out,), order=order))
     return [
-        Row(ours=f"{ours}.weight", sources=of("weight"), turned=turned),
-        Row(ours=f"{ours}.bias", sources=of("bias")),
+        Row(ours=f"{ours}.weight", sources=tuple(weights), turned=turned),
+        Row(ours=f"{ours}.bias", sources=tuple(biases)),
     ]
 
 
 def _at(prefix: str, rows: Sequence[Row]) -> tuple[Row, ...]:
     """The rows with a prefix before each name."""
     return tuple(
-        Row(
-            ours=one.ours,
-            sources=tuple(Source(name=prefix + s.name, axes=s.axes, order=s.order) for s in one.sources),
-            turned=one.turned,
-        )
+        replace(one, sources=tuple(replace(source, name=prefix + source.name) for source in one.sources))
         for one in rows
     )
 
@@ -159,7 +144,7 @@ BLOOM = TensorNames(
         "h.{i}.",
         [
             *norm("layernorm_1", "input_layernorm"),
-            *linear("qkv", "h", "self_attention.query_key_value qkv", order="by_head"),
+            *linear("qkv", "h", "self_attention.query_key_value qkv", orders=("by_head",)),
             *linear("attention_out", "q", "self_attention.dense h"),
             *norm("layernorm_2", "post_attention_layernorm"),
             *linear("mlp_up", "h", "mlp.dense_h_to_4h m"),
@@ -186,7 +171,7 @@ GPT_NEOX = TensorNames(
         "layers.{i}.",
         [
             *norm("layernorm_1", "input_layernorm"),
-            *linear("qkv", "h", "attention.query_key_value qkv", order="by_head"),
+            *linear("qkv", "h", "attention.query_key_value qkv", orders=("by_head",)),
             *linear("attention_out", "q", "attention.dense h"),
             *norm("layernorm_2", "post_attention_layernorm"),
             *linear("mlp_up", "h", "mlp.dense_h_to_4h m"),
