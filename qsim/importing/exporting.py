@@ -13,7 +13,6 @@ from safetensors.numpy import save
 
 from qsim.atomic import naming, sync_folder, write_atomically
 from qsim.config import ModelConfig
-from qsim.decoder_config import DecoderConfig, of_model
 from qsim.importing.architectures import GPT2, Row
 from qsim.importing.refusal import ModelError
 from qsim.importing.safetensors_files import SINGLE
@@ -72,27 +71,6 @@ def gpt2_config(config: ModelConfig) -> dict[str, Any]:
         "eos_token_id": None,
         "torch_dtype": "float32",
     }
-
-
-def model_config(config: DecoderConfig) -> ModelConfig:
-    """The study's model that is this decoder.  ModelError for one that it is not."""
-    found = ModelConfig(
-        layers=config.layers,
-        hidden=config.hidden,
-        heads=config.heads,
-        length=config.length,
-        vocabulary=config.vocabulary,
-        positions="learned" if config.positions == "rotary" else config.positions,
-        layernorm_epsilon=config.epsilon,
-        tied=config.tied,
-    )
-    own = of_model(found)
-    for name in vars(config):
-        if getattr(own, name) != getattr(config, name):
-            raise ModelError(
-                f"the decoder has {name} {getattr(config, name)!r}, and a run of its size has {getattr(own, name)!r}"
-            )
-    return found
 
 
 def _tensors(config: ModelConfig, parameters: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -6,7 +6,7 @@ opened; values are read when they are asked for, and kept by nobody.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Protocol
@@ -114,9 +114,3 @@ class FileWeights:
         if source.order == "pairs":  # (H, d / 2, 2) -> (H, 2, d / 2)
             return tensor.reshape(-1, size // 2, 2, *rest).swapaxes(1, 2).reshape(tensor.shape)
         return tensor
-
-
-def stacked(weights: FileWeights) -> dict[str, np.ndarray]:
-    """All parameters in memory, layers stacked as ``blocks.NAME``: what ``ResidentWeights`` takes."""
-    layers: Sequence[dict[str, np.ndarray]] = [weights.layer(i) for i in range(weights.config.layers)]
-    return weights.outer() | {f"blocks.{name}": np.stack([layer[name] for layer in layers]) for name in layers[0]}

@@ -77,14 +77,15 @@ def turned(x: np.ndarray, width: int, theta: float) -> np.ndarray:
 def gpt2(c: dict[str, Any], w: Tensors, tokens: np.ndarray) -> np.ndarray:
     p = "transformer." if "transformer.wte.weight" in w else ""
     epsilon, heads = c["layer_norm_epsilon"], c["n_head"]
+    activation = {"gelu": gelu, "gelu_new": gelu_tanh}[c["activation_function"]]
     x = w[f"{p}wte.weight"][tokens] + w[f"{p}wpe.weight"][: tokens.shape[1]]
     for i in range(c["n_layer"]):
         at = f"{p}h.{i}"
         qkv = conv1d(w, f"{at}.attn.c_attn", layernorm(w, f"{at}.ln_1", x, epsilon))
         mixed = attention(*(heads_of(part, heads) for part in np.split(qkv, 3, axis=-1)))
         x = x + conv1d(w, f"{at}.attn.c_proj", mixed)
-        up = gelu_tanh(conv1d(w, f"{at}.mlp.c_fc", layernorm(w, f"{at}.ln_2", x, epsilon)))
-        x = x + conv1d(w, f"{at}.mlp.c_proj", up)
+        up = conv1d(w, f"{at}.mlp.c_fc", layernorm(w, f"{at}.ln_2", x, epsilon))
+        x = x + conv1d(w, f"{at}.mlp.c_proj", activation(up))
     head = w[f"{p}wte.weight"] if c["tie_word_embeddings"] else w["lm_head.weight"]
     return layernorm(w, f"{p}ln_f", x, epsilon) @ head.T
 

@@ -194,4 +194,10 @@ def tokens(batch: int = 2, length: int = LENGTH) -> np.ndarray:
     return np.random.default_rng(9).integers(0, VOCABULARY, (batch, length)).astype(np.int32)
 
 
+def stacked(model: Any) -> Tensors:
+    """All parameters of a model that was opened, those of the layers as ``blocks.NAME``: the tree of a run."""
+    layers = [model.layer(i) for i in range(model.config.layers)]
+    return model.weights.outer() | {f"blocks.{name}": np.stack([w[name] for w in layers]) for name in layers[0]}
+
+
 BF16 = ml_dtypes.bfloat16

@@ -92,13 +92,11 @@ def test_float32_activations_are_near_the_definition(activation: Activation) -> 
 
 
 def test_ends_of_the_activations() -> None:
-    for activation, expected in (("gelu_tanh", [-0.0, np.inf]), ("silu", [-0.0, np.inf]), ("relu", [0, np.inf])):
-        found = run("numpy", "fp32", active(activation), np.array([-3e38, 3e38], np.float32))  # type: ignore[arg-type]
-        assert found[0] == expected[0]
-        assert found[1] in (np.float32(3e38), np.inf)
-        ends = run("numpy", "fp32", active(activation), np.array([np.inf, np.nan], np.float32))  # type: ignore[arg-type]
-        assert ends[0] == np.inf
-        assert np.isnan(ends[1])
+    ends: tuple[tuple[Activation, float], ...] = (("gelu", -0.0), ("gelu_tanh", -0.0), ("silu", -0.0), ("relu", 0.0))
+    x = np.array([-3e38, 3e38, np.inf, np.nan], np.float32)
+    for activation, below in ends:
+        expected = np.array([below, 3e38, np.inf, np.nan], np.float32)
+        assert_same_bits(run("numpy", "fp32", active(activation), x), expected, x)
 
 
 # RMSNorm
@@ -180,7 +178,9 @@ def config(**changes: Any) -> DecoderConfig:
 def test_grouped_attention_is_that_of_repeated_heads(policy: str) -> None:
     """Heads 0 and 1 read the first keys, 2 and 3 the second: the bits of a model with these as heads of their own."""
     qkv = pr.round_to(normal(11, 2 * 9, 12 + 6 + 6), parse_policy(policy).parameters)
-    wide = np.concatenate([qkv[:, :12], *(np.repeat(p.reshape(-1, 2, 3), 2, axis=1).reshape(-1, 12) for p in (qkv[:, 12:18], qkv[:, 18:]))], axis=1)  # fmt: skip  # noqa: E501
+    queries, *others = np.split(qkv, [12, 18], axis=1)
+    repeated = [np.repeat(x.reshape(-1, 2, 3), 2, axis=1).reshape(-1, 12) for x in others]
+    wide = np.concatenate([queries, *repeated], axis=1)
     found = run("numpy", policy, lambda ar, x: decoder_layers.grouped_attention(ar, config(), x, 2, None)[0], qkv)
     expected = run("numpy", policy, lambda ar, x: layers.attention_forward(ar, x, 2, 4)[0], wide)
     assert_same_bits(found, expected)

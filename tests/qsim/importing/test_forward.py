@@ -9,11 +9,10 @@ import plain_decoders
 import pytest
 import small_checkpoints
 from bits_assertions import assert_same_bits
-from small_checkpoints import BF16, CHECKPOINTS
+from small_checkpoints import BF16, CHECKPOINTS, stacked
 
 from qsim.decoder import KeyValueCache, ResidentWeights, TokenError, decoder_forward
 from qsim.importing import Model, open_model
-from qsim.importing.weights import stacked
 from qsim.policy import POLICIES, parse_policy
 from qsim.sites import Calculator, Recorder
 
@@ -77,7 +76,7 @@ def test_jax_gives_the_bits_of_numpy(tmp_path: Path, policy: str) -> None:
     model = open_model(small_checkpoints.write(tmp_path / "model", CHECKPOINTS["llama"]()))
     expected = logits(model, policy)
     assert_same_bits(logits(model, policy, "jax"), expected)
-    resident = ResidentWeights(parameters=stacked(model.weights))
+    resident = ResidentWeights(parameters=stacked(model))
     calculator = Calculator(POLICIES[policy], "jax")
     assert_same_bits(decoder_forward(calculator, model.config, resident, TOKENS), expected)
 
@@ -94,7 +93,7 @@ def test_jax_gives_the_bits_of_numpy_for_other_architectures(tmp_path: Path, kin
 def test_layer_by_layer_is_all_at_once(tmp_path: Path, kind: str, policy: str) -> None:
     """Bits, and what is recorded under which layer."""
     model = open_model(small_checkpoints.write(tmp_path / "model", CHECKPOINTS[kind]()))
-    resident = ResidentWeights(parameters=stacked(model.weights))
+    resident = ResidentWeights(parameters=stacked(model))
     found = []
     for weights in (model.weights, resident):
         recorder = Recorder()
@@ -112,7 +111,7 @@ def test_layer_by_layer_is_all_at_once(tmp_path: Path, kind: str, policy: str) -
 def test_rows_of_single_layers_are_theirs(tmp_path: Path) -> None:
     model = open_model(small_checkpoints.write(tmp_path / "model", CHECKPOINTS["gpt2"]()))
     policy = POLICIES["fp32"].override([("layer.1.mlp_up.fprop", "bf16")], layers=3)
-    resident = ResidentWeights(parameters=stacked(model.weights))
+    resident = ResidentWeights(parameters=stacked(model))
     one, all_at_once, plain = (
         decoder_forward(Calculator(p, "numpy"), model.config, weights, TOKENS)
         for p, weights in ((policy, model.weights), (policy, resident), (POLICIES["fp32"], model.weights))

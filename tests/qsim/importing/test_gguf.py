@@ -144,8 +144,8 @@ def test_logits_are_those_of_the_folder(tmp_path: Path, name: str) -> None:
     )
     true = plain_decoders.logits(*checkpoint, TOKENS)
     assert np.abs(found - true).max() <= 1e-5 * np.abs(true).max()
-    if np.float32(model.config.epsilon) == np.float32(folder.config.epsilon):
-        assert_same_bits(found, expected)  # GGUF keeps epsilon in float32
+    assert_same_bits(found, expected)
+    assert model.config.epsilon == np.float32(folder.config.epsilon)  # which GGUF keeps in float32
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [("F16", np.float16), ("BF16", small_checkpoints.BF16)])

@@ -190,16 +190,9 @@ def test_a_tensor_that_no_such_model_has(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float64, np.int8, np.int32])
 def test_types_that_are_not_read(tmp_path: Path, dtype: type) -> None:
-    def widen(tensors: dict[str, np.ndarray]) -> None:
-        name = "transformer.h.0.ln_1.weight"
-        tensors[name] = tensors[name].astype(dtype)
-
     config, tensors = CHECKPOINTS["gpt2"]()
-    widen(tensors)
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(config))
-    save_file(tensors, folder / "model.safetensors")
+    folder, name = small_checkpoints.write(tmp_path / "model", (config, tensors)), "transformer.h.0.ln_1.weight"
+    save_file(tensors | {name: tensors[name].astype(dtype)}, folder / "model.safetensors")
     with refused(ModelError, str(folder / "model.safetensors"), "which is not read; F32, F16, BF16 are"):
         open_model(folder)
 
