@@ -76,7 +76,7 @@ def decoder_forward(
     The activation is the site ``gelu``, both products of a gated MLP are ``mlp_up``, rotary turns are rounded by
     ``scores``, and the norm behind an embedding computes as ``layernorm_final``.  cache: of the tokens before these,
     to which these are added; the logits have the bits of one pass over all of them.  Weights are rounded to the
-    policy's working format layer by layer.  ``ResidentWeights`` are one scan, as under ``jax.jit``.
+    policy's working format layer by layer.  ``ResidentWeights`` are scanned, where no earlier positions are given.
     Errors: TokenError for a token outside the vocabulary, and for more positions than the model has.
     """
     ar, first = calculator, 0 if cache is None else cache.length

@@ -55,7 +55,7 @@ def rotary_forward(ar: Calculator, x: Array, width: int, theta: float, first: in
 
 
 def activation_forward(ar: Calculator, activation: Activation, x: Array) -> Array:
-    """f(x) at the site ``gelu``, rounded once: by table where its inputs have 16 bits, else composed in float32."""
+    """f(x) at the site ``gelu``, rounded once: by table if its inputs have 16 bits, else composed.  ReLU compares."""
     s = ar.at("gelu", "fprop")
     if activation == "gelu":
         return s.gelu(x)

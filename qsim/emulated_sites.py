@@ -84,7 +84,6 @@ class EmulatedSite(Site):
 
     def __init__(self, calculator: Calculator, site: str, direction: Pass, policy: SitePolicy) -> None:
         super().__init__(calculator, site, direction, policy)
-        self.direction = direction
         if "stochastic" in (policy.rounding, policy.gradient_rounding):
             raise ValueError(
                 f"{self._key} of policy {calculator.policy.name} rounds stochastically and emulate has no key "

@@ -155,7 +155,7 @@ def _check(policy: Arithmetic, sites: Mapping[str, str]) -> None:
 
 
 def _statistics(counts: dict[str, Any], formats: Mapping[str, Format]) -> dict[str, Statistics]:
-    if any(_is_traced(total) for total, *_ in counts.values()):
+    if not all(is_concrete(total) for total, *_ in counts.values()):
         raise TypeError(
             "counters are read from values, which a traced call has not got; call emulate(..., counters=True) "
             "outside jit, as it compiles itself"
@@ -164,7 +164,3 @@ def _statistics(counts: dict[str, Any], formats: Mapping[str, Format]) -> dict[s
         key: Statistics.from_counts(formats[key], int(total), events, exponents)
         for key, (total, events, exponents) in counts.items()
     }
-
-
-def _is_traced(x: Any) -> bool:
-    return not is_concrete(x)

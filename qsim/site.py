@@ -52,7 +52,7 @@ class Site:
 
     def __init__(self, calculator: Calculator, site: str, direction: Pass, policy: SitePolicy) -> None:
         self._calculator, self._key, self.policy = calculator, f"{site}.{direction}", policy
-        self._direction, self._place = direction, (site, direction)
+        self.direction, self._place = direction, (site, direction)
         self._backend = calculator.backend
         self.output_format = parse_format(policy.output)
         self._how = Rounding(mode=policy.rounding, subnormals=policy.subnormals)
@@ -144,8 +144,8 @@ class Site:
                 for x, fmt, cast in zip((a, b), self._operands, self._casts, strict=True)
             )
         if self._scheme is not None:
-            gradient = a if self._direction == "dgrad" else b
-            by_column = self._direction == "wgrad"
+            gradient = a if self.direction == "dgrad" else b
+            by_column = self.direction == "wgrad"
             counter = 0 if key is None else self._calculator.indices(gradient.shape, own_columns=by_column)
             return quantized_product(self._backend, a, b, self._scheme, key, counter)
         accumulator = parse_accumulator(self.policy.accumulator or "")
@@ -155,7 +155,7 @@ class Site:
         if self.policy.scaling == "delayed":
             return delayed_product(self._calculator, self._place, a, b, self._product(accumulator), self._operands)
         if self.policy.scaling == "blocks":
-            by_weights = self._direction != "wgrad"
+            by_weights = self.direction != "wgrad"
             product = self._product(accumulator)
             return block_scaled_product(
                 self._backend, a, b, product, self._operands, self.policy.block, square=by_weights

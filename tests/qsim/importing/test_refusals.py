@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 from small_checkpoints import CHECKPOINTS, Checkpoint
 
 from qsim.importing import ModelError, open_model
+from qsim.importing.json_file import read_json
 
 
 @pytest.fixture
@@ -264,6 +265,11 @@ def test_a_configuration_that_is_no_json_object(folder: Path, text: str) -> None
     (folder / "config.json").write_text(text)
     with refused(ModelError, str(folder / "config.json"), "restore it"):
         open_model(folder)
+
+
+def test_a_configuration_that_cannot_be_read(tmp_path: Path) -> None:
+    with refused(ModelError, str(tmp_path), "cannot be read"):
+        read_json(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt_neox"])
