@@ -77,10 +77,13 @@ def decoder_forward(
     ``scores``, and the norm behind an embedding computes as ``layernorm_final``.  cache: of the tokens before these,
     to which these are added; the logits have the bits of one pass over all of them.  Weights are rounded to the
     policy's working format layer by layer.  ``ResidentWeights`` are scanned, where no earlier positions are given.
-    Errors: TokenError for a token outside the vocabulary, and for more positions than the model has.
+    Errors: TokenError for a token outside the vocabulary, for more positions than the model has, and for other
+    sequences than the cache is of.
     """
     ar, first = calculator, 0 if cache is None else cache.length
     _check_tokens(config, tokens, first)
+    if cache is not None:
+        _check_cache(config, tokens, cache)
     outer = ar.working_copy(weights.outer())
     x = layers.embedding_forward(ar, tokens, outer["embedding.tokens"], _positions(ar, config, outer, first))
     if config.embedding_norm:
@@ -114,6 +117,12 @@ def _check_tokens(config: DecoderConfig, tokens: Array, first: int) -> None:
             raise TokenError(
                 f"token {wrong[0]} is outside the vocabulary of {config.vocabulary}; use the model's own tokenizer"
             )
+
+
+def _check_cache(config: DecoderConfig, tokens: Array, cache: KeyValueCache) -> None:
+    sequences = cache.layers[0]["keys"].shape[0] // config.kv_heads if cache.layers else len(tokens)
+    if len(tokens) != sequences:
+        raise TokenError(f"tokens are of {len(tokens)} sequences and the cache of {sequences}; give as many of both")
 
 
 def _positions(ar: Calculator, config: DecoderConfig, outer: Parameters, first: int) -> Array | None:
