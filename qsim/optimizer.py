@@ -17,7 +17,7 @@ import numpy as np
 from qsim.config import OptimizerConfig
 from qsim.policy import LossScaling
 from qsim.schedules import learning_rate
-from qsim.site import patterns
+from qsim.site import Composed, patterns
 from qsim.sites import Calculator
 
 Array = Any
@@ -154,7 +154,7 @@ def _update(
     numbers: Sequence[Array],
 ) -> tuple[Array, ...]:
     """Parameters and moments after the step, of vectors w, m, v and gradient; by one kernel where there is one."""
-    composed = partial(_composed_update, ar, config, decay)
+    composed: Composed = partial(_composed_update, ar, config, decay)
     if not by_kernel:
         return composed(*vectors, numbers)
     words = patterns(config.beta1, 1 - config.beta1, config.beta2, 1 - config.beta2, config.epsilon, decay)
