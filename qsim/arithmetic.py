@@ -44,7 +44,7 @@ class Arithmetic:
     delayed_scaling: DelayedScaling = DELAYED
 
     def __post_init__(self) -> None:
-        for place, site, direction, row in self._rows():
+        for place, site, direction, row in self.rows():
             if row.gradient_rounding == "stochastic" and not _draws(site, direction, row):
                 raise ValueError(
                     f"{place} of policy {self.name} has no quantized gradient to round stochastically; "
@@ -66,8 +66,8 @@ class Arithmetic:
                 f"not rounded stochastically; give master the format {self.parameters}"
             )
 
-    def _rows(self) -> Iterator[tuple[str, str, Pass, SitePolicy]]:
-        """(name of its place, site, pass, row)"""
+    def rows(self) -> Iterator[tuple[str, str, Pass, SitePolicy]]:
+        """Every row, then those of single layers: (name of its place, site, pass, row)."""
         for site, direction, row in self.sites:
             yield f"{site}.{direction}", site, direction, row
         for layer, site, direction, row in self.layers:
@@ -76,16 +76,16 @@ class Arithmetic:
     @cached_property
     def delays(self) -> bool:
         """Whether some operand is scaled by its history, which is then part of the training state."""
-        return any(row.scaling == "delayed" for *_, row in self._rows())
+        return any(row.scaling == "delayed" for *_, row in self.rows())
 
     @cached_property
     def identity(self) -> bool:
         """Whether nothing is rounded: float64 throughout, on NumPy alone."""
         stages = [row["format"] for row in map(self._stage_row, STAGES)]
-        return "fp64" in stages or any("fp64" in row.formats for *_, row in self._rows())
+        return "fp64" in stages or any("fp64" in row.formats for *_, row in self.rows())
 
     def _is_all_float64(self) -> bool:
-        rows = all(row in _IDENTITY for *_, row in self._rows())
+        rows = all(row in _IDENTITY for *_, row in self.rows())
         return rows and self.stages == FLOAT64 and self.parameters == "fp64" and self.loss_scaling == NO_SCALING
 
     @property
@@ -96,12 +96,12 @@ class Arithmetic:
     @property
     def promises_bits(self) -> bool:
         """Whether the order of every sum is stated, so that hashes are the same on every executor."""
-        return all(row.accumulator != "native" for *_, row in self._rows())
+        return all(row.accumulator != "native" for *_, row in self.rows())
 
     @property
     def scales_tensors(self) -> bool:
         """Whether a site has a scale of a whole tensor, which is that of one part of the batch."""
-        return any(row.scaling == "tensor" for *_, row in self._rows())
+        return any(row.scaling == "tensor" for *_, row in self.rows())
 
     @cached_property
     def _table(self) -> dict[tuple[int | None, str, Pass], SitePolicy]:
@@ -120,7 +120,7 @@ class Arithmetic:
         """Formats of the values that pass from site to site: parameters, activations and their gradients."""
         passed = {
             row.output
-            for _, site, direction, row in self._rows()
+            for _, site, direction, row in self.rows()
             if direction != "wgrad" and (site, direction) != ("loss", "fprop")
         }
         return frozenset(passed | {self.parameters})

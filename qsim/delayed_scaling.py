@@ -29,8 +29,7 @@ OPERANDS: Mapping[Pass, tuple[str, str]] = {"fprop": ("x", "w"), "dgrad": ("dy",
 def first_histories(policy: Arithmetic, layers: int) -> dict[str, np.ndarray]:
     """Zeros (L, history) by name, of every tensor that the policy scales so in some layer; the latest step stands
     last."""
-    rows = [*policy.sites, *(row[1:] for row in policy.layers)]
-    used = {(site, p) for site, p, row in rows if row.scaling == "delayed"}
+    used = {(site, p) for _, site, p, row in policy.rows() if row.scaling == "delayed"}
     names = {f"{_PREFIX}{site}.{tensor}" for site, p in used for tensor in OPERANDS[p]}
     return {name: np.zeros((layers, policy.delayed_scaling.history), np.float32) for name in sorted(names)}
 

@@ -156,9 +156,8 @@ def _check_divides(config: RunConfig, mesh: Mesh) -> None:
 
 def _check_schemes(config: RunConfig, policy: Arithmetic, mesh: Mesh) -> None:
     """Scales and outlier columns of integers must be those of whole vectors that one device holds."""
-    rows = [*policy.sites, *(row[1:] for row in policy.layers)]
-    for site, direction, row in rows:
-        place, scheme = f"{site}.{direction} of policy {policy.name}", row.scheme(direction)
+    for where, _, direction, row in policy.rows():
+        place, scheme = f"{where} of policy {policy.name}", row.scheme(direction)
         if row.scaling == "blocks" and mesh.model > 1 and config.model.hidden % (row.block * mesh.model):
             raise ConfigError(
                 f"{place} has scales of {row.block} columns of weights, which model={mesh.model} would cut; use a "

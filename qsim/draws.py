@@ -22,8 +22,7 @@ def output_keys(policy: Arithmetic, layers: int, seed: int, step: int) -> dict[s
     from the n-th child of its key, each element by its row-major index.
     """
     keys = {}
-    drawing = {(site, p) for site, p, row in policy.sites if row.rounding == "stochastic"}
-    drawing |= {(site, p) for _, site, p, row in policy.layers if row.rounding == "stochastic"}
+    drawing = {(site, p) for _, site, p, row in policy.rows() if row.rounding == "stochastic"}
     for site, direction in sorted(drawing):
         base = fold_in(fold_name(as_key(seed), f"output.{site}.{direction}"), step)
         once = site in WHOLE_MODEL_SITES

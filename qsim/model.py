@@ -93,11 +93,11 @@ def rounding_keys(config: ModelConfig, policy: Arithmetic, seed: int, step: int)
     A site's key in a layer is what its ``qsim.dot_general.for_policy`` takes; those of its passes are children of it.
     """
     keys = {}
-    for site, direction, row in policy.sites:
-        if row.gradient_rounding == "stochastic":
-            base = fold_in(fold_name(as_key(seed), f"quantization.{site}"), step)
-            of_layers = [Passes.key_of(direction, fold_in(base, layer)) for layer in range(config.layers)]
-            keys[f"{site}.{direction}"] = np.array(of_layers, np.uint32)
+    drawing = {(site, p) for _, site, p, row in policy.rows() if row.gradient_rounding == "stochastic"}
+    for site, direction in sorted(drawing):
+        base = fold_in(fold_name(as_key(seed), f"quantization.{site}"), step)
+        of_layers = [Passes.key_of(direction, fold_in(base, layer)) for layer in range(config.layers)]
+        keys[f"{site}.{direction}"] = np.array(of_layers, np.uint32)
     return keys
 
 

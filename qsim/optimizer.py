@@ -7,8 +7,9 @@ passed in as float32, the same for every executor.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,12 @@ import numpy as np
 from qsim.config import OptimizerConfig
 from qsim.policy import LossScaling
 from qsim.schedules import learning_rate
-from qsim.site import patterns
+from qsim.site import Composed, patterns
 from qsim.sites import Calculator
 
 Array = Any
 Tree = dict[str, Array]
+_SCALARS = ("learning_rate", "correction_1", "correction_2")  # of a step, that its update reads
 _LARGE = 1 << 14  # elements of a tensor that are not worth copying
 
 
@@ -89,12 +91,11 @@ def adamw(
     say.  Elementwise, so that several parameters are updated as one vector.
     """
     new: dict[str, Tree] = {"parameters": {}, "first": {}, "second": {}}
+    numbers = (*(scalars[name] for name in _SCALARS), factor)
     by_kernel = all(ar.stage(name).is_float32 for name in ("unscale_clip", "moments"))
     for decay, names in _groups(ar, config, state["parameters"], by_kernel):
-        old = tuple(_join(ar, state[part], names) for part in new)
-        gradient = _join(ar, gradients, names)
-        update = _fused_update if by_kernel else _update
-        updated = update(ar, config, old, gradient, scalars, factor, decay)
+        vectors = [_join(ar, tree, names) for tree in (*(state[part] for part in new), gradients)]
+        updated = _update(ar, config, decay, by_kernel, vectors, numbers)
         for part, vector in zip(new, updated, strict=True):
             new[part] |= _separate(vector, state[part], names)
     new["parameters"] = ar.updated(new["parameters"])
@@ -147,14 +148,33 @@ def _separate(vector: Array, like: Tree, names: list[str]) -> Tree:
 def _update(
     ar: Calculator,
     config: OptimizerConfig,
-    old: tuple[Array, ...],
-    gradient: Array,
-    scalars: Tree,
-    factor: Array,
     decay: float,
+    by_kernel: bool,
+    vectors: Sequence[Array],
+    numbers: Sequence[Array],
+) -> tuple[Array, ...]:
+    """Parameters and moments after the step, of vectors w, m, v and gradient; by one kernel where there is one."""
+    composed: Composed = partial(_composed_update, ar, config, decay)
+    if not by_kernel:
+        return composed(*vectors, numbers)
+    words = patterns(config.beta1, 1 - config.beta1, config.beta2, 1 - config.beta2, config.epsilon, decay)
+    stacked = ar.xp.stack([ar.xp.asarray(x, np.float32) for x in numbers])
+    return ar.float32.unrounded("adamw", composed, *vectors, stacked, words=words)
+
+
+def _composed_update(
+    ar: Calculator,
+    config: OptimizerConfig,
+    decay: float,
+    w: Array,
+    first: Array,
+    second: Array,
+    gradient: Array,
+    numbers: Sequence[Array],
 ) -> tuple[Array, ...]:
     f, clip, moments = ar.float32, ar.stage("unscale_clip"), ar.stage("moments")
-    w, first, second = old
+    *of_step, factor = numbers
+    scalars = dict(zip(_SCALARS, of_step, strict=True))
     g = clip.output(clip.multiply(gradient, factor))
     decayed = f.multiply(first, f.scalar(config.beta1))
     first = moments.output(f.add(decayed, f.multiply(g, f.scalar(1 - config.beta1))))
@@ -162,28 +182,6 @@ def _update(
     second = moments.output(f.add(f.multiply(second, f.scalar(config.beta2)), squared))
     direction = with_decay(ar, gradient_direction(ar, config, first, second, scalars), w, decay)
     return f.subtract(w, f.multiply(direction, scalars["learning_rate"])), first, second
-
-
-def _fused_update(
-    ar: Calculator,
-    config: OptimizerConfig,
-    old: tuple[Array, ...],
-    gradient: Array,
-    scalars: Tree,
-    factor: Array,
-    decay: float,
-) -> tuple[Array, ...]:
-    """``_update`` where its stages are float32, by one kernel where there is one."""
-    names = ("learning_rate", "correction_1", "correction_2")
-
-    def composed(w: Array, first: Array, second: Array, gradient: Array, numbers: Array) -> tuple[Array, ...]:
-        named = dict(zip(names, numbers[:3], strict=True))
-        return _update(ar, config, (w, first, second), gradient, named, numbers[3], decay)
-
-    betas = config.beta1, 1 - config.beta1, config.beta2, 1 - config.beta2
-    words = patterns(*betas, config.epsilon, decay)
-    numbers = ar.xp.stack([ar.xp.asarray(x, np.float32) for x in (*(scalars[name] for name in names), factor)])
-    return ar.float32.unrounded("adamw", composed, *old, gradient, numbers, words=words)
 
 
 def gradient_direction(ar: Calculator, config: OptimizerConfig, first: Array, second: Array, scalars: Tree) -> Array:

@@ -30,8 +30,9 @@ def training_step(
     """The state after one step, and what is recorded of it.
 
     state: ``parameters`` (the master, or the working copy where there is none), ``first``, ``second`` by name, and
-    ``absmax`` where the policy scales by histories.  The
-    gradients returned are unscaled and reduced, before clipping.  Where one is not finite the state stays as it was.
+    ``absmax`` where the policy scales by histories.
+    The gradients returned are unscaled and reduced, before clipping.  Where one is not finite the state stays as it
+    was.
     """
     keys = ar.draw_from(keys)
     ar.histories = Histories.of_state(state.get(PART, {}))
@@ -75,8 +76,8 @@ class Step:
     Called with (state, batch, scalars, keys), host arrays or what it returned.  With a recorder the results hold
     ``records``, its values by site, and ``formats`` the format of each.  The first attempt is speculative (see
     ``Calculator``); it is made again without speculation where its proofs did not hold, so the bits never depend on
-    it.  ``faults``: planted in every call.  ``donates``: a state of JAX arrays is gone after the call, and
-    the next one has its memory.
+    it.  ``faults``: planted in every call.  ``donates``: a state of JAX arrays is gone after the call, and the next
+    one has its memory.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class Step:
     def __call__(
         self, state: State, batch: tuple[Array, Array], scalars: Tree, keys: Any
     ) -> tuple[State, dict[str, Any]]:
-        state, batch = self.devices.place(state, "state"), self.devices.place(batch, "batch", self._shared_parts)
+        state, batch = self._placed(state, batch)
         new, results = self._speculative(state, batch, scalars, keys)
         if not results["proved"]:
             new, results = self._certain(new, batch, scalars, keys)
@@ -122,11 +123,14 @@ class Step:
         """
         if not hasattr(self._speculative, "lower"):
             return None
-        state, batch = self.devices.place(state, "state"), self.devices.place(batch, "batch")
+        state, batch = self._placed(state, batch)
         self._speculative = self._speculative.lower(state, batch, scalars, keys).compile()
         sizes = self._speculative.memory_analysis()
         held = sizes.argument_size_in_bytes + sizes.output_size_in_bytes + sizes.temp_size_in_bytes
         return held - sizes.alias_size_in_bytes
+
+    def _placed(self, state: State, batch: tuple[Array, Array]) -> tuple[State, tuple[Array, Array]]:
+        return self.devices.place(state, "state"), self.devices.place(batch, "batch", self._shared_parts)
 
     def _run(self, speculative: bool, state: State, batch: tuple[Array, Array], scalars: Tree, keys: Any) -> Any:
         observer = self.recorder() if self.recorder else None

@@ -56,13 +56,7 @@ def train(
     (``qsim.interruption``).
     """
     config, policy, executor = run.config, run.policy, run.executor
-    check_corpus(
-        corpus,
-        batch_size=config.data.batch_size,
-        length=config.model.length,
-        vocabulary_size=config.model.vocabulary,
-        order=config.data.order,
-    )
+    _check_corpus(corpus, config)
     devices = find_devices(config, policy, executor, mesh)
     faults = run.faults
     check_faults(faults, config, policy, 1 if mesh is None else mesh.count)
@@ -108,6 +102,15 @@ def train_new(
         tokenizer_model=None if config.data.tokenizer_model is None else Path(config.data.tokenizer_model),
         dtype=config.data.token_dtype,
     )
+    _check_corpus(corpus, config)
+    if not devices.writes:
+        return train(FollowedRun(out, config, arithmetic, executor), corpus, mesh=mesh)
+    run = RunFolder.create(out, config, arithmetic, executor, mesh=mesh, faults=faults)
+    save_data(run.path, corpus)
+    return train(run, corpus, progress=progress, mesh=mesh)
+
+
+def _check_corpus(corpus: Corpus, config: RunConfig) -> None:
     check_corpus(
         corpus,
         batch_size=config.data.batch_size,
@@ -115,11 +118,6 @@ def train_new(
         vocabulary_size=config.model.vocabulary,
         order=config.data.order,
     )
-    if not devices.writes:
-        return train(FollowedRun(out, config, arithmetic, executor), corpus, mesh=mesh)
-    run = RunFolder.create(out, config, arithmetic, executor, mesh=mesh, faults=faults)
-    save_data(run.path, corpus)
-    return train(run, corpus, progress=progress, mesh=mesh)
 
 
 class _Loop:

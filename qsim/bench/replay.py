@@ -14,6 +14,7 @@ from typing import Any
 from qsim.bench.measurement import Comparison, Contender, measure
 from qsim.config import override_all, preset
 from qsim.hashing import step_hashes
+from qsim.policy import Arithmetic, parse_policy
 from qsim.position import Position, advance, inputs_of
 from qsim.rerun import Rerun
 from qsim.shadow import ShadowWalk
@@ -31,14 +32,12 @@ Row = dict[str, Any]
 
 def rows(size: str, *, base: str, policies: Sequence[str], steps: int) -> list[Row]:
     """One row for each number of policies, 1 ... all of them: a step of the replay over that many plain steps."""
-    from qsim.policy import parse_policy
-
     with tempfile.TemporaryDirectory() as folder:
         changes: dict[str, Any] = {"steps": STEPS, "record.statistics_every": 0}
         config = override_all(preset(size), changes.items())
         run = train_new(Path(folder) / "base", config, base, "numba", None)
         again, chosen = Rerun(run), [parse_policy(name) for name in policies]
-        plain = [_plain(again, policy.name) for policy in chosen]
+        plain = [_plain(again, policy) for policy in chosen]
         shadows = [
             _shadow(ShadowWalk.begun(run, again, chosen[:count], Path(folder) / f"shadow-{count}"))
             for count in range(1, len(chosen) + 1)
@@ -49,11 +48,8 @@ def rows(size: str, *, base: str, policies: Sequence[str], steps: int) -> list[R
     return [_row(policies[: n + 1], timing.best, sum(own[: n + 1])) for n, timing in enumerate(timings[len(own) :])]
 
 
-def _plain(again: Rerun, name: str) -> Callable[[], None]:
+def _plain(again: Rerun, policy: Arithmetic) -> Callable[[], None]:
     """A training step under a policy, from the recorded run's first weights every time."""
-    from qsim.policy import parse_policy
-
-    policy = parse_policy(name)
     step, start = Step(again.config, policy, again.executor), again.at(0)
     tokens = again.inputs(start).batch
 

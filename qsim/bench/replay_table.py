@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from qsim.bench.table import MET, print_machine
+from qsim.bench.markdown import as_markdown, marked
+from qsim.bench.table import MET, print_machine, ratio_in_words
 from qsim.commands.columns import print_columns
 
 
@@ -17,11 +18,11 @@ def print_replays(result: Mapping[str, Any]) -> None:
 
 def replay_markdown(result: Mapping[str, Any]) -> str:
     """A row for each number of policies."""
-    lines = ["| shadows | policies | time / time of as many plain steps | bar |", "| --- | --- | --- | --- |"]
+    lines = [["shadows", "policies", "time / time of as many plain steps", "bar"], ["---"] * 4]
     for row in result["rows"]:
-        ratio = f"{row['ratio']:.2f}" if row["met"] else f"**{row['ratio']:.2f}**"
-        lines.append(f"| {len(row['policies'])} | {', '.join(row['policies'])} | {ratio} | <= {row['bar']:g} |")
-    return "\n".join(lines)
+        ratio = marked(ratio_in_words(row["ratio"]), row)
+        lines.append([str(len(row["policies"])), ", ".join(row["policies"]), ratio, f"<= {row['bar']:g}"])
+    return as_markdown(lines)
 
 
 def _in_words(row: Mapping[str, Any]) -> dict[str, str | None]:
@@ -30,7 +31,7 @@ def _in_words(row: Mapping[str, Any]) -> dict[str, str | None]:
         "policies": ", ".join(row["policies"]),
         "ms a step": f"{1e3 * row['seconds']:.1f}",
         "ms of plain steps": f"{1e3 * row['seconds_plain']:.1f}",
-        "ratio": f"{row['ratio']:.2f}",
+        "ratio": ratio_in_words(row["ratio"]),
         "bar": f"<= {row['bar']:g}",
         "met": MET[row["met"]],
     }

@@ -65,24 +65,20 @@ def _size(text: str) -> int:
     return size
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 10_000:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a count; give 1 to 10000")
-    return int(text)
+def _up_to(most: int, noun: str, example: int) -> Callable[[str], int]:
+    """The type of an option that is a number from 1 on."""
+
+    def parsed(text: str) -> int:
+        if not text.isdecimal() or not 1 <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a {noun}; give 1 to {most}, such as {example}")
+        return int(text)
+
+    return parsed
 
 
-def _order(text: str) -> int:
-    """Of square matrices."""
-    if not text.isdecimal() or not 1 <= int(text) <= LARGEST_ORDER:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size; give 1 to {LARGEST_ORDER}, such as 1024")
-    return int(text)
-
-
-def _depth(text: str) -> int:
-    """Layers of a model."""
-    if not text.isdecimal() or not 1 <= int(text) <= MOST_LAYERS:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of layers; give 1 to {MOST_LAYERS}, such as 4")
-    return int(text)
+_count = _up_to(10_000, "count", REPEATS)
+_order = _up_to(LARGEST_ORDER, "size", 1024)  # of square matrices
+_depth = _up_to(MOST_LAYERS, "number of layers", 4)
 
 
 def _add_rounding_options(parser: argparse.ArgumentParser) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qsim import strict_json
+from qsim.report.findings import plural
 from qsim.report.json_files import ReportError, as_mapping, read_object
 from qsim.report.numbers import Numbers
 from qsim.report.sheet import INK, SERIES, WIDE, Sheet
@@ -64,8 +65,8 @@ class Kept:
     @property
     def words(self) -> str:
         """The finding as one sentence."""
-        limits = f"within {self.tolerance:g} of the recorded ones over {_plural(self.steps, 'step')}"
-        end = f" ({_plural(self.tried, 'short run')}; {self.search})."
+        limits = f"within {self.tolerance:g} of the recorded ones over {plural(self.steps, 'step')}"
+        end = f" ({plural(self.tried, 'short run')}; {self.search})."
         if self.kept is None:
             return f"No set of sites of {self.base} kept the losses {limits} with the rest in {self.other}{end}"
         if not self.kept:
@@ -76,10 +77,6 @@ class Kept:
             f"With the rest in {self.other}, losses lay {limits} {stay}: {', '.join(self.kept)}; "
             f"at most {self.deviation:.2g} apart, and {self.without:.2g} with none{end}"
         )
-
-
-def _plural(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def read_attribution(path: Path) -> Costs | Kept:

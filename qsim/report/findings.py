@@ -18,6 +18,7 @@ __all__ = [
     "differences",
     "last_shared_step",
     "loss",
+    "plural",
     "power_of_two",
     "reservations",
     "share",
@@ -80,6 +81,10 @@ def share(part: int, whole: int) -> str:
 
 def count(value: int) -> str:
     return f"{value:,}"
+
+
+def plural(number: int, noun: str) -> str:
+    return f"{count(number)} {noun}{'' if number == 1 else 's'}"
 
 
 def power_of_two(exponent: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from qsim.report.findings import compare_hashes, count, differences, last_shared_step, loss, share, signed
+from qsim.report.findings import compare_hashes, count, differences, last_shared_step, loss, plural, share, signed
 from qsim.report.recorded import Run
 
 __all__ = ["headline", "scheme_name"]
@@ -20,7 +20,7 @@ def headline(base: Run, replays: Sequence[Run], shadows: Sequence[Run] = ()) -> 
     named = _most_telling(base, replays)
     clauses = [_about_base(base, alone=not replays), *(_about_replay(base, replay) for replay in named)]
     if left := len(replays) - len(named):
-        clauses.append(f"{_plural(left, 'other replay')} {'is' if left == 1 else 'are'} in the table")
+        clauses.append(f"{plural(left, 'other replay')} {'is' if left == 1 else 'are'} in the table")
     clauses.append(_about_shadows(base, shadows))
     clauses.append(_about_quantization(base))
     return "; ".join(clause for clause in clauses if clause) + "."
@@ -86,7 +86,7 @@ def _what_it_lost(replay: Run) -> str:
     if counted and under >= _WORTH_SAYING * counted:
         lost.append(f"lost {share(under, counted)} of its gradient values to underflow")
     if replay.skipped:
-        lost.append(f"skipped {_plural(len(replay.skipped), 'step')}")
+        lost.append(f"skipped {plural(len(replay.skipped), 'step')}")
     return "".join(f" and {words}" for words in lost)
 
 
@@ -142,7 +142,3 @@ def _rounded(value: float) -> str:
     if 0.0001 <= value < 1000:
         return f"{value:.2g}" if value < 10 else f"{value:.0f}"
     return signed(value).lstrip("+")
-
-
-def _plural(number: int, noun: str) -> str:
-    return f"{count(number)} {noun}{'' if number == 1 else 's'}"

@@ -12,9 +12,9 @@ from qsim.report.sheet import MUTED, WIDE, Sheet, key_height, series
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["MEASURES", "TENSORS", "draw_quantization", "numbers_of_quantization"]
+__all__ = ["draw_quantization", "numbers_of_quantization"]
 
-TENSORS, MEASURES = ("input", "weight", "output"), ("sqnr_db", "rmse")
+_TENSORS, _MEASURES = ("input", "weight", "output"), ("sqnr_db", "rmse")
 
 
 def draw_quantization(rows: Sequence[Mapping[str, Any]], width: int) -> Sheet:
@@ -26,8 +26,8 @@ def draw_quantization(rows: Sequence[Mapping[str, Any]], width: int) -> Sheet:
     step_x, step_y, head = width / across, 176.0 if wide else 158.0, 14 + key_height(sites, width - 8)
     sheet = Sheet(width, head + down * step_y + 4)
     sheet.key(4, 12, list(styles.items()), room=width - 8)
-    for i, tensor in enumerate(TENSORS):
-        for j, measure in enumerate(MEASURES):
+    for i, tensor in enumerate(_TENSORS):
+        for j, measure in enumerate(_MEASURES):
             column, row = (i, j) if wide else (j, i)
             left, top = column * step_x, head + row * step_y
             title = f"{tensor.capitalize()}, {'SQNR in dB' if measure == 'sqnr_db' else 'RMSE'}"
@@ -38,7 +38,7 @@ def draw_quantization(rows: Sequence[Mapping[str, Any]], width: int) -> Sheet:
 
 
 def numbers_of_quantization(rows: Sequence[Mapping[str, Any]]) -> Numbers:
-    names = [f"{tensor}_{measure}" for tensor in TENSORS for measure in MEASURES]
+    names = [f"{tensor}_{measure}" for tensor in _TENSORS for measure in _MEASURES]
     found = [(row.get("site"), row.get("layer"), *(row.get(name) for name in names)) for row in rows]
     return Numbers(columns=("site", "layer", *names), rows=found)
 

@@ -10,6 +10,7 @@ from qsim.report import costs as attribution
 from qsim.report import curves, depth, distributions, findings, heat, loss_scales, quantized, step_heat
 from qsim.report.costs import Costs, Kept
 from qsim.report.headline import scheme_name
+from qsim.report.numbers import Numbers
 from qsim.report.recorded import KINDS, Run, Site
 from qsim.report.sheet import SERIES, Figure, Style, draw
 from qsim.report.updates import Swallowed, WhatIf, by_parameter
@@ -91,7 +92,13 @@ def lossy(run: Run, index: int) -> dict[str, Any]:
         "run": run,
         "lost": len(lost),
         "figure": _heat(run, index) if lost else None,
-        "by_step": _rounding_by_step(run, index),
+        "by_step": _by_step(
+            run,
+            named("lost-by-step", index, run.label),
+            f"Share of values lost to underflow and overflow in {run.label}, by site and step",
+            step_heat.rounding_heats(run),
+            step_heat.numbers_of_rounding(run),
+        ),
         "worst": [_site_row(site) for site in lost[:_WORST]],
         "all": [_site_row(site) for site in ordered],
     }
@@ -104,17 +111,11 @@ def _heat(run: Run, index: int) -> Figure:
     return draw(named("heat", index, run.label), label, numbers, lambda width: heat.draw_heat(sites, width))
 
 
-def _rounding_by_step(run: Run, index: int) -> Figure | None:
-    heats = step_heat.rounding_heats(run)
+def _by_step(run: Run, name: str, label: str, heats: Sequence[step_heat.Heat], numbers: Numbers) -> Figure | None:
+    """None where nothing was lost."""
     if not heats:
         return None
-    label = f"Share of values lost to underflow and overflow in {run.label}, by site and step"
-    return draw(
-        named("lost-by-step", index, run.label),
-        label,
-        step_heat.numbers_of_rounding(run),
-        lambda width: step_heat.draw_step_heat(heats, run.sampled, width),
-    )
+    return draw(name, label, numbers, lambda width: step_heat.draw_step_heat(heats, run.sampled, width))
 
 
 def _site_row(site: Site) -> dict[str, Any]:
@@ -133,23 +134,16 @@ def updates(run: Run, index: int) -> dict[str, Any]:
         "run": run,
         "formats": list(together[0].elsewhere),
         "lost": [_update_row(one) for one in lost],
-        "by_step": _updates_by_step(run, index),
+        "by_step": _by_step(
+            run,
+            named("swallowed-by-step", index, run.label),
+            f"Share of updates swallowed in {run.label}, by parameter and step",
+            step_heat.update_heats(run),
+            step_heat.numbers_of_updates(run),
+        ),
         "together": [_update_row(one) for one in together],
         "all": [_update_row(one) for one in run.swallowed],
     }
-
-
-def _updates_by_step(run: Run, index: int) -> Figure | None:
-    heats = step_heat.update_heats(run)
-    if not heats:
-        return None
-    label = f"Share of updates swallowed in {run.label}, by parameter and step"
-    return draw(
-        named("swallowed-by-step", index, run.label),
-        label,
-        step_heat.numbers_of_updates(run),
-        lambda width: step_heat.draw_step_heat(heats, run.sampled, width),
-    )
 
 
 def _update_row(one: Swallowed) -> dict[str, Any]:

@@ -80,12 +80,10 @@ def collectives(text: str) -> set[tuple[str, bool]]:
 
 def compile_ahead(step: Step) -> str:
     """The step compiled for its devices, and kept; the optimised HLO."""
-    place, scalars = step.devices.place, step_scalars(CONFIG.optimizer, 1, STEPS, 0, 1.0)
     state, batch = start(step.config, step.policy).state, next(batches(step.config))
-    arguments = place(state, "state"), place(batch, "batch"), scalars
-    ahead = step._speculative.lower(*arguments, step_keys(CONFIG.model, step.policy, 0, 1)).compile()
-    step._speculative = ahead
-    return ahead.as_text()
+    scalars = step_scalars(CONFIG.optimizer, 1, STEPS, 0, 1.0)
+    step.compile_ahead(state, batch, scalars, step_keys(CONFIG.model, step.policy, 0, 1))
+    return step._speculative.as_text()
 
 
 def check(policy: str, mesh: str, changes: str = "") -> None:

@@ -13,6 +13,21 @@ _HERE = Path(__file__).resolve()
 _PATH = os.pathsep.join(map(str, (_HERE.parents[2], _HERE.parents[1], _HERE.parent)))
 
 
+COMMAND = "from qsim.cli import main; main()"
+# Python starts with SIGINT ignored where its parent is a job in the background
+HEEDING = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+
+
+def slowed(seconds: float) -> str:
+    """What makes every step of a run so much longer."""
+    return f"""
+import time
+from qsim.training import _Loop
+advance = _Loop.advance
+_Loop.advance = lambda loop, position: (time.sleep({seconds}), advance(loop, position))[1]
+"""
+
+
 def environment(devices: int) -> dict[str, str]:
     """A process of its own has so many CPU devices."""
     flags = f"--xla_force_host_platform_device_count={devices}"
@@ -31,7 +46,7 @@ def start_two(*words: object, before: str = "") -> list[subprocess.Popen[str]]:
     before: what each of them does first.
     """
     where = ("--coordinator", f"127.0.0.1:{free_port()}", "--processes", 2, "--mesh", "data=2,model=2")
-    command = [sys.executable, "-c", f"{before}\nfrom qsim.cli import main; main()", "train"]
+    command = [sys.executable, "-c", before + COMMAND, "train"]
     command += map(str, (*words, *where))
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return [

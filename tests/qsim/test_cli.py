@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from command_line import Cli
+from processes import COMMAND, HEEDING
 from small_runs import STEPS, assert_sentence, contents, hash_rows, small_flags, small_run, write_text
 
 from qsim.checkpoints import load_checkpoint, save_checkpoint, saved_steps
@@ -23,7 +24,7 @@ from qsim.policy import POLICIES, STAGES
 from qsim.runs import RunFolder
 
 # Python starts with SIGINT ignored where its parent is a job in the background
-COMMAND = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from qsim.cli import main; main()"
+IN_FOREGROUND = HEEDING + COMMAND
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +235,7 @@ def test_resume_of_a_finished_run_changes_nothing(cli: Cli, own: Path) -> None:
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
-    words = [sys.executable, "-c", COMMAND, *map(str, arguments)]
+    words = [sys.executable, "-c", IN_FOREGROUND, *map(str, arguments)]
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

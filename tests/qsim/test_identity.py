@@ -34,7 +34,10 @@ def trained(out: Path, policy: str, executor: str = "numpy", **changes: Any) -> 
 
 
 def test_a_run_is_float64_and_fp32_follows_it(tmp_path: Path) -> None:
-    """3 steps: float32 losses within 64 units of 2^-24 of those in float64, whose parameters no float32 holds."""
+    """3 steps: float32 losses within 64 units of 2^-24 of those in float64, whose parameters no float32 holds.
+
+    A bound of rounding errors: no bits are promised between two policies.
+    """
     run, again, single = (trained(tmp_path / name, name[:4]) for name in ("fp64", "fp64-again", "fp32"))
     state = load_checkpoint(run.path, 3).state
     for part in state.values():

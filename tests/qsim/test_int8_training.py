@@ -11,15 +11,19 @@ import numpy as np
 import pytest
 from bits_assertions import assert_same_bits
 from executors import Executor
-from small_runs import small_run
+from small_runs import small_config, small_run
 from strategies import generator
 
 import precision as pr
 from precision.quantization.scheme import VECTOR
 from precision.random_bits import fold_in
 from qsim.layers import add_chunks, linear_backward, linear_forward
+from qsim.model import step_keys
+from qsim.optimizer import step_scalars
 from qsim.policy import POLICIES
+from qsim.position import start
 from qsim.sites import Calculator
+from qsim.step import Step
 
 CHUNKS, ROWS, INPUTS, OUTPUTS = 4, 24, 10, 7
 DGRAD_KEY, WGRAD_KEY = np.array([(11, 12), (13, 14)], np.uint32)
@@ -163,3 +167,19 @@ def test_a_model_learns(tmp_path: Path, name: str) -> None:
     losses = [row["loss"] for row in run.rows("metrics.jsonl") if "loss" in row]
     assert abs(losses[0] - np.log(256)) < 0.1
     assert losses[-1] < losses[0] - 1
+
+
+def test_a_layer_that_draws_alone_draws_as_it_does_among_all() -> None:
+    """The gradient of the first layer's qkv holds draws of the last layer's dgrad, and none of its own dgrad."""
+    config, drawn = small_config(), {"gradient_rounding": "stochastic"}
+    tokens = generator(3).integers(0, config.model.vocabulary, (config.data.batch_size, config.model.length + 1))
+    batch, found = (tokens[:, :-1].astype(np.int32), tokens[:, 1:].astype(np.int32)), []
+    scalars = step_scalars(config.optimizer, 1, 3, 0, 1.0)
+    for rules in ([], [("qkv.dgrad", drawn)], [(f"layer.{config.model.layers - 1}.qkv.dgrad", drawn)]):
+        policy = POLICIES["int8-train"].override(rules)
+        keys = step_keys(config.model, policy, 0, 1)
+        _, results = Step(config, policy, "numpy")(start(config, policy).state, batch, scalars, keys)
+        found.append(results["gradients"]["blocks.qkv.weight"][0])
+    nearest, among_all, alone = found
+    assert_same_bits(alone, among_all)
+    assert np.any(alone != nearest)

@@ -81,6 +81,8 @@ def test_keys_of_roundings_differ_by_site_pass_layer_and_step() -> None:
     for p in ("dgrad", "wgrad"):
         assert tuple(drawn[0][f"mlp_up.{p}"][LAYER]) == Passes.key_of(p, layer_key())
     assert rounding_keys(MODEL, POLICIES["int8-train"], 5, 8) == {}
+    of_one_layer = POLICIES["int8-train"].override([("layer.1.qkv.dgrad", {"gradient_rounding": "stochastic"})])
+    assert rounding_keys(MODEL, of_one_layer, 5, 8).keys() == {"qkv.dgrad"}
 
 
 def test_every_site_has_its_own_row() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from subprocess import Popen
 
 import pytest
-from processes import set_executor, start_two
+from processes import HEEDING, set_executor, slowed, start_two
 from small_runs import assert_sentence, hash_rows, small_flags, small_run
 
 from qsim.checkpoints import saved_steps
@@ -18,14 +18,7 @@ from qsim.runs import RunFolder
 STEPS = 14
 CHANGES = {"steps": STEPS, "model.layers": 1, "model.dropout": 0.1, "record.checkpoint_every": 2}
 CHANGES |= {"record.statistics_every": 0}
-# The first signal of a test comes long before the last step; SIGINT is ignored in what a shell started in background.
-SLOW = """
-import signal, time
-signal.signal(signal.SIGINT, signal.default_int_handler)
-from qsim.training import _Loop
-advance = _Loop.advance
-_Loop.advance = lambda loop, position: (time.sleep(1), advance(loop, position))[1]
-"""
+SLOW = HEEDING + slowed(1)  # the first signal of a test comes long before the last step
 
 
 def rows(run: Path) -> int:

@@ -305,6 +305,14 @@ def test_signed_numbers(value: float | None, words: str) -> None:
     assert _plain(findings.signed(value)) == words
 
 
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(0.0, "0"), (12.3456, "12.3"), (-0.5, "-0.5"), (2.5e-6, "2.5 × 10⁻⁶"), (math.inf, "infinite"), (None, "–")],
+)
+def test_short_numbers(value: float | None, words: str) -> None:
+    assert _plain(findings.short(value)) == words
+
+
 # The headline.
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from command_line import Cli
-from processes import environment, set_executor, start_two
+from processes import COMMAND, environment, set_executor, start_two
 from small_runs import (
     assert_sentence,
     figures,
@@ -31,7 +31,6 @@ from qsim.sharding import Shards
 
 OPTIONS = "model.tied=true;model.positions=alibi;model.recompute=true;data.accumulation=2"
 SCRIPT = Path(__file__).with_name("eight_devices_training.py")
-TRAIN = "from qsim.cli import main; main()"
 
 
 def run_on_eight_devices(cases: list[str], layers: int, steps: int, seconds: int) -> None:
@@ -129,7 +128,7 @@ def test_a_run_of_two_processes_and_its_verification(tmp_path: Path) -> None:
     assert_same_run(run, whole, *(f"statistics/step_{step:06d}.json" for step in (1, 2, 3)))
     assert json.loads((run.path / "environment.json").read_text())["mesh"] == "data=2,model=2"
 
-    command = [sys.executable, "-c", TRAIN, "verify", str(run.path), "--devices", "2", "--json"]
+    command = [sys.executable, "-c", COMMAND, "verify", str(run.path), "--devices", "2", "--json"]
     verified = subprocess.run(command, env=environment(2), capture_output=True, text=True, timeout=300)
     assert (verified.returncode, json.loads(verified.stdout)["equal"]) == (0, True), verified.stderr
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import environment
+from processes import COMMAND, HEEDING, environment, slowed
 from small_runs import assert_sentence, write_text
 
 from qsim.checkpoints import checkpoint_path, load_checkpoint, saved_steps
@@ -39,9 +39,6 @@ SETTINGS = {
     "record.statistics_every": 5,
 }
 FLAGS = [word for key, value in SETTINGS.items() for word in (f"--{key}", str(value))]
-COMMAND = "from qsim.cli import main; main()"
-# Python starts with SIGINT ignored where its parent is a job in the background
-HEEDING = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
 DYING = """
 import os, signal, sys
 def count(event, arguments):
@@ -149,12 +146,7 @@ def test_fifty_kills(tmp_path: Path, text: Path, peace: tuple[Path, float]) -> N
 
 
 # Compiling takes longer than 24 steps; so slow, half of the moments lie in the steps.
-UNHURRIED = """
-import time
-from qsim.training import _Loop
-advance = _Loop.advance
-_Loop.advance = lambda loop, position: (time.sleep(0.6), advance(loop, position))[1]
-"""
+UNHURRIED = slowed(0.6)
 
 
 @pytest.mark.exhaustive
