@@ -209,21 +209,3 @@ def pattern_of(value: float) -> int:
     if float(np.uint32(pattern).view(np.float32)) != value:
         raise ValueError(f"{value!r} is not a float32 value, so no float32 carrier can hold this format")
     return pattern
-
-
-@lru_cache(maxsize=1024)
-def first_beyond(fmt: Format) -> tuple[np.uint32, np.uint32]:
-    """First magnitude of positive and of negative values that, rounded to nearest even as if exponents had no end, is
-    beyond the largest one; that of infinity where there is none."""
-    f = fmt.constants
-
-    def first(sign: int) -> np.uint32:
-        low, high = 0, INFINITY
-        while low < high:
-            middle = np.full(1, (low + high) // 2, np.uint32)
-            grid = bits.nearest_even_magnitude(middle, f)
-            beyond = bits.goes_beyond(grid, middle, np.full(1, sign, np.uint32), f)
-            low, high = (low, int(middle[0])) if beyond[0] else (int(middle[0]) + 1, high)
-        return np.uint32(low)
-
-    return first(0), first(1)

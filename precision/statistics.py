@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from precision import bits
 from precision.format import Format
 from precision.significands import COLUMNS
 
@@ -133,7 +136,7 @@ class Statistics:
             counts |= {name: getattr(self, name) for name in measured}
         rows = [int(row) for row in np.flatnonzero(self.exponents)]
         exponents = {str(row + LOWEST_EXPONENT): int(self.exponents[row]) for row in rows}
-        columns = {str(row + LOWEST_EXPONENT): _without_end(self.significands[row].tolist()) for row in rows}
+        columns = {str(row + LOWEST_EXPONENT): np.trim_zeros(self.significands[row], "b").tolist() for row in rows}
         return counts | {"exponents": exponents, "significands": columns}
 
     @classmethod
@@ -146,11 +149,6 @@ class Statistics:
         return cls(significands=significands, **plain)
 
 
-def _without_end(columns: list[int]) -> list[int]:
-    """Up to the last that is not zero."""
-    return columns[: max(i for i, n in enumerate(columns) if n) + 1]
-
-
 def power_sums(x: np.ndarray, rounded: np.ndarray) -> np.ndarray:
     """(count, sum of x^2, sum of (rounded - x)^2) over the values that are finite before and after.
 
@@ -160,3 +158,18 @@ def power_sums(x: np.ndarray, rounded: np.ndarray) -> np.ndarray:
     kept = np.isfinite(x) & np.isfinite(rounded)
     before, after = x[kept].astype(np.float64), rounded[kept].astype(np.float64)
     return np.array([kept.sum(), np.square(before).sum(), np.square(after - before).sum()])
+
+
+@lru_cache(maxsize=1024)
+def event_thresholds(fmt: Format) -> tuple[np.uint32, np.uint32, np.uint32]:
+    """First magnitude of positive and of negative values that, rounded to nearest even as if exponents had no end, is
+    beyond the largest one, that of infinity where there is none; smallest normal value, 0 where results are integers.
+    """
+    f = fmt.constants
+
+    def is_beyond(sign: int, magnitude: int) -> bool:
+        word = np.full(1, magnitude, np.uint32)
+        return bool(bits.goes_beyond(bits.nearest_even_magnitude(word, f), word, np.full(1, sign, np.uint32), f)[0])
+
+    above, below = (bisect_left(range(INFINITY), True, key=partial(is_beyond, sign)) for sign in (0, 1))
+    return np.uint32(above), np.uint32(below), np.uint32(0 if fmt.is_integer else f.smallest_normal)

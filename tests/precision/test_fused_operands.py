@@ -56,7 +56,9 @@ def test_times_powers(how: str, shape: tuple[int, int], seed: int, parallel: boo
     if how != "as it is":
         rounding = Rounding(overflow="saturate") if how == "saturating" else NEAREST_EVEN
         fmt = parse_format("e4m3fn" if how == "saturating" else how)
-        words, expected = rounding_words(rounding, fmt) or (), NUMPY.round_to(expected, fmt, rounding)
+        short, expected = rounding_words(rounding, fmt), NUMPY.round_to(expected, fmt, rounding)
+        assert short is not None
+        words = short
     found = np.empty_like(x)
     run("times_powers", words, [found], x, powers, parallel=parallel)
     assert_same_bits(found, expected, any_nan=how == "as it is")

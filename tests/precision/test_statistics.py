@@ -223,7 +223,10 @@ def test_jax_refuses_more_than_its_counters_hold() -> None:
     message = r"^statistics of 2147483648 values[^\n]*int32 counters[^\n]*of parts[^\n]*(\Z|\n-+\nFor simplicity)"
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(lambda x: pr.statistics(x, "fp16"), many)
-    seen = lambda x: module.observe(x, x, pr.FP16)  # noqa: E731
+
+    def seen(x):
+        return module.observe(x, x, pr.FP16)
+
     assert jax.eval_shape(seen, most)[1].dtype == np.int32
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(lambda x, y: module.join(seen(x), seen(y)), most, jax.ShapeDtypeStruct((1,), np.float32))

@@ -15,8 +15,7 @@ from precision.backends.jax_.gemm import platforms
 from precision.backends.jax_.rounding import NORMAL, refuse_too_many, significands, to_bits
 from precision.backends.jax_.structure import varying_together
 from precision.format import Format
-from precision.rounding_modes import first_beyond
-from precision.statistics import INFINITY
+from precision.statistics import INFINITY, event_thresholds
 
 Array = Any
 
@@ -81,8 +80,7 @@ def _by_words(fmt: Format, x: Array, rounded: Array) -> tuple[Array, Array]:
     """Comparisons of patterns; in the order of ``COUNTERS``."""
     u, result = to_bits(x), to_bits(rounded) & 0x7FFFFFFF
     magnitude = u & 0x7FFFFFFF
-    beyond, beyond_below_zero = first_beyond(fmt)
-    smallest_normal = 0 if fmt.is_integer else fmt.constants.smallest_normal
+    beyond, beyond_below_zero, smallest_normal = event_thresholds(fmt)
     far, number = magnitude >= jnp.where(u >> 31 == 1, beyond_below_zero, beyond), magnitude <= INFINITY
     events = (
         magnitude == 0,

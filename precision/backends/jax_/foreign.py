@@ -33,25 +33,11 @@ def call(
     Only for computations lowered for a CPU (elsewhere XLA knows no such function), in the process that traced them.
     Errors: TypeError where operands are not the record's; XLA's INVALID_ARGUMENT from the function itself.
     """
-    bound = _bound(kernel, operands, sizes or {})
+    bound = kernel.bound(operands, sizes or {})
     operands = varying_together(*operands)
     run = custom_vmap(lambda *x: _call(kernel, words, bound, x))
     run.def_vmap(lambda size, mapped, *x: _mapped(kernel, words, bound, size, mapped, x))
     return run(*operands)
-
-
-def _bound(kernel: Any, operands: tuple[Array, ...], sizes: Mapping[str, int]) -> dict[str, int]:
-    """Size of each letter."""
-    bound = dict(sizes)
-    if len(operands) != len(kernel.operands):
-        raise TypeError(f"{len(operands)} operands given to a kernel of {len(kernel.operands)}")
-    for i, (one, x) in enumerate(zip(kernel.operands, operands, strict=True)):
-        for letter, size in zip(one.axes, x.shape, strict=False):
-            bound.setdefault(letter, size)
-        shape = tuple(bound[letter] for letter in one.axes)
-        if x.dtype != one.dtype or x.shape != shape:
-            raise TypeError(f"operand {i} must be {one.dtype} of shape {shape}, not {x.dtype} of {x.shape}")
-    return bound
 
 
 def _call(kernel: Any, words: np.ndarray, bound: dict[str, int], operands: tuple[Array, ...]) -> tuple[Array, ...]:

@@ -69,10 +69,9 @@ class Interpreter:
         self.rule, self.recorder = rule, recorder
         self._run, self._place = 0, Place(None, False)
 
-    def interrupt(self) -> int:
-        """A new run."""
+    def interrupt(self) -> None:
+        """A new run begins."""
         self._run += 1
-        return self._run
 
     def run(self, jaxpr: Jaxpr, consts: Sequence[Any], inputs: Sequence[Any], path: Path) -> list[Any]:
         """Values or arrays of the outputs, still of their scopes."""

@@ -32,13 +32,13 @@ def fused_quantizer(scheme: QScheme, tiles: Tiles) -> Callable[..., tuple[Array,
     def quantizer(x: Array, composed: Callable[[Array], tuple[Array, Array]]) -> tuple[Array, Array]:
         if x.size == 0:
             return composed(x)
-        name, flat = _matrices(x.shape, axis)
+        shape = x.shape
+        name, flat = _matrices(shape, axis)
 
         def reshaped(x: Array) -> tuple[Array, Array]:
             codes, scale = composed(x.reshape(shape))
             return codes.reshape(flat), scale.reshape(flat[:-1] if axis == len(shape) - 1 else (flat[0], flat[2]))
 
-        shape = x.shape
         codes, scale = layer(name, words, reshaped, x.reshape(flat))
         return codes.reshape(shape), scale.reshape(tiling.counts(shape, tiles))
 

@@ -50,8 +50,7 @@ def _places(shape: tuple[int, ...], indices: Array, updates: tuple[int, ...], pa
         operand_batching_dims=numbers.operand_batching_dims,
         start_indices_batching_dims=numbers.scatter_indices_batching_dims,
     )
-    mode = params["mode"]
-    clips = mode is not None and "CLIP" in str(mode)
+    clips = lax.GatherScatterMode.from_any(params["mode"]) == lax.GatherScatterMode.CLIP
     return lax.gather(
         jnp.arange(size, dtype=jnp.int32).reshape(shape),
         indices,

@@ -22,9 +22,8 @@ from precision.backends.numba_.tally_kernels import (
     find_keys,
 )
 from precision.format import Format
-from precision.rounding_modes import first_beyond
 from precision.significands import COLUMNS
-from precision.statistics import BLOCK, COUNTERS, EXPONENT_BINS
+from precision.statistics import BLOCK, COUNTERS, EXPONENT_BINS, event_thresholds
 
 _NONE = np.uint32(0)
 _MAGNITUDE = np.uint32(0x7FFFFFFF)
@@ -95,8 +94,7 @@ def pass_on(x, words):
 
 def words_of(fmt: Format) -> np.ndarray:
     """The last argument of ``count_nearest``."""
-    smallest = 0 if fmt.is_integer else int(fmt.constants.smallest_normal)
-    return np.array([*map(int, first_beyond(fmt)), smallest], np.int64)
+    return np.array(event_thresholds(fmt), np.int64)
 
 
 # as XLA calls it: p parts, e COUNTERS, b EXPONENT_BINS, c COLUMNS

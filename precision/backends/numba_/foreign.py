@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -96,6 +96,19 @@ class Foreign:
         arrays = [f"{one.dtype.str[1:]}{one.axes}" for one in (*self.operands, *self.results)]
         threads = "parallel" if parallel else "serial"
         return "_".join([*function.__module__.split("."), function.__name__, *arrays, str(self.starts), threads])
+
+    def bound(self, operands: Sequence[Any], sizes: Mapping[str, int]) -> dict[str, int]:
+        """Size of each letter; ``sizes`` gives those that no operand has.  TypeError for other operands."""
+        bound = dict(sizes)
+        if len(operands) != len(self.operands):
+            raise TypeError(f"{len(operands)} operands given to a kernel of {len(self.operands)}")
+        for i, (one, x) in enumerate(zip(self.operands, operands, strict=True)):
+            for letter, size in zip(one.axes, x.shape, strict=False):
+                bound.setdefault(letter, size)
+            shape = tuple(bound[letter] for letter in one.axes)
+            if x.dtype != one.dtype or x.shape != shape:
+                raise TypeError(f"operand {i} must be {one.dtype} of shape {shape}, not {x.dtype} of {x.shape}")
+        return bound
 
     def is_worth_threads(self, sizes: Mapping[str, int]) -> bool:
         """Whether it is a parallel kernel's work, given the size of each letter."""

@@ -24,7 +24,7 @@ _FP32 = FP32.constants
 _NAN = np.uint32(CANONICAL_NAN)
 _MAGNITUDE, _INFINITY = np.uint32(0x7FFFFFFF), np.uint32(0x7F800000)
 _AS_IT_IS, _FLOAT32, _BY_ADDITION = rounding_words.AS_IT_IS, rounding_words.FLOAT32, rounding_words.BY_ADDITION
-_PADDING = np.float32(-0.0)
+PADDING = np.float32(-0.0)
 ROUNDING = rounding_words.WORDS  # words of a rounding
 ROWS = 16  # rows that a thread takes at once, with one set of buffers
 PIECE = 4096  # elements of a long row that it takes
@@ -82,7 +82,7 @@ def rounded(x, out, words):
 def pad(level, n):
     """-0, which changes no sum, from the n-th leaf on."""
     for j in range(n, level.size):
-        level[j] = _PADDING
+        level[j] = PADDING
 
 
 @step

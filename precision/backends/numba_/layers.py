@@ -59,6 +59,7 @@ def fused_layer(name: str) -> Fused:
     """(words, composed, *operands, sizes) -> the results of composed(*operands), by the kernel of that name.
 
     words: its constants and roundings; sizes: of letters that no operand has.
+    Errors: TypeError where shapes are not those of the kernel, which would read beyond an array.
     """
     return partial(_run, LAYERS[name])
 
@@ -68,9 +69,7 @@ def _run(
 ) -> tuple[Array, ...]:
     del composed
     inputs = [np.ascontiguousarray(x, one.dtype) for one, x in zip(layer.operands, operands, strict=True)]
-    bound = UNBOUND | (sizes or {})
-    for one, x in zip(layer.operands, inputs, strict=True):
-        bound |= dict(zip(one.axes, x.shape, strict=True))
+    bound = layer.bound(inputs, UNBOUND | (sizes or {}))
     results = tuple(np.empty([bound[letter] for letter in one.axes], one.dtype) for one in layer.results)
     layer.kernel(*inputs, *results, np.array(words, np.int64), work=layer.work(bound))
     return results

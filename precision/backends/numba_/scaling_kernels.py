@@ -67,7 +67,7 @@ def scale_codes(codes, scale, out, high, wide):
 
 
 @kernel
-def scaled_sums(sums, rows, columns, out, words):  # noqa: ARG001
+def scaled_sums(sums, rows, columns, out, words):  # noqa: ARG001  every layer is given words
     """(sum rows) columns of int32 sums (B, m, n): rows (B, m), columns (B, n)."""
     height = sums.shape[1]
     for i in prange(sums.shape[0] * height):

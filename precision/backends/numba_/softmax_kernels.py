@@ -90,7 +90,7 @@ def softmax_gradient(weights, products, mask, gradient, words):
 
 
 @kernel
-def cross_entropy(logits, targets, losses, powers, total, words):  # noqa: ARG001
+def cross_entropy(logits, targets, losses, powers, total, words):  # noqa: ARG001  every layer is given words
     """losses (N,), powers (N, V), total (N, 1); targets (N,): from -V on counted from the end, others give NaN."""
     n = logits.shape[1]
     for part in prange((logits.shape[0] + _ROWS - 1) // _ROWS):
