@@ -142,7 +142,7 @@ def _through_layers(
     earlier: list[dict[str, Array]] | None,
 ) -> tuple[Array, list[dict[str, Array]]]:
     """x behind the last layer; keys and values of every layer."""
-    if isinstance(weights, ResidentWeights) and earlier is None:
+    if isinstance(weights, ResidentWeights) and earlier is None and ar.listener is None:
         x, kept = ar.scan(body, x, {"weights": weights.stacked()})
         return x, [] if kept is None else [{n: w[i] for n, w in kept.items()} for i in range(config.layers)]
     found = []
@@ -167,7 +167,7 @@ def _step(ar: Calculator, first: int, body: Callable) -> Callable[[int, Array, A
         x, kept = ar.layer(number, body, x, given)
         return x, None if kept is None else {name: w[0] for name, w in kept.items()}
 
-    if ar.watches_outputs or ar.draws_by_layer or ar.proofs is not None:
+    if ar.watches_outputs or ar.listener is not None or ar.draws_by_layer or ar.proofs is not None:
         return computed
     compiled = ar.backend.jit(partial(computed, first))
     return lambda _, x, given: compiled(x, given)
@@ -187,6 +187,7 @@ def _block(
     x = layers.residual_forward(ar, x, branch)
     if not config.parallel_residual:
         x = layers.residual_forward(ar, x, mlp_forward(ar, config, p, _norm(ar, config, "layernorm_2", p, x)))
+    ar.tell("block.output", x)
     return x, kept if keep else None
 
 

@@ -87,6 +87,7 @@ def sum_of_products(ar: Calculator, wgrad: Site, x: Array, y: Array, chunks: int
 def linear_forward(ar: Calculator, site: str, x: Array, weight: Array, bias: Array | None) -> Array:
     """y = round(round(x W) + b).  (N, i) x (i, o) -> (N, o)"""
     fprop, shards = ar.at(site, "fprop"), ar.shards
+    ar.tell(f"{site}.input", x)
     products = shards.all_columns(fprop.matmul(x, shards.whole_rows(weight, x.shape[1])))
     if bias is None:
         return fprop.output(products)

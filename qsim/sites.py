@@ -30,6 +30,7 @@ from qsim.site_policy import Pass, SitePolicy
 from qsim.stages import Stage
 
 Array = Any
+Listener = Callable[[int | None, str, Array], None]
 
 
 class Recorder:
@@ -106,6 +107,8 @@ class Calculator:
     With ``speculative`` a back end may compute by a faster path that is exact only under conditions on the values;
     ``proved`` then says whether they held everywhere, and a result for which they did not is to be thrown away.
     ``shards``: which part of a computation over several devices this is.  ``faults``: those of the step computed.
+    ``listener``, where one is set, is told (layer, place, value): what enters each linear layer, as ``SITE.input``,
+    and what each block of ``decoder_forward`` gives out, as ``block.output``; under JAX, while it is traced.
     Under the ``fp64`` policy every value is float64 and, as nothing is rounded, nothing is recorded.
     Errors: ValueError for that policy on a back end other than NumPy.
     """
@@ -126,6 +129,7 @@ class Calculator:
         self.policy, self.shards = policy, shards
         self.recorder = None if policy.identity else recorder
         self._planter = Planter(faults) if faults else None
+        self.listener: Listener | None = None
         self.proofs: list[Array] | None = [] if speculative else None
         self.backend = get_backend(backend)
         self.xp = self.backend.array_module
@@ -156,6 +160,11 @@ class Calculator:
     def watches_outputs(self) -> bool:
         """Whether outputs are recorded or have faults planted, so that no kernel may round them unseen."""
         return self.recorder is not None or self._planter is not None
+
+    def tell(self, place: str, x: Array) -> None:
+        """A value on its way, to the listener if there is one."""
+        if self.listener is not None:
+            self.listener(self._layer, place, x)
 
     def planted(self, key: str, x: Array, fmt: Format) -> Array:
         """x, which ``site.pass`` of the layer in force gives out, with the faults that are planted there."""

@@ -161,3 +161,21 @@ def test_tokens_that_cannot_be_read_are_refused(tmp_path: Path, tokens: np.ndarr
     model = open_model(small_checkpoints.write(tmp_path / "model", CHECKPOINTS["gpt2"]()))
     with refused(TokenError, words):
         logits(model, tokens=tokens)
+
+
+def test_a_listener_is_told_the_inputs_of_linear_layers_and_what_blocks_give_out(tmp_path: Path) -> None:
+    config, tensors = CHECKPOINTS["gpt2"]()
+    model = open_model(small_checkpoints.write(tmp_path / "model", (config, tensors)))
+    calculator, heard = Calculator(parse_policy("fp32"), "numpy"), []
+    calculator.listener = lambda layer, place, x: heard.append((layer, place, x.shape))
+    decoder_forward(calculator, model.config, model.weights, TOKENS)
+    rows, h = TOKENS.size, model.config.hidden
+    widths = {
+        "qkv.input": h,
+        "attention_out.input": h,
+        "mlp_up.input": h,
+        "mlp_down.input": model.config.intermediate,
+        "block.output": h,
+    }
+    blocks = [(i, place, (rows, n)) for i in range(model.config.layers) for place, n in widths.items()]
+    assert heard == [*blocks, (None, "logits.input", (rows, h))]
