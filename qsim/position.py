@@ -44,9 +44,21 @@ class Inputs:
     keys: dict[str, np.ndarray] | None
 
 
-def start(config: RunConfig, policy: Arithmetic) -> Position:
-    """Step 0: parameters drawn from the seed, moments at zero, the policy's first loss scale."""
-    first = initial_parameters(config.model, config.seed)
+@dataclass(frozen=True, kw_only=True)
+class FirstWeights:
+    """Parameters to begin with, float32 by name, in place of those drawn from the seed.
+
+    source: the model that they are of; sha256: ``qsim.hashing.tree_hash`` of them.
+    """
+
+    parameters: dict[str, np.ndarray]
+    source: str
+    sha256: str
+
+
+def start(config: RunConfig, policy: Arithmetic, weights: FirstWeights | None = None) -> Position:
+    """Step 0: parameters drawn from the seed unless given, moments at zero, the policy's first loss scale."""
+    first = initial_parameters(config.model, config.seed) if weights is None else dict(weights.parameters)
     zeros = {name: np.zeros_like(w) for name, w in first.items()}
     state = {"parameters": first, "first": zeros, "second": dict(zeros)}
     return Position(0, 0, ScaleState.start(policy.loss_scaling), fitting(policy, state))

@@ -86,6 +86,12 @@ def load_data(folder: Path, data: Path | None = None) -> Corpus:
     )
 
 
+def tokenizer_file(folder: Path) -> Path | None:
+    """The SentencePiece model of a run folder's tokens; None where they have none."""
+    record = _read_record(folder)
+    return None if record.tokenizer_sha256 is None else (folder / record.file).with_name(TOKENIZER_FILE)
+
+
 def _relative(file: Path, folder: Path) -> str:
     """The file itself, however long the chain of references, as seen from the folder."""
     return Path(os.path.relpath(file.resolve(), folder.resolve())).as_posix()

@@ -21,6 +21,7 @@ from qsim.faults import Fault, parse_fault
 from qsim.hashing import tree_hash
 from qsim.mesh import Mesh
 from qsim.policy import Arithmetic
+from qsim.position import FirstWeights
 
 _LOGS = ("metrics.jsonl", "hashes.jsonl")
 _PACKAGES = ("numpy", "numba", "jax", "jaxlib", "ml_dtypes", "qsim-precision")
@@ -50,10 +51,11 @@ class RunFolder:
         mesh: Mesh | None = None,
         faults: Sequence[Fault] = (),
         mode: str | None = None,
+        weights: FirstWeights | None = None,
     ) -> RunFolder:
         """A new run folder; RunError where anything is there already.
 
-        mode: of a replay that is no run of its own, such as ``shadow``.
+        mode: of a replay that is no run of its own, such as ``shadow``.  weights: of a model that it starts from.
         """
         require_new(path)
         path.mkdir(parents=True, exist_ok=True)
@@ -68,6 +70,8 @@ class RunFolder:
             record["faults"] = list(map(str, faults))
         if mode is not None:
             record["mode"] = mode
+        if weights is not None:
+            record["started_from"] = {"model": weights.source, "parameters_sha256": weights.sha256}
         run.write_json("environment.json", environment() | ({"mesh": str(mesh)} if mesh else {}))
         run.write_json("config.json", record)
         return run

@@ -27,7 +27,7 @@ from qsim.loss_scales import needed_scales
 from qsim.mesh import Mesh
 from qsim.model import forward
 from qsim.policy import Arithmetic, parse_policy
-from qsim.position import Position, State, advance, batch_of, fitting, inputs_of, start
+from qsim.position import FirstWeights, Position, State, advance, batch_of, fitting, inputs_of, start
 from qsim.progress import Progress, silent
 from qsim.runs import FollowedRun, RunError, RunFolder, require_new
 from qsim.schedules import learning_rate
@@ -86,15 +86,32 @@ def train_new(
     progress: Callable[..., Progress] = silent,
     mesh: Mesh | None = None,
     faults: Sequence[Fault] = (),
+    weights: FirstWeights | None = None,
+    corpus: Corpus | None = None,
 ) -> RunFolder:
-    """A new run on the embedded corpus or on the given text; ``mesh`` as in ``train``, ``faults`` planted in it."""
+    """A new run on the embedded corpus or on the given text; ``mesh`` as in ``train``, ``faults`` planted in it.
+
+    weights: what it starts from, drawn from the seed unless given.  corpus: the tokens themselves, in place of text.
+    """
     arithmetic = parse_policy(policy)
     devices = find_devices(config, arithmetic, executor, mesh)
     check_faults(faults, config, arithmetic, 1 if mesh is None else mesh.count)
     check_elements(faults, config, arithmetic)
     if devices.writes:
         require_new(out)
-    corpus = build_corpus(
+    corpus = corpus_of(config, text) if corpus is None else corpus
+    _check_corpus(corpus, config)
+    begin = start(config, arithmetic, weights)
+    if not devices.writes:
+        return train(FollowedRun(out, config, arithmetic, executor), corpus, begin=begin, mesh=mesh)
+    run = RunFolder.create(out, config, arithmetic, executor, mesh=mesh, faults=faults, weights=weights)
+    save_data(run.path, corpus)
+    return train(run, corpus, begin=begin, progress=progress, mesh=mesh)
+
+
+def corpus_of(config: RunConfig, text: Sequence[Path] | None) -> Corpus:
+    """The corpus that a configuration makes of text, the embedded one without any."""
+    return build_corpus(
         text,
         tokenizer=config.data.tokenizer,
         vocabulary_size=config.model.vocabulary,
@@ -102,12 +119,6 @@ def train_new(
         tokenizer_model=None if config.data.tokenizer_model is None else Path(config.data.tokenizer_model),
         dtype=config.data.token_dtype,
     )
-    _check_corpus(corpus, config)
-    if not devices.writes:
-        return train(FollowedRun(out, config, arithmetic, executor), corpus, mesh=mesh)
-    run = RunFolder.create(out, config, arithmetic, executor, mesh=mesh, faults=faults)
-    save_data(run.path, corpus)
-    return train(run, corpus, progress=progress, mesh=mesh)
 
 
 def _check_corpus(corpus: Corpus, config: RunConfig) -> None:

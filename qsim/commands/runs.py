@@ -28,6 +28,9 @@ from qsim.config import ConfigError
 from qsim.mesh import Mesh
 
 if TYPE_CHECKING:
+    from qsim.config import RunConfig
+    from qsim.data import Corpus
+    from qsim.position import FirstWeights
     from qsim.runs import RunFolder
 
 DEFAULT_EXECUTOR = "numba"
@@ -38,6 +41,8 @@ def add(command: AddCommand) -> None:
     add_run_options(demo, "demo, or demo-2, demo-3 ... where that exists")
     train = command("train", _train, "train a GPT under a policy into a run folder")
     add_run_options(train)
+    train.add_argument("--from", dest="start", type=Path, metavar="MODEL", help="start from its weights: a run, "
+                       "a checkpoint, or a GPT-2 folder that qsim export wrote")  # fmt: skip
     add_mesh_options(train)
     add_process_options(train)
     add_inject(train)
@@ -87,6 +92,8 @@ def _check_unchanged(arguments: Arguments, run: Any) -> None:
     for key, value in given_pairs(arguments):
         if configuration.override_all(run.config, [(key, value)]) != run.config:
             changed.append(f"--{key} {value}")
+    if arguments.start is not None:
+        changed.append(f"--from {arguments.start}")
     if changed:
         raise ConfigError(f"a resumed run keeps what it was begun with, and {changed[0]} differs; leave it out")
 
@@ -125,7 +132,7 @@ def _trained(arguments: Arguments, mesh: Mesh | None) -> RunFolder:
         begun = RunFolder.open(arguments.out)
         _check_unchanged(arguments, begun)
         return resume(begun, progress=progress.shown, mesh=mesh)
-    config = resolved_config(arguments)
+    config, weights, corpus = _beginning(arguments)
     return train_new(
         arguments.out,
         config,
@@ -135,7 +142,23 @@ def _trained(arguments: Arguments, mesh: Mesh | None) -> RunFolder:
         progress=progress.shown,
         mesh=mesh,
         faults=asked_faults(arguments),
+        weights=weights,
+        corpus=corpus,
     )
+
+
+def _beginning(arguments: Arguments) -> tuple[RunConfig, FirstWeights | None, Corpus | None]:
+    """Configuration, and the weights of --from with the tokens of that run, where no other text is given."""
+    if arguments.start is None:
+        return resolved_config(arguments), None, None
+    from qsim.data import load_data
+    from qsim.importing import open_model
+    from qsim.importing.starting import first_weights, starting_config
+
+    model = open_model(arguments.start)
+    config = starting_config(model, resolved_config(arguments), given_pairs(arguments))
+    corpus = None if model.run is None or arguments.text else load_data(model.run.path)
+    return config, first_weights(model), corpus
 
 
 def _verify(arguments: Arguments) -> int:
