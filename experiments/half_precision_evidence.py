@@ -33,10 +33,10 @@ from qsim.model import step_keys
 from qsim.optimizer import step_scalars
 from qsim.policies import NORMS
 from qsim.policy import POLICIES
+from qsim.recorders import Recorder
 from qsim.replay import replay
 from qsim.report.recorded import HASHED, read_run
 from qsim.runs import RunFolder
-from qsim.sites import Recorder
 from qsim.stages import LossScaling
 from qsim.step import training_step
 from qsim.training import as_statistics, train_new

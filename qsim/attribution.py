@@ -19,8 +19,8 @@ from qsim.outcome import Outcome
 from qsim.policy import Arithmetic
 from qsim.position import Position, advance, batch_of, inputs_of
 from qsim.progress import Progress, silent
+from qsim.recorders import Recorder
 from qsim.rerun import Rerun
-from qsim.sites import Recorder
 from qsim.step import Step
 from qsim.training import as_statistics
 from qsim.units import By, Unit, hybrid, parts, units

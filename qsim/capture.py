@@ -11,7 +11,7 @@ import numpy as np
 
 from precision.format import Format
 from qsim.hashing import unstack
-from qsim.sites import Recorder
+from qsim.recorders import Recorder
 
 Array = Any
 _Place = tuple[str, int]  # key, how many of that key came before

@@ -14,9 +14,10 @@ from precision.dot_general import as_matrices, operand_axes
 from precision.format import Format
 from precision.formats import FP32
 from qsim.arithmetic import Arithmetic
+from qsim.recorders import Recorder
 from qsim.site import Site
 from qsim.site_policy import GEMM_SITES, Pass, SitePolicy
-from qsim.sites import Calculator, Recorder
+from qsim.sites import Calculator
 
 Array = Any
 Params = dict[str, Any]

@@ -11,9 +11,10 @@ from typing import Any
 
 from precision.formats import FP32, Format
 from qsim.policy import Arithmetic
+from qsim.recorders import Recorder
 from qsim.site import Site
 from qsim.site_policy import Pass
-from qsim.sites import Calculator, Recorder
+from qsim.sites import Calculator
 
 Array = Any
 SUFFIX = "roundings"

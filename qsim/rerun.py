@@ -13,8 +13,8 @@ from qsim.data import Corpus, load_data
 from qsim.faults import Fault, check_faults
 from qsim.policy import Arithmetic
 from qsim.position import Inputs, Position, advance, batch_of, inputs_of
+from qsim.recorders import Recorder
 from qsim.runs import RunError, RunFolder
-from qsim.sites import Recorder
 from qsim.step import Step
 
 

@@ -23,6 +23,7 @@ from qsim.delayed_scaling import Histories
 from qsim.draws import OUTPUT, WRITE_BACK, for_calculator, in_layers
 from qsim.faults import Fault, Planter
 from qsim.identity import IdentitySite
+from qsim.recorders import Recorder
 from qsim.segments import apart, joined, length_of, sliced, with_axis
 from qsim.sharding import ONE_DEVICE, Shards
 from qsim.site import Site, StageSite
@@ -31,74 +32,6 @@ from qsim.stages import Stage
 
 Array = Any
 Listener = Callable[[int | None, str, Array], None]
-
-
-class Recorder:
-    """Collects an observation of every rounding by ``site.pass``; the layers of a scan stay apart.
-
-    The back end says what is observed, how two observations at one key join, and how they become counts at the end
-    (``observe``, ``join``, ``count``).  ``CapturingRecorder`` keeps the tensors instead.
-    """
-
-    def __init__(self) -> None:
-        self.formats: dict[str, Format] = {}
-        self._values: dict[str, Any] = {}
-        self._frames: list[dict[str, Any]] = [self._values]
-
-    def observe(self, backend: Any, x: Array, rounded: Array, fmt: Format) -> Any:
-        return backend.observe(x, rounded, fmt)
-
-    def join(self, backend: Any, a: Any, b: Any) -> Any:
-        return backend.join(a, b)
-
-    def results(self, backend: Any) -> dict[str, Any]:
-        """Number of values, event counts and exponent histogram by key."""
-        return backend.count(self._values, self.formats)
-
-    def record(self, backend: Any, key: str, x: Array, rounded: Array, fmt: Format) -> None:
-        self.formats[key] = fmt
-        self._put(backend, self._frames[-1], key, self.observe(backend, x, rounded, fmt))
-
-    def _put(self, backend: Any, frame: dict[str, Any], key: str, value: Any) -> None:
-        frame[key] = self.join(backend, frame[key], value) if key in frame else value
-
-    @contextmanager
-    def frame(self) -> Iterator[dict[str, Any]]:
-        """Records made inside go to a dict of their own."""
-        self._frames.append({})
-        try:
-            yield self._frames[-1]
-        finally:
-            self._frames.pop()
-
-    def add_layers(self, backend: Any, stacked: dict[str, Any], layers: int, first: int = 0) -> None:
-        """Frames of a scan, stacked along a leading axis of layers from ``first``, as ``layer.i.site.pass``."""
-        frame = self._frames[-1]
-        for key, value in stacked.items():
-            fmt = self.formats.pop(key)
-            for i in range(layers):
-                name = f"layer.{first + i}.{key}"
-                self.formats[name] = fmt
-                self._put(backend, frame, name, tuple(part[i] for part in value))
-
-    def add_parts(self, backend: Any, stacked: dict[str, Any], parts: int) -> None:
-        """Frames of the parts of a batch, stacked along a leading axis, joined in order."""
-        for key, value in stacked.items():
-            for i in range(parts):
-                self._put(backend, self._frames[-1], key, tuple(part[i] for part in value))
-
-
-class CapturingRecorder(Recorder):
-    """Keeps the tensors: (x before rounding, x rounded), flat, by key."""
-
-    def observe(self, backend: Any, x: Array, rounded: Array, fmt: Format) -> Any:
-        return x.reshape(-1), rounded.reshape(-1)
-
-    def join(self, backend: Any, a: Any, b: Any) -> Any:
-        return tuple(backend.array_module.concatenate(pair) for pair in zip(a, b, strict=True))
-
-    def results(self, backend: Any) -> dict[str, Any]:
-        return self._values
 
 
 class Calculator:

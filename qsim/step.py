@@ -15,8 +15,9 @@ from qsim.heap import keep_freed_memory
 from qsim.model import loss_and_gradients
 from qsim.optimizer import adamw, clip_factor, global_norm
 from qsim.policy import Arithmetic
+from qsim.recorders import Recorder
 from qsim.sharding import plain_key
-from qsim.sites import Calculator, Recorder
+from qsim.sites import Calculator
 
 Array = Any
 Tree = dict[str, Array]

@@ -29,9 +29,10 @@ from qsim.model import forward
 from qsim.policy import Arithmetic, parse_policy
 from qsim.position import FirstWeights, Position, State, advance, batch_of, fitting, inputs_of, start
 from qsim.progress import Progress, silent
+from qsim.recorders import Recorder
 from qsim.runs import FollowedRun, RunError, RunFolder, require_new
 from qsim.schedules import learning_rate
-from qsim.sites import Calculator, Recorder
+from qsim.sites import Calculator
 from qsim.step import Step
 from qsim.swallowed import Update, swallowed
 from qsim.what_if import what_if

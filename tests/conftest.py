@@ -63,7 +63,7 @@ def warm_kernels() -> None:
     from qsim.model import dropout_keys, initial_parameters
     from qsim.optimizer import step_scalars
     from qsim.policy import POLICIES
-    from qsim.sites import Recorder
+    from qsim.recorders import Recorder
     from qsim.step import Step
 
     config = RunConfig(model=ModelConfig(layers=1, hidden=4, heads=2, length=4, vocabulary=8, dropout=0.5))

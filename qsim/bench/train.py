@@ -20,7 +20,7 @@ from qsim.config import RunConfig
 from qsim.memory import counted
 from qsim.policy import Arithmetic, parse_policy
 from qsim.position import AnyStep, State, advance, inputs_of, start
-from qsim.sites import Recorder
+from qsim.recorders import Recorder
 from qsim.step import Step
 from qsim.swallowed import Update
 from qsim.training import step_statistics

@@ -23,7 +23,7 @@ from qsim.model import step_keys
 from qsim.optimizer import ScaleState, step_scalars
 from qsim.policy import POLICIES, Arithmetic
 from qsim.position import start
-from qsim.sites import Recorder
+from qsim.recorders import Recorder
 from qsim.step import Step
 from qsim.training import as_statistics
 

@@ -26,7 +26,8 @@ from precision.statistics import COUNTERS
 from qsim import emulate, layers, model
 from qsim.config import ModelConfig
 from qsim.policy import POLICIES, SitePolicy, parse_policy
-from qsim.sites import Calculator, Recorder
+from qsim.recorders import Recorder
+from qsim.sites import Calculator
 
 CONFIG = ModelConfig(layers=2, hidden=12, heads=3, length=8, vocabulary=17)
 LOGITS, LOSS = plain_gpt.of(CONFIG)

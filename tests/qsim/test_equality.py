@@ -18,7 +18,8 @@ from qsim.layers import linear_forward
 from qsim.model import dropout_keys, initial_parameters, step_keys
 from qsim.optimizer import ScaleState, step_scalars
 from qsim.policy import POLICIES
-from qsim.sites import Calculator, Recorder
+from qsim.recorders import Recorder
+from qsim.sites import Calculator
 from qsim.step import Step
 from qsim.training import as_statistics, held_out_loss
 

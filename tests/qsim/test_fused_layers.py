@@ -13,7 +13,8 @@ from layer_cases import LAYERS, Inputs, assert_same_results, inputs
 
 from precision.backends import get_backend
 from qsim.policy import Arithmetic, parse_policy
-from qsim.sites import Calculator, Recorder
+from qsim.recorders import Recorder
+from qsim.sites import Calculator
 
 POLICIES = ("fp32", "bf16", "fp16")
 # rows by columns: one of either, odd ones, more than a thread's part, powers of two

@@ -16,9 +16,10 @@ from qsim.checkpoints import load_checkpoint
 from qsim.config import ConfigError
 from qsim.hashing import scalar_hash, tree_hash
 from qsim.policy import POLICIES, Arithmetic, Stage, Stages
+from qsim.recorders import Recorder
 from qsim.replay import replay
 from qsim.runs import RunFolder
-from qsim.sites import Calculator, Recorder
+from qsim.sites import Calculator
 from qsim.training import train_new
 
 POLICY = POLICIES["fp64"]

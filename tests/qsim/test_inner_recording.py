@@ -9,7 +9,8 @@ from bits_assertions import assert_same_bits
 from qsim.inner_recording import InnerRecording
 from qsim.layers import layernorm_backward, layernorm_forward
 from qsim.policy import POLICIES
-from qsim.sites import Calculator, Recorder
+from qsim.recorders import Recorder
+from qsim.sites import Calculator
 from qsim.training import as_statistics
 
 ROWS = np.array([[1, -1, 3, -3], [0.25, 0.25, 0.5, 1]], np.float32)

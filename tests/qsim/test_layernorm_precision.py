@@ -27,7 +27,7 @@ from qsim.model import initial_parameters
 from qsim.optimizer import step_scalars
 from qsim.policies import NORMS
 from qsim.policy import POLICIES
-from qsim.sites import Recorder
+from qsim.recorders import Recorder
 from qsim.step import training_step
 from qsim.training import as_statistics
 

@@ -18,7 +18,8 @@ from qsim.hashing import scalar_hash, tree_hash
 from qsim.model import initial_parameters, step_keys
 from qsim.optimizer import step_scalars
 from qsim.policy import POLICIES
-from qsim.sites import Calculator, CapturingRecorder, Recorder
+from qsim.recorders import CapturingRecorder, Recorder
+from qsim.sites import Calculator
 from qsim.step import Step
 from qsim.training import as_statistics
 

@@ -16,8 +16,9 @@ from qsim.demo import quantize_run
 from qsim.model import LINEAR, forward
 from qsim.policy import POLICIES
 from qsim.ptq import layer_error, quantization_error, rmse_and_sqnr
+from qsim.recorders import CapturingRecorder
 from qsim.runs import RunFolder
-from qsim.sites import Calculator, CapturingRecorder
+from qsim.sites import Calculator
 from qsim.training import held_out_loss
 
 FIGURES = {f"{tensor}_{measure}" for tensor in ("input", "weight", "output") for measure in ("rmse", "sqnr_db")}

@@ -28,9 +28,9 @@ from qsim.hashing import scalar_hash, tree_hash
 from qsim.model import dropout_keys, initial_parameters
 from qsim.optimizer import step_scalars
 from qsim.policy import POLICIES
+from qsim.recorders import CapturingRecorder, Recorder
 from qsim.replay import replay, resume
 from qsim.runs import RunError, RunFolder
-from qsim.sites import CapturingRecorder, Recorder
 from qsim.step import Step
 from qsim.training import as_statistics
 

@@ -17,7 +17,8 @@ from precision.scaled_products import block_scaled_product
 from precision.tables import table
 from qsim.layers import bias_gradient, layernorm_forward, linear_forward
 from qsim.policy import PASSES, POLICIES, parse_policy
-from qsim.sites import Calculator, Recorder
+from qsim.recorders import Recorder
+from qsim.sites import Calculator
 
 LN16, AMP = POLICIES["fp16-ln16"], POLICIES["torch-amp-fp16"]
 

@@ -15,7 +15,8 @@ from small_checkpoints import BF16, CHECKPOINTS, stacked
 from qsim.decoder import KeyValueCache, ResidentWeights, TokenError, decoder_forward
 from qsim.importing import Model, open_model
 from qsim.policy import POLICIES, parse_policy
-from qsim.sites import Calculator, Recorder
+from qsim.recorders import Recorder
+from qsim.sites import Calculator
 
 TOKENS = small_checkpoints.tokens()
 KINDS = ["gpt2", "opt", "bloom", "gpt_neox", "llama"]
