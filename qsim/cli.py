@@ -21,8 +21,10 @@ from qsim.commands import (
     attribute,
     bench,
     diff,
+    evaluate,
     export,
     formats,
+    generate,
     quantizers,
     replay,
     runs,
@@ -110,6 +112,20 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added
 
-    for module in (runs, replay, diff, attribute, whatif, export, tables, formats, accumulators, quantizers, bench):
+    for module in (
+        runs,
+        replay,
+        diff,
+        attribute,
+        whatif,
+        export,
+        evaluate,
+        generate,
+        tables,
+        formats,
+        accumulators,
+        quantizers,
+        bench,
+    ):
         module.add(command)
     return parser

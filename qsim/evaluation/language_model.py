@@ -1,0 +1,121 @@
+"""A model as evaluation sees it: text to tokens, tokens to logits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from precision.quantization.scheme import QScheme
+from qsim.arithmetic import Arithmetic
+from qsim.decoder import KeyValueCache, decoder_forward
+from qsim.evaluation.error import EvaluationError
+from qsim.importing import Model
+from qsim.importing.json_file import read_json
+from qsim.sites import Calculator
+from qsim.tokenizers import Tokenizer
+
+_HALVES = ("bf16", "fp16")
+_ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<s>")
+
+
+class LanguageModel(Protocol):
+    """What is scored.
+
+    vocabulary: every token is below it.  length: positions that one pass has room for.  rows_independent: whether the
+    logits of a sequence have the same bits whatever other sequences, and padding behind it, share its pass.
+    """
+
+    @property
+    def vocabulary(self) -> int: ...
+    @property
+    def length(self) -> int: ...
+    @property
+    def rows_independent(self) -> bool: ...
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    def logits(self, tokens: np.ndarray) -> np.ndarray:
+        """(B, T) int32 -> (B, T, V) float32."""
+        ...
+
+
+class DecoderLanguageModel:
+    """A model under a policy on an executor."""
+
+    def __init__(self, model: Model, policy: Arithmetic, executor: str) -> None:
+        self.model, self.calculator = model, Calculator(policy, executor)
+        self.rows_independent = rows_are_independent(self.calculator.policy)
+
+    @property
+    def vocabulary(self) -> int:
+        return self.model.config.vocabulary
+
+    @property
+    def length(self) -> int:
+        return self.model.config.length
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """EvaluationError for one with more tokens than the model has rows."""
+        size = self.model.tokenizer.vocabulary_size
+        if size > self.vocabulary:
+            raise EvaluationError(
+                f"the tokenizer of {self.model.source} has {size} tokens and the model only {self.vocabulary}; "
+                "put the model's own tokenizer beside it"
+            )
+        return self.model.tokenizer
+
+    def new_cache(self) -> KeyValueCache:
+        return KeyValueCache()
+
+    def logits(self, tokens: np.ndarray, cache: KeyValueCache | None = None) -> np.ndarray:
+        """(B, T) -> (B, T, V) float32; cache: see ``decoder_forward``."""
+        found = decoder_forward(self.calculator, self.model.config, self.model.weights, tokens, cache=cache)
+        return np.asarray(found).reshape(*tokens.shape, -1)
+
+
+def rows_are_independent(policy: Arithmetic) -> bool:
+    """Whether no scale and no choice of columns spans rows of activations, which are those of several sequences."""
+    return not policy.scales_tensors and all(
+        _by_rows(row.scheme("fprop")) for _, _, direction, row in policy.rows() if direction == "fprop"
+    )
+
+
+def _by_rows(scheme: Any) -> bool:
+    if scheme is None or scheme.x is None:
+        return True
+    own = not isinstance(scheme.x, QScheme) or scheme.x.granularity == "vector"
+    return own and scheme.threshold is None
+
+
+def own_format(model: Model) -> str:
+    """The 16-bit format that a model is "pre" in: what its run worked in, or config.json says; else ``fp16``."""
+    if model.run is not None:
+        worked = model.run.policy.parameters
+        return worked if worked in _HALVES else "fp16"
+    file = model.source / "config.json"
+    values: Mapping[str, Any] = read_json(file) if file.is_file() else {}
+    said = str(values.get("torch_dtype") or values.get("dtype") or "")
+    return "bf16" if said.endswith("bfloat16") else "fp16"
+
+
+def prefix_token(tokenizer: Tokenizer) -> int:
+    """What stands before text that has no context: the first end-of-text token that is known, else a newline."""
+    for text in (*_ENDS, "\n"):
+        found = tokenizer.encode(text)
+        if len(found) == 1:
+            return int(found[0])
+    return int(tokenizer.encode("\n")[-1])
+
+
+def encoded(tokenizer: Tokenizer, text: str, vocabulary: int) -> np.ndarray:
+    """Tokens of a text, int32.  EvaluationError for one that the model has no row for."""
+    tokens = tokenizer.encode(text).astype(np.int32)
+    if tokens.size and int(tokens.max()) >= vocabulary:
+        raise EvaluationError(
+            f"the tokenizer gives token {int(tokens.max())}, outside the model's vocabulary of {vocabulary}; "
+            "use the model's own tokenizer"
+        )
+    return tokens
