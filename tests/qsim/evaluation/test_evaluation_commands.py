@@ -1,0 +1,179 @@
+"""``qsim evaluate`` and ``qsim generate`` on a small run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import small_checkpoints
+from command_line import Cli
+from harness_lines import LINES
+from small_runs import assert_sentence, small_run, write_text
+
+from qsim.data import load_data
+from qsim.evaluation import DecoderLanguageModel, perplexity
+from qsim.evaluation.task_files import KINDS
+from qsim.importing import open_model
+from qsim.policy import parse_policy
+from qsim.training import held_out_loss
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_run(tmp_path_factory.mktemp("runs") / "a", "bf16").path
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "a"))
+
+
+NUMPY = ("--executor", "numpy")
+
+
+def passages(folder: Path) -> Path:
+    """Text with paragraphs, for items."""
+    words = write_text(folder).read_text().split()
+    parts = [" ".join([*words[i : i + 20], words[i], "and so it was kept."]) for i in range(0, 300, 20)]
+    path = folder / "passages.txt"
+    path.write_text("\n\n".join(parts))
+    return path
+
+
+def test_the_held_out_loss_of_a_run(run: Path, cli: Cli) -> None:
+    found = cli.rows("evaluate", run, "--items", 0, *NUMPY)
+    opened = open_model(run)
+    assert opened.run is not None
+    corpus, config = load_data(run), opened.run.config
+    tokens = corpus.validation
+    scored = perplexity(DecoderLanguageModel(opened, parse_policy("bf16"), "numpy"), tokens)
+    text = found["evaluations"][0]["text"]
+    assert text["loss"] == scored.loss
+    assert text["tokens"] == len(tokens) - 1
+    assert text["bits_per_byte"] == pytest.approx(scored.loss / np.log(2))
+    assert (found["policy"], found["accumulator"], found["text"]) == ("bf16", "fp32_sequential", "held out")
+    batch = config.data.batch_size * config.data.validation_batches * config.model.length
+    own = held_out_loss(config, parse_policy("bf16"), "numpy", opened.weights.parameters, corpus)  # type: ignore[attr-defined]
+    assert scored.losses[:batch].mean() == pytest.approx(own, rel=1e-3)  # its losses are rounded
+
+
+def test_schemes_are_compared_with_pre(run: Path, tmp_path: Path, cli: Cli) -> None:
+    out, text = tmp_path / "out", passages(tmp_path)
+    command = ("evaluate", run, "--text", text, "--limit", 300, "--items", 5, "--out", out, *NUMPY)
+    schemes = ("--scheme", "int8_vectorwise", "--scheme", "int8_tensorwise")
+    found = cli.rows(*command, *schemes)
+    assert [one["name"] for one in found["evaluations"]] == ["pre", "int8_vectorwise", "int8_tensorwise"]
+    assert [one["name"] for one in found["comparisons"]] == ["int8_vectorwise", "int8_tensorwise"]
+    pre, post = (one["text"]["loss"] for one in found["evaluations"][:2])
+    assert found["comparisons"][0]["delta_loss"]["value"] == pytest.approx(post - pre)
+    assert [t["task"] for t in found["evaluations"][0]["tasks"]] == ["LAMBADA-like", "next paragraph"]
+    assert json.loads((out / "results.json").read_text()) == found
+    with (out / "items.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    blocks = [row for row in rows if row["evaluation"] == "pre" and row["task"] == "text"]
+    assert sum(float(row["loss"]) for row in blocks) / 299 == pytest.approx(pre)
+    assert sum(int(row["tokens"]) for row in blocks) == 299
+    assert sum(row["task"] == "next paragraph" for row in rows) == 15
+    code, printed, err = cli(*command, *schemes)
+    assert (code, err) == (0, "")
+    lines = printed.splitlines()
+    assert [line.split()[0] for line in lines[3:7]] == ["arithmetic", "pre", "int8_vectorwise", "int8_tensorwise"]
+    assert f"{pre:.5f}" in lines[4]
+
+
+def test_tasks_from_files(run: Path, tmp_path: Path, cli: Cli) -> None:
+    words = []
+    for kind in ("piqa", "winogrande", "copa"):
+        (tmp_path / f"{kind}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LINES[kind][1]))
+        words += ["--task", f"{kind}={tmp_path / f'{kind}.jsonl'}"]
+    code, printed, err = cli("evaluate", run, *words, "--policy", "fp32", *NUMPY)
+    if code == 2:  # positions of the run are fewer than those of a continuation
+        assert "more than the 16 of the model" in err
+    found = cli.rows("evaluate", run, "--task", f"piqa={tmp_path / 'piqa.jsonl'}", *NUMPY)
+    assert [t["items"] for t in found["evaluations"][0]["tasks"]] == [1]
+    assert printed or err
+
+
+def test_every_kind_is_offered(cli: Cli) -> None:
+    _, printed, _ = cli("evaluate", "--help")
+    assert all(kind in " ".join(printed.split()) for kind in KINDS)
+
+
+def test_overflow_is_told(run: Path, cli: Cli) -> None:
+    """Logits beyond fp16 are infinite: counted, not a crash."""
+    from safetensors.numpy import load_file, save_file
+
+    file = next((run / "checkpoints").glob("step_6/*.safetensors"))
+    tensors = load_file(file)
+    name = next(name for name in tensors if name.endswith("logits.weight") and "parameters" in name)
+    save_file(tensors | {name: tensors[name] * np.float32(1e5)}, file)
+    code, printed, err = cli("evaluate", run, "--items", 0, "--policy", "fp16", *NUMPY)
+    if code == 0:
+        assert "are not finite" in printed
+    else:
+        assert_sentence(err.strip())
+
+
+def test_generated_text(run: Path, cli: Cli) -> None:
+    command = ("generate", run, "--prompt", "the sum ", "--tokens", 8, *NUMPY)
+    code, greedy, err = cli(*command)
+    assert (code, err) == (0, "")
+    found = cli.rows(*command)
+    assert found["text"] + "\n" == greedy
+    assert len(found["tokens"]) == 8
+    drawn = [cli(*command, "--temperature", 2, "--seed", seed)[1] for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def refusals(run: Path, folder: Path) -> list[tuple[list[Any], tuple[str, ...]]]:
+    broken = folder / "broken.jsonl"
+    broken.write_text('{"goal": "a", "sol1": "b", "sol2": "c", "label": 0}\n{"goal"\n')
+    (folder / "short.txt").write_text("a")
+    new = ["--out", folder / "new"]
+    return [
+        (["evaluate", run, "--task", f"piqa={broken}", *new], (f"{broken}, line 2", "not JSON")),
+        (["evaluate", run, "--task", "piqa", *new], ("'piqa' is no KIND=FILE",)),
+        (["evaluate", run, "--task", f"what={broken}", *new], ("'what' is not known",)),
+        (["evaluate", run, "--text", folder / "short.txt", "--items", 0, *new], ("the text has 1 tokens",)),
+        (["evaluate", run, "--text", folder / "short.txt", *new], ("no sentence whose last word", "--items 0")),
+        (["evaluate", run, "--scheme", "int8", *new], ("unknown quantization scheme 'int8'",)),
+        (["evaluate", run, "--scheme", "llm_int8", "--scheme", "llm_int8"], ("llm_int8 is given twice",)),
+        (["evaluate", run, "--length", 17, "--items", 0, *new], ("windows of 17 tokens", "1 to 16")),
+        (["evaluate", run, "--stride", 0], ("--stride is 0",)),
+        (["evaluate", run, "--items", -1], ("--items is -1",)),
+        (["evaluate", run, "--out", broken], ("is a file",)),
+        (["evaluate", run, "--out", folder / "no" / "where"], ("is not a folder",)),
+        (["evaluate", folder / "absent"], ("does not exist",)),
+        (["generate", run, "--prompt", ""], ("the prompt has no token",)),
+        (["generate", run, "--prompt", "the ", "--tokens", 14], ("exceed the 16 positions", "at most 13")),
+        (["generate", run, "--prompt", "a", "--temperature", "nan"], ("temperature nan",)),
+        (["generate", run, "--prompt", "a", "--top-k", 0], ("top_k 0",)),
+    ]  # fmt: skip
+
+
+def test_what_is_refused(run: Path, tmp_path: Path, cli: Cli) -> None:
+    for command, parts in refusals(run, tmp_path):
+        assert_sentence(cli.refused(tmp_path, *command, *NUMPY), *parts)
+
+
+def test_models_without_text_or_tokenizer(tmp_path: Path, cli: Cli) -> None:
+    model = small_checkpoints.write(tmp_path / "model", small_checkpoints.CHECKPOINTS["gpt2"]())
+    assert_sentence(cli.refused(tmp_path, "evaluate", model, *NUMPY), "no run with text of its own", "--text")
+    write_text(tmp_path)
+    found = cli.refused(tmp_path, "evaluate", model, "--text", tmp_path / "text.txt", *NUMPY)
+    assert_sentence(found, "no tokenizer.json")
+
+
+def test_tokenizers_that_do_not_fit(tmp_path: Path, cli: Cli) -> None:
+    pytest.importorskip("tokenizers", reason="tokenizer.json is read by the package tokenizers; install it")
+    model = small_checkpoints.write(tmp_path / "model", small_checkpoints.CHECKPOINTS["gpt2"]())
+    vocabulary = {chr(ord("!") + i): i for i in range(60)}
+    whole = {"version": "1.0", "added_tokens": [], "model": {"type": "BPE", "vocab": vocabulary, "merges": []}}
+    (model / "tokenizer.json").write_text(json.dumps(whole))
+    found = cli.refused(tmp_path, "generate", model, "--prompt", "!", *NUMPY)
+    assert_sentence(found, "has 60 tokens", "only 29", str(model))
