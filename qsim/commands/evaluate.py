@@ -38,12 +38,13 @@ def add(command: AddCommand) -> None:
     parser.add_argument(
         "--stride", type=int, metavar="N", help="tokens from window to window; their length by default"
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="of the text its first N tokens, of tasks N items")
+    parser.add_argument("--limit", type=int, metavar="N", help="the first N tokens of the text alone")
     parser.add_argument(
         "--task", dest="tasks", action="append", default=[], metavar="KIND=FILE",
         help="items from a file of one JSON object a line; KIND: lambada, hellaswag, piqa, copa, storycloze, "
         "winogrande, qa or choice",
     )  # fmt: skip
+    parser.add_argument("--limit-items", type=int, metavar="N", help="the first N items of each file alone")
     parser.add_argument(
         "--items", type=int, metavar="N",
         help=f"items of either kind that are made from the text, 0 for none; {_ITEMS} by default, 0 beside --task",
@@ -87,8 +88,8 @@ def _evaluate(arguments: Arguments) -> int:
 
 
 def _check(arguments: Arguments) -> None:
-    for name in ("length", "stride", "limit"):
-        value = getattr(arguments, name)
+    for name in ("length", "stride", "limit", "limit-items"):
+        value = getattr(arguments, name.replace("-", "_"))
         if value is not None and value < 1:
             raise ConfigError(f"--{name} is {value}; give at least 1")
     if arguments.items is not None and arguments.items < 0:
@@ -117,7 +118,7 @@ def _asked(arguments: Arguments, model: Model, reader: LanguageModel) -> _Asked:
     from qsim.evaluation import EvaluationError, last_word_task, next_paragraph_task, read_task
 
     files = [_task_file(text) for text in arguments.tasks]
-    tasks = [read_task(kind, path, limit=arguments.limit) for kind, path in files]
+    tasks = [read_task(kind, path, limit=arguments.limit_items) for kind, path in files]
     tokens, text, source = _text(arguments, model, reader)
     if tokens is None and not tasks:
         raise EvaluationError(f"{arguments.model} is no run with text of its own; give --text or --task")

@@ -8,12 +8,14 @@ from precision.backends import BACKENDS
 from qsim import strict_json
 from qsim.commands.command import AddCommand, Arguments
 
+_TOKENS = 64
+
 
 def add(command: AddCommand) -> None:
     parser = command("generate", _generate, "write text behind a prompt, each pass one token behind a cache")
     parser.add_argument("model", metavar="MODEL", help="a run, a checkpoint, a Hugging Face folder or a GGUF file")
     parser.add_argument("--prompt", required=True, metavar="TEXT")
-    parser.add_argument("--tokens", type=int, default=64, metavar="N", help="at most (default 64)")
+    parser.add_argument("--tokens", type=int, metavar="N", help="at most (default 64, or what there is room for)")
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0, the default: the likeliest")
     parser.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest")
     parser.add_argument("--seed", type=int, default=0)
@@ -36,10 +38,10 @@ def _generate(arguments: Arguments) -> int:
     policy = policy if arguments.scheme is None else policy.quantized(arguments.scheme)
     model = DecoderLanguageModel(opened, policy, arguments.executor)
     prompt = encoded(model.tokenizer, arguments.prompt, model.vocabulary)
+    room = max(1, min(_TOKENS, model.length - len(prompt) + 1))
+    number = room if arguments.tokens is None else arguments.tokens
     tokens: list[int] = []
-    pieces = written(
-        model.tokenizer, _kept(generate(model, prompt, arguments.tokens, sampling), tokens), arguments.until
-    )
+    pieces = written(model.tokenizer, _kept(generate(model, prompt, number, sampling), tokens), arguments.until)
     if arguments.json:
         text = "".join(pieces)
         print(strict_json.dumps({"prompt": arguments.prompt, "text": text, "tokens": tokens, "policy": policy.name}))

@@ -91,12 +91,14 @@ def test_tasks_from_files(run: Path, tmp_path: Path, cli: Cli) -> None:
     for kind in ("piqa", "winogrande", "copa"):
         (tmp_path / f"{kind}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LINES[kind][1]))
         words += ["--task", f"{kind}={tmp_path / f'{kind}.jsonl'}"]
-    code, printed, err = cli("evaluate", run, *words, "--policy", "fp32", *NUMPY)
-    if code == 2:  # positions of the run are fewer than those of a continuation
-        assert "more than the 16 of the model" in err
-    found = cli.rows("evaluate", run, "--task", f"piqa={tmp_path / 'piqa.jsonl'}", *NUMPY)
-    assert [t["items"] for t in found["evaluations"][0]["tasks"]] == [1]
-    assert printed or err
+    found = cli.rows("evaluate", run, *words, "--policy", "fp32", "--limit-items", 1, *NUMPY)
+    tasks = found["evaluations"][0]["tasks"]
+    assert [(t["task"], t["items"], list(t["metrics"])) for t in tasks] == [
+        ("piqa", 1, ["acc", "acc_norm", "acc_bytes"]), ("winogrande", 1, ["acc"]), ("copa", 1, ["acc"]),
+    ]  # fmt: skip
+    code, printed, err = cli("evaluate", run, *words, "--scheme", "int8_vectorwise", *NUMPY)
+    assert (code, err) == (0, "")
+    assert "copa, 2 items" in printed.splitlines()
 
 
 def test_every_kind_is_offered(cli: Cli) -> None:
@@ -104,19 +106,31 @@ def test_every_kind_is_offered(cli: Cli) -> None:
     assert all(kind in " ".join(printed.split()) for kind in KINDS)
 
 
-def test_overflow_is_told(run: Path, cli: Cli) -> None:
-    """Logits beyond fp16 are infinite: counted, not a crash."""
-    from safetensors.numpy import load_file, save_file
+def with_letters(folder: Path, letters: int, scale: float = 1.0) -> Path:
+    """A model of 29 tokens beside a tokenizer of so many, its table scaled."""
+    pytest.importorskip("tokenizers", reason="tokenizer.json is read by the package tokenizers; install it")
+    config, tensors = small_checkpoints.CHECKPOINTS["gpt2"]()
+    tensors["transformer.wte.weight"] *= np.float32(scale)
+    model = small_checkpoints.write(folder / "model", (config, tensors))
+    vocabulary = {chr(ord("a") + i): i for i in range(letters)}
+    whole = {"version": "1.0", "added_tokens": [], "model": {"type": "BPE", "vocab": vocabulary, "merges": []}}
+    (model / "tokenizer.json").write_text(json.dumps(whole))
+    return model
 
-    file = next((run / "checkpoints").glob("step_6/*.safetensors"))
-    tensors = load_file(file)
-    name = next(name for name in tensors if name.endswith("logits.weight") and "parameters" in name)
-    save_file(tensors | {name: tensors[name] * np.float32(1e5)}, file)
-    code, printed, err = cli("evaluate", run, "--items", 0, "--policy", "fp16", *NUMPY)
-    if code == 0:
-        assert "are not finite" in printed
-    else:
-        assert_sentence(err.strip())
+
+def test_logits_that_are_not_finite_are_told(tmp_path: Path, cli: Cli) -> None:
+    """A table beyond fp16 is infinite there: counted, not a crash."""
+    model, text = with_letters(tmp_path, 26, 1e6), tmp_path / "text.txt"
+    text.write_text("whatthetableholdsisbeyondfp")
+    command = ("evaluate", model, "--text", text, "--items", 0, "--policy", "fp16", *NUMPY)
+    found = cli.rows(*command)["evaluations"][0]["text"]
+    assert (found["loss"], found["not_finite"], found["tokens"]) == ("NaN", 26, 26)
+    code, printed, err = cli(*command, "--scheme", "int8_vectorwise")
+    assert (code, err) == (0, "")
+    assert "52 losses are not finite" in printed
+    assert_sentence(
+        cli.refused(tmp_path, "generate", model, "--prompt", "what", "--policy", "fp16", *NUMPY), "are not finite"
+    )
 
 
 def test_generated_text(run: Path, cli: Cli) -> None:
@@ -170,10 +184,6 @@ def test_models_without_text_or_tokenizer(tmp_path: Path, cli: Cli) -> None:
 
 
 def test_tokenizers_that_do_not_fit(tmp_path: Path, cli: Cli) -> None:
-    pytest.importorskip("tokenizers", reason="tokenizer.json is read by the package tokenizers; install it")
-    model = small_checkpoints.write(tmp_path / "model", small_checkpoints.CHECKPOINTS["gpt2"]())
-    vocabulary = {chr(ord("!") + i): i for i in range(60)}
-    whole = {"version": "1.0", "added_tokens": [], "model": {"type": "BPE", "vocab": vocabulary, "merges": []}}
-    (model / "tokenizer.json").write_text(json.dumps(whole))
-    found = cli.refused(tmp_path, "generate", model, "--prompt", "!", *NUMPY)
+    model = with_letters(tmp_path, 60)
+    found = cli.refused(tmp_path, "generate", model, "--prompt", "a", *NUMPY)
     assert_sentence(found, "has 60 tokens", "only 29", str(model))
