@@ -21,6 +21,7 @@ from qsim.commands import (
     attribute,
     bench,
     diff,
+    experiment,
     export,
     formats,
     quantizers,
@@ -110,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added
 
-    for module in (runs, replay, diff, attribute, whatif, export, tables, formats, accumulators, quantizers, bench):
+    modules = (runs, replay, diff, attribute, whatif, export, tables, formats, accumulators, quantizers, bench)
+    for module in (*modules, experiment):
         module.add(command)
     return parser
