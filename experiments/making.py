@@ -45,24 +45,27 @@ class Place:
 
 def make(trainings: Sequence[Training], place: Place) -> None:
     """Make the rows that are not there, one after another, in this process.  Interrupted where a signal ends it."""
+    if place.expired:
+        return
+    try:
+        with _ending_at(place.deadline):
+            _make(trainings, place)
+    except Interrupted:
+        if not place.expired:
+            raise
+
+
+def _make(trainings: Sequence[Training], place: Place) -> None:
     corpus, store = load_data(place.out / "data"), Store(place.out)
-    with _ending_at(place.deadline):
-        for training in trainings:
-            key = training.key(corpus.sha256)
-            with claimed(place.work / f"{key}.lock") as mine:
-                if place.expired:
-                    return
-                if not mine or key in store.rows():
-                    continue
-                try:
-                    row = measured_row(training, trained(training, corpus, place), corpus, place.scale)
-                except Interrupted:
-                    if place.expired:
-                        return
-                    raise
-                store.add(row)
-                _drop_early_checkpoints(place.work / key)
-                _say(training, row["seconds"])
+    for training in trainings:
+        key = training.key(corpus.sha256)
+        with claimed(place.work / f"{key}.lock") as mine:
+            if not mine or key in store.rows():
+                continue
+            row = measured_row(training, trained(training, corpus, place), corpus, place.scale)
+            store.add(row)
+            _drop_early_checkpoints(place.work / key)
+            _say(training, row["seconds"])
 
 
 def _say(training: Training, seconds: float) -> None:
