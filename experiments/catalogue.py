@@ -11,8 +11,12 @@ from qsim.config import ConfigError
 NAMES = (
     "half_precision",
     "weight_decay",
-    "underflow",
     "int4",
+    "gradient_clipping",
+    "dropout",
+    "underflow",
+    "positions",
+    "layernorm_precision",
 )
 
 

@@ -50,7 +50,13 @@ def _row(
         ]
         return {"losses": {PRE: list(before)} | {k: list(v) for k, v in after.items()}, "layers": layers}
 
-    counted = {"gradients_underflowed": 0, "gradients_nonzero": 1000, "skipped_steps": 0, "events": {}}
+    counted = {
+        "gradients_underflowed": 0,
+        "gradients_nonzero": 1000,
+        "skipped_steps": 0,
+        "events": {},
+        "losses": {"10": 4.0},
+    }
     return {
         "unigram_entropy": ENTROPY,
         "checkpoints": {str(step): checkpoint() for step in STEPS},

@@ -32,10 +32,9 @@ def row(name: str) -> dict[str, Any]:
 
 
 def test_experiments_share_rows() -> None:
-    control = [v for e in (half_precision, weight_decay, underflow, int4) for v in e.VARIANTS]
-    wanted = {key(variant) for variant in control}
-    assert len(control) == 20
-    assert len(wanted) == 13
+    variants = [v for e in (half_precision, weight_decay, underflow, int4) for v in e.VARIANTS]
+    wanted = {key(variant) for variant in variants}
+    assert (len(variants), len(wanted)) == (20, 13)
 
 
 def test_key_is_of_what_is_computed() -> None:
