@@ -54,7 +54,7 @@ def _scale(
 ) -> Scale:
     changes = {"steps": steps, "optimizer.learning_rate": lr, "optimizer.warmup_steps": warmup}
     changes |= {"record.checkpoint_every": max(1, steps // PARTS), "record.hash_every": max(1, steps // PARTS)}
-    changes |= {"record.statistics_every": max(1, steps // 10), "data.validation_batches": 1}
+    changes |= {"record.statistics_every": max(10, steps // 10), "data.validation_batches": 1}
     executor, native = more.pop("executor", "numba"), more.pop("native", False)
     config = override_all(preset(base), (changes | {k.replace("__", "."): v for k, v in more.items()}).items())
     return Scale(name=name, config=config, seeds=seeds, sequences=sequences, executor=executor, native=native)

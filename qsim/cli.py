@@ -96,6 +96,8 @@ def _sentence(error: Exception, parsed: Arguments) -> str:
 
 
 def _hint(parsed: Arguments) -> str:
+    if parsed.command == "experiment":
+        return ", and the same command goes on from there"
     resumable = parsed.command in ("train", "replay") and getattr(parsed, "out", None)
     return ", and the same command with --resume goes on from there" if resumable else ""
 
