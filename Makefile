@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-exhaustive lint bench clean
+.PHONY: demo test test-exhaustive smoke lint bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/qsim demo
@@ -14,6 +14,9 @@ test: $(INSTALLED)
 
 test-exhaustive: $(INSTALLED)
 	$(BIN)/python -m pytest -q -m exhaustive --durations=0
+
+smoke: $(INSTALLED)
+	$(BIN)/qsim experiment all --scale smoke --out smoke --jobs 2
 
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[peers]'

@@ -22,6 +22,7 @@ from qsim.commands import (
     bench,
     diff,
     evaluate,
+    experiment,
     export,
     formats,
     generate,
@@ -97,6 +98,8 @@ def _sentence(error: Exception, parsed: Arguments) -> str:
 
 
 def _hint(parsed: Arguments) -> str:
+    if parsed.command == "experiment":
+        return ", and the same command goes on from there"
     resumable = parsed.command in ("train", "replay") and getattr(parsed, "out", None)
     return ", and the same command with --resume goes on from there" if resumable else ""
 
@@ -121,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
         export,
         evaluate,
         generate,
+        experiment,
         tables,
         formats,
         accumulators,

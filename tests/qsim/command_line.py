@@ -41,3 +41,8 @@ class Cli:
         assert contents(folder) == before
         assert err.startswith("qsim")
         return err.removesuffix("\n")
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
+    return Cli(capsys)

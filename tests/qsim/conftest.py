@@ -1,11 +1,5 @@
 """What the tests of commands share."""
 
-from __future__ import annotations
+from command_line import cli
 
-import pytest
-from command_line import Cli
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
-    return Cli(capsys)
+__all__ = ["cli"]

@@ -1,0 +1,116 @@
+"""What ``qsim experiment`` does, given what it was told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from experiments.catalogue import NAMES, experiments_named
+from experiments.making import Place, make, make_side_by_side
+from experiments.outcome import conclude
+from experiments.plan import Planned, open_data, plan
+from experiments.rows import Store
+from experiments.scales import Scale, scale_named
+from qsim.atomic import write_atomically
+from qsim.config import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """names: of experiments, or ``all``.  Others as ``qsim experiment --help`` says."""
+
+    names: Sequence[str]
+    scale: str = "small"
+    jobs: int = 1
+    seeds: int | None = None
+    executor: str | None = None
+    text: Sequence[Path] = ()
+    out: Path = Path("experiment-rows")
+    work: Path | None = None
+    compare: Sequence[Path] = ()
+    time_limit: float | None = None
+    planned_only: bool = False
+    began: float = field(default_factory=time.time)
+
+    def __post_init__(self) -> None:
+        for name, value in (("--jobs", self.jobs), ("--seeds", self.seeds)):
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} is {value}; give at least 1")
+        if self.time_limit is not None and self.time_limit <= 0:
+            raise ConfigError(f"--time-limit is {self.time_limit:g} seconds; give more than 0")
+        if self.out.is_file():
+            raise ConfigError(f"--out {str(self.out)!r} is a file; name a folder")
+        for path in (*self.text, *self.compare):
+            if not path.exists():
+                raise ConfigError(f"{str(path)!r} does not exist; name text or a model that does")
+
+
+def listed() -> list[dict[str, Any]]:
+    """A line an experiment: what it claims and how many trainings it has at ``small``."""
+    small = scale_named("small")
+    return [
+        {"name": one.name, "paper": one.paper, "variants": len(one.at(small)), "claim": one.claim}
+        for one in experiments_named(NAMES)
+    ]
+
+
+def run(request: Request, say: Any) -> list[dict[str, Any]]:
+    """Make the rows that are missing and conclude; of ``planned_only`` the plan, a line a row.
+
+    say: is told, in sentences, what it costs before it starts.
+    Errors: ConfigError, DataError, RowError; KeyboardInterrupt where a signal ended the work.
+    """
+    experiments = experiments_named(request.names)
+    scale = scale_named(request.scale).changed(executor=request.executor, seeds=request.seeds)
+    out, store = request.out, Store(request.out)
+    corpus = open_data(out, scale.config, request.text)
+    rows = plan(experiments, scale, corpus, store.rows())
+    if request.planned_only:
+        return [_line(row) for row in rows]
+    say(cost(rows, request.jobs))
+    _make(request, scale, [row.training for row in rows if not row.done])
+    return conclude(experiments, scale, corpus.sha256, store.rows(), out, request.compare)
+
+
+def _make(request: Request, scale: Scale, missing: list[Any]) -> None:
+    if not missing:
+        return
+    work = request.work or request.out / "runs"
+    work.mkdir(parents=True, exist_ok=True)
+    if request.work is None:
+        write_atomically(work / ".gitignore", b"*\n")  # rows are kept, the runs they came of are not
+    deadline = None if request.time_limit is None else request.began + request.time_limit
+    place = Place(out=request.out, work=work, scale=scale.name, deadline=deadline)
+    if request.jobs == 1:
+        make(missing, place)
+    else:
+        make_side_by_side(missing, place, min(request.jobs, len(missing)))
+
+
+def _line(row: Planned) -> dict[str, Any]:
+    training = row.training
+    line: dict[str, Any] = {"variant": training.label, "seed": training.config.seed, "policy": training.policy.name}
+    line |= {"steps": training.config.steps, "done": row.done, "seconds": round(row.seconds, 1)}
+    return line | {"wanted by": ", ".join(row.wanted_by), "key": row.key[:12]}
+
+
+def cost(rows: Iterable[Planned], jobs: int) -> str:
+    """In one sentence."""
+    rows = list(rows)
+    left = [row for row in rows if not row.done]
+    seconds = sum(row.seconds for row in left)
+    parts = f"{len(rows)} rows, {len(rows) - len(left)} of them done"
+    if not left:
+        return f"{parts}: nothing to be trained"
+    shared = f", about {_time(seconds / min(jobs, len(left)))} by {jobs} jobs" if jobs > 1 else ""
+    return f"{parts}: about {_time(seconds)} of training and evaluation{shared}"
+
+
+def _time(seconds: float) -> str:
+    for size, unit in ((86400 * 365, "years"), (86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} seconds"

@@ -1,0 +1,58 @@
+"""Pieces of the pictures: bars with intervals, degradation over steps, published numbers drawn hollow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.published import Published
+from experiments.quantizing import INT8
+from experiments.results import Results
+from experiments.statistics import Interval
+
+COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#000000")
+DEGRADATION = "increase of held-out loss, %"
+
+
+def figure(columns: int, width: float = 3.4, height: float = 2.8, rows: int = 1) -> tuple[Figure, Any]:
+    """A figure and its axes, (rows, columns)."""
+    drawn = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    return drawn, drawn.subplots(rows, columns, squeeze=False)
+
+
+def bars(axes: Axes, labels: Sequence[str], intervals: Sequence[Interval], title: str) -> None:
+    """A bar a variant, its bootstrap interval as a whisker."""
+    for place, found in enumerate(intervals):
+        axes.bar(place, found.mean, width=0.6, color=COLOURS[place % len(COLOURS)])
+        if found.low is not None and found.high is not None:
+            axes.plot([place, place], [found.low, found.high], color="black", linewidth=1)
+    axes.set_xticks(range(len(labels)), labels, rotation=20 if len(labels) > 3 else 0)
+    axes.axhline(0, color="black", linewidth=0.6)
+    axes.set_title(title)
+    axes.set_ylabel(DEGRADATION)
+
+
+def over_steps(axes: Axes, results: Results, labels: Sequence[str], title: str, scheme: str = INT8) -> None:
+    """Degradation of every checkpoint that was measured, with its interval as a band."""
+    for number, label in enumerate(labels):
+        found = [results.degraded(label, scheme, step) for step in results.steps]
+        colour = COLOURS[number % len(COLOURS)]
+        axes.plot(results.steps, [one.mean for one in found], marker="o", markersize=3, color=colour, label=label)
+        if all(one.low is not None for one in found):
+            low, high = [one.low for one in found], [one.high for one in found]
+            axes.fill_between(results.steps, low, high, color=colour, alpha=0.15, linewidth=0)  # type: ignore[arg-type]
+    axes.set_xlabel("step")
+    axes.set_ylabel(DEGRADATION)
+    axes.set_title(title)
+    axes.legend(frameon=False)
+
+
+def published(axes: Axes, numbers: Sequence[Published], places: Sequence[float]) -> None:
+    """The paper's numbers, hollow, on an axis of their own: they are of accuracies, ours of losses."""
+    other = axes.twinx()
+    other.scatter(places, [one.value for one in numbers], s=36, facecolors="none", edgecolors="black", marker="D")
+    other.set_ylim(bottom=min(0.0, *(one.value for one in numbers)))
+    other.set_ylabel("published (hollow): accuracy lost, %")

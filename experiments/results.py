@@ -1,0 +1,98 @@
+"""The rows of an experiment, by variant and seed, and the figures that its rule and its pictures ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from experiments.quantizing import INT8, PRE
+from experiments.rows import Row
+from experiments.statistics import Interval, degradation, interval, sign_test
+from experiments.variant import Variant
+
+LEARNED = 0.8  # of the unigram entropy: a loss above it is that of a model that learned too little to be told about
+CLOSE = 0.02  # how far losses before quantization may lie apart
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """rows: by label, one a seed, of the seeds that every variant has, in the same order."""
+
+    variants: Sequence[Variant]
+    rows: Mapping[str, Sequence[Row]]
+
+    def variant(self, label: str) -> Variant:
+        return next(variant for variant in self.variants if variant.label == label)
+
+    @property
+    def labels(self) -> list[str]:
+        return [variant.label for variant in self.variants]
+
+    @property
+    def seeds(self) -> int:
+        return len(self.rows[self.labels[0]])
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps that were measured."""
+        return sorted(map(int, self.rows[self.labels[0]][0]["checkpoints"]))
+
+    def losses(self, label: str, scheme: str = PRE, step: int | None = None) -> np.ndarray:
+        """(S, N): of every seed and sequence; ``step``: the last unless given."""
+        step = self.steps[-1] if step is None else step
+        return np.array([row["checkpoints"][str(step)]["losses"][scheme] for row in self.rows[label]], float)
+
+    def degradation(self, label: str, scheme: str = INT8, step: int | None = None) -> np.ndarray:
+        """(S, N), percent."""
+        return degradation(self.losses(label, PRE, step), self.losses(label, scheme, step))
+
+    def degraded(self, label: str, scheme: str = INT8, step: int | None = None) -> Interval:
+        return interval(self.degradation(label, scheme, step))
+
+    def difference(self, more: str, less: str, scheme: str = INT8, step: int | None = None) -> Interval:
+        """By how many percentage points one variant degrades more than another, paired."""
+        return interval(self.degradation(more, scheme, step) - self.degradation(less, scheme, step))
+
+    def sign(self, more: str, less: str, scheme: str = INT8) -> float | None:
+        """p of a sign test over seeds, None where they are too few."""
+        difference = self.degradation(more, scheme) - self.degradation(less, scheme)
+        return sign_test(difference.mean(axis=1))
+
+    def apart(self, label: str) -> float | None:
+        """Loss before quantization relative to that of the control, minus 1; None without a control."""
+        control = self.variant(label).control
+        if control is None:
+            return None
+        return float(self.losses(label).mean() / self.losses(control).mean() - 1)
+
+    def learned(self, label: str) -> float:
+        """Loss before quantization over the unigram entropy of the text."""
+        return float(self.losses(label).mean() / self.rows[label][0]["unigram_entropy"])
+
+    def metric(self, label: str, name: str, site: str = "qkv", step: int | None = None) -> np.ndarray:
+        """(S, L) of a mechanism metric at a site."""
+        step = self.steps[-1] if step is None else step
+        found = [row["checkpoints"][str(step)]["layers"] for row in self.rows[label]]
+        return np.array([[one[name] for one in layers if one["site"] == site] for layers in found], float)
+
+    def training(self, label: str, name: str) -> np.ndarray:
+        """(S,) of a number that training left."""
+        return np.array([row["training"][name] for row in self.rows[label]], float)
+
+    def table(self, schemes: Sequence[str] = (INT8,)) -> list[dict[str, Any]]:
+        """A line a variant."""
+        return [self._line(label, schemes) for label in self.labels]
+
+    def _line(self, label: str, schemes: Sequence[str]) -> dict[str, Any]:
+        control, apart = self.variant(label).control, self.apart(label)
+        line: dict[str, Any] = {"variant": label, "seeds": self.seeds, "loss": f"{self.losses(label).mean():.4f}"}
+        line |= {"of unigram entropy": f"{self.learned(label):.2f}"}
+        line |= {"from control": None if apart is None else f"{100 * apart:+.2f} %"}
+        for scheme in schemes:
+            line[f"{scheme}, %"] = str(self.degraded(label, scheme))
+            more = None if control is None else self.difference(label, control, scheme)
+            line[f"{scheme}, points above control"] = None if more is None else str(more)
+        return line

@@ -1,0 +1,79 @@
+"""A variant of an experiment, and the training that it is once a scale and a seed are known."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from qsim.config import RunConfig, as_json, override_all
+from qsim.policy import Arithmetic, parse_policy
+
+if TYPE_CHECKING:
+    from experiments.scales import Scale
+
+MEASUREMENT = 1  # raised with what ``experiments.measuring`` writes, so that rows of another kind are never mixed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """What one line of a figure was trained with.
+
+    changes: (dotted key, value) on the scale's configuration.  policy: by name, or itself where it has none.
+    control: label of the variant that it is compared with; None for one that is compared with nothing.
+    """
+
+    label: str
+    changes: tuple[tuple[str, Any], ...] = ()
+    policy: str | Arithmetic = "bf16"
+    control: str | None = None
+
+    def training(self, scale: Scale, seed: int) -> Training:
+        """This variant at a scale, from one seed.  ConfigError for changes that do not fit the scale."""
+        config = override_all(scale.config, (*self.changes, ("seed", seed)))
+        return Training(
+            label=self.label,
+            config=config,
+            policy=scale.arithmetic(parse_policy(self.policy)),
+            executor=scale.executor,
+            measured=scale.measured,
+            sequences=scale.sequences,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """One row to be made: a run, and what is measured of it.
+
+    measured: steps whose checkpoints are measured, the last one among them.  sequences: held-out sequences.
+    """
+
+    label: str
+    config: RunConfig
+    policy: Arithmetic
+    executor: str
+    measured: tuple[int, ...]
+    sequences: int
+
+    @cached_property
+    def policy_sha256(self) -> str:
+        """Of what the policy computes, whatever it is called."""
+        return dataclasses.replace(self.policy, name="").sha256
+
+    def key(self, data_sha256: str) -> str:
+        """SHA-256 of all that a row depends on: equal trainings are one row, whichever experiments want them.
+
+        Left out: the preset's name, how often what is recorded, and, where the policy promises bits, the executor.
+        """
+        config = {k: v for k, v in as_json(self.config).items() if k not in ("preset", "record")}
+        facts = {
+            "config": config,
+            "policy": self.policy_sha256,
+            "data": data_sha256,
+            "executor": None if self.policy.promises_bits else self.executor,
+            "measured": [MEASUREMENT, self.measured, self.sequences],
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
