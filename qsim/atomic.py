@@ -34,6 +34,25 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
     sync_folder(path.parent)
 
 
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside it to write into, which takes its name at the end; an error leaves nothing."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        with naming(folder):
+            temporary.mkdir(parents=True)
+        yield temporary
+        with naming(folder):
+            if folder.is_dir():  # an empty one
+                folder.rmdir()
+            os.replace(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    sync_folder(folder.parent)
+
+
 def append_line(path: Path, line: str) -> None:
     """Add a line to a file; an error leaves the file as it was, a kill at worst part of the line at its end."""
     with naming(path), path.open("ab", buffering=0) as file:

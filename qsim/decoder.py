@@ -25,7 +25,8 @@ Parameters = dict[str, Array]
 
 
 class Weights(Protocol):
-    """Where parameters come from: float32, in the names and shapes of ``outer_shapes`` and ``layer_shapes``."""
+    """Where parameters come from: float32 or, of a quantized model, QArrays, in the names and shapes of
+    ``outer_shapes`` and ``layer_shapes``."""
 
     def outer(self) -> Parameters: ...
     def layer(self, number: int) -> Parameters: ...
@@ -50,9 +51,17 @@ class ResidentWeights:
 
 @dataclass(kw_only=True)
 class KeyValueCache:
-    """Keys and values of the positions so far, layer by layer; ``decoder_forward`` adds those of its tokens."""
+    """Keys and values of the positions so far, layer by layer; ``decoder_forward`` adds those of its tokens.
+
+    ``keys`` and ``values`` (B K, S, d) are of the policy's formats in float32; where the calculator quantizes them,
+    int8 codes, and ``keys.scale`` and ``values.scale`` (B K, S, 1) the bits of fp16.
+    """
 
     layers: list[dict[str, Array]] = field(default_factory=list)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(x.nbytes for layer in self.layers for x in layer.values())
 
     @property
     def length(self) -> int:
@@ -98,7 +107,7 @@ def decoder_forward(
     if config.final_norm:
         x = _norm(ar, config, "layernorm_final", outer, x)
     table = outer["embedding.tokens"]
-    head = ar.xp.swapaxes(table, 0, 1) if config.tied else outer["logits.weight"]
+    head = outer["logits.weight"] if "logits.weight" in outer else ar.xp.swapaxes(table, 0, 1)
     return layers.linear_forward(ar, "logits", x, head, None)
 
 

@@ -100,8 +100,9 @@ def grouped_attention(
 ) -> tuple[Array, dict[str, Array]]:
     """Causal attention of rows [Q | K | V], behind the keys and values of earlier positions.  (N, q + 2 kv) -> (N, q)
 
-    Keys are kept as they are attended to: turned, where positions are rotary.  Also given back: ``keys`` and
-    ``values`` (B K, S, d) of all S positions.
+    Keys are kept turned, where positions are rotary.  Also given back: ``keys`` and ``values`` (B K, S, d) of all S
+    positions, as the calculator keeps them; what is attended to is what those stand for, with a cache and without.
+    Errors: ValueError for a cache of a calculator that keeps them otherwise.
     """
     queries = config.sizes["q"]
     q = layers.split_heads(ar, qkv[:, :queries], batch, config.heads, 1)[0]
@@ -109,13 +110,19 @@ def grouped_attention(
     first = 0 if earlier is None else earlier["keys"].shape[1]
     if config.positions == "rotary":
         q, k = (rotary_forward(ar, x, config.rotary_width, config.rotary_theta, first) for x in (q, k))
+    kept = ar.as_cached("keys", k) | ar.as_cached("values", v)
     if earlier is not None:
-        k, v = (ar.xp.concatenate([earlier[n], x], axis=1) for n, x in (("keys", k), ("values", v)))
+        if earlier.keys() != kept.keys():
+            raise ValueError(
+                f"the cache holds {', '.join(earlier)} where {', '.join(kept)} are kept; begin with an empty one"
+            )
+        kept = {name: ar.xp.concatenate([earlier[name], x], axis=1) for name, x in kept.items()}
+    k, v = ar.attended("keys", kept), ar.attended("values", kept)
     mask = causal_mask(ar, q.shape[1], first)
     slopes = ar.xp.asarray(alibi_slopes(config.heads)) if config.positions == "alibi" else None
     shared_k, shared_v = (_for_each_query(ar, x, config.heads // config.kv_heads) for x in (k, v))
     mixed, _ = layers.attend(ar, q, shared_k, shared_v, mask, batch, slopes)
-    return layers.merge_heads(ar, [mixed], batch), {"keys": k, "values": v}
+    return layers.merge_heads(ar, [mixed], batch), kept
 
 
 def _for_each_query(ar: Calculator, x: Array, times: int) -> Array:

@@ -130,6 +130,10 @@ class Site:
         """A bias, or the rows of a bias gradient, as a value of the output's format, where it may come as another."""
         return self._backend.round_to(x, self.output_format) if self._narrows else x
 
+    def as_operand(self, x: Array, which: int) -> Array:
+        """The first or second operand of a product as values of the policy's format for it."""
+        return self._backend.round_to(x, self._operands[which]) if self._casts[which] else x
+
     def matmul(self, a: Array, b: Array, key: Array | None = None) -> Array:
         """(B, m, k) x (B, k, n) or (m, k) x (k, n), summed by the site's accumulator, in its own format.
 
@@ -139,10 +143,7 @@ class Site:
         if a.ndim == 2:
             return self.matmul(a[None], b[None], key)[0]
         if self.policy.scaling == "none":
-            a, b = (
-                self._backend.round_to(x, fmt) if cast else x
-                for x, fmt, cast in zip((a, b), self._operands, self._casts, strict=True)
-            )
+            a, b = self.as_operand(a, 0), self.as_operand(b, 1)
         if self._scheme is not None:
             gradient = a if self.direction == "dgrad" else b
             by_column = self.direction == "wgrad"

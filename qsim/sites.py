@@ -16,6 +16,7 @@ import numpy as np
 
 from precision.backends import get_backend
 from precision.formats import FP64, Format, parse_format
+from precision.quantization.array import QArray
 from precision.random_bits import Key, Stream, fold_in
 from precision.rounding_modes import NEAREST_EVEN, Rounding
 from qsim.arithmetic import Arithmetic
@@ -261,6 +262,8 @@ class Calculator:
         return {name: self._round_parameter(name, w) for name, w in kept.items()}
 
     def _round_parameter(self, name: str, w: Array) -> Array:
+        if isinstance(w, QArray):
+            raise ValueError(f"{name} is quantized; compute with qsim.post_training.calculator_for")
         how = self._write_back if self.policy.has_master else NEAREST_EVEN
         rounded = self._round(w, how)
         if self.recorder is not None:
@@ -268,6 +271,14 @@ class Calculator:
                 place = self.shards.weights_key(key, name)
                 self.recorder.record(self.backend, place, w[part], rounded[part], self.parameters)
         return rounded
+
+    def as_cached(self, name: str, x: Array) -> dict[str, Array]:
+        """Keys or values (B H, T, d) of attention as a cache holds them, by that name."""
+        return {name: x}
+
+    def attended(self, name: str, cached: dict[str, Array]) -> Array:
+        """What is attended to of what ``as_cached`` gave."""
+        return cached[name]
 
     def updated(self, parameters: dict[str, Array]) -> dict[str, Array]:
         """Parameters by name, float32 out of their update, as they are kept."""

@@ -154,7 +154,12 @@ class QArray:
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, index: Any) -> QArray:
-        """The part of codes and scales.  IndexError or ValueError, in a sentence, for what would cut a tile."""
+        """The part of codes and scales; ``q[None]`` has an axis more in front.
+
+        Errors: IndexError or ValueError, in a sentence, for what would cut a tile.
+        """
+        if index is None:
+            return replace(self, **self._each(lambda x, _: x[None]))
         places = _full_index(index, self.ndim)
         kept = [i for i, place in enumerate(places) if isinstance(place, slice)]
         axis = self._place(self.axis)

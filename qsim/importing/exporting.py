@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
 
-from qsim.atomic import naming, sync_folder, write_atomically
+from qsim.atomic import new_folder, write_atomically
 from qsim.config import ModelConfig
 from qsim.importing.architectures import GPT2, Row
 from qsim.importing.refusal import ModelError
@@ -32,21 +30,9 @@ def export_gpt2(config: ModelConfig, parameters: dict[str, np.ndarray], folder: 
         raise ModelError("the run's positions are alibi, which GPT-2 has not; export one of learned or sinusoidal")
     tensors = _tensors(config, parameters)
     require_new(folder)
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        with naming(folder):
-            temporary.mkdir(parents=True)
+    with new_folder(folder) as temporary:
         write_atomically(temporary / SINGLE, save(tensors, {"format": "pt"}))  # transformers asks for one it knows
         write_atomically(temporary / "config.json", (json.dumps(gpt2_config(config), indent=1) + "\n").encode())
-        with naming(folder):
-            if folder.is_dir():  # an empty one
-                folder.rmdir()
-            os.replace(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    sync_folder(folder.parent)
     return folder
 
 

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from qsim.checkpoints import CheckpointError, load_checkpoint, saved_steps
 from qsim.decoder import ResidentWeights, Weights
@@ -25,6 +24,9 @@ from qsim.run_data import load_data
 from qsim.runs import RunFolder
 from qsim.tokenizers import Tokenizer, tokenizer_named
 
+if TYPE_CHECKING:
+    from qsim.post_training.how import PostTraining
+
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _STEP = re.compile(r"step_(\d+)")
 
@@ -35,6 +37,8 @@ class Model:
 
     architecture: ``qsim`` for a run of this project, otherwise the file's.  source: the file or folder that it comes
     from.  weights: of a run in memory, of files read layer by layer.  run: where it is one of this project.
+    quantization: how it was quantized (``qsim.post_training``); its weights hold QArrays then, and it is computed
+    with ``qsim.post_training.calculator_for``.
     """
 
     architecture: str
@@ -43,9 +47,10 @@ class Model:
     source: Path
     read_tokenizer: Callable[[], Tokenizer]
     run: RunFolder | None = None
+    quantization: PostTraining | None = None
 
-    def layer(self, number: int) -> dict[str, np.ndarray]:
-        """Parameters of one layer, float32."""
+    def layer(self, number: int) -> dict[str, Any]:
+        """Parameters of one layer, float32 but for quantized ones."""
         return self.weights.layer(number)
 
     @cached_property
@@ -55,7 +60,8 @@ class Model:
 
 
 def open_model(path: Path | str) -> Model:
-    """The model at a path: a run (its last checkpoint), a checkpoint, a Hugging Face folder or a GGUF file.
+    """The model at a path: a run (its last checkpoint), a checkpoint, a Hugging Face folder, a GGUF file, or a folder
+    that ``save_quantized`` wrote, which is read whole.
 
     Names and shapes of all tensors are checked here; values of a folder or GGUF file are read later, by layer.
     Errors: ModelError for what is none of these, is damaged, or is of an architecture or type that is not read;
@@ -75,6 +81,10 @@ def open_model(path: Path | str) -> Model:
     if not (path / "config.json").is_file():
         raise ModelError(f"{path} has no config.json; name a run, a checkpoint, a Hugging Face folder or a GGUF file")
     values = read_json(path / "config.json")
+    if "quantization" in values and "decoder" in values:
+        from qsim.post_training.files import open_quantized  # which makes models, as this does
+
+        return open_quantized(path, values)
     return _of_run(RunFolder.open(path)) if "policy" in values else _hugging_face(path, values)
 
 

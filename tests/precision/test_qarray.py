@@ -233,7 +233,6 @@ def test_a_part_is_what_it_would_be_alone() -> None:
 @pytest.mark.parametrize(
     "index",
     [
-        None,
         True,
         1.0,
         "a",
@@ -249,6 +248,13 @@ def test_a_part_is_what_it_would_be_alone() -> None:
 def test_other_indices(index: Any) -> None:
     with refused(IndexError, "3 axes", "slices and integers"):
         quantized("vector")[index]
+
+
+def test_an_axis_in_front() -> None:
+    q = quantized("vector")
+    assert q[None].shape == (1, *q.shape)
+    assert_same_qarray(q[None][0], q)
+    assert_same_bits(q[None].dequantize(), q.dequantize()[None])
 
 
 @pytest.mark.parametrize("place", [3, -4, np.int64(3)])
