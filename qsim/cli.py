@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from qsim.commands import (
     accumulators,
+    analyze,
     attribute,
     bench,
     diff,
@@ -119,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
         attribute,
         whatif,
         export,
+        analyze,
         evaluate,
         generate,
         tables,
