@@ -172,7 +172,7 @@ def _distributions(analyses: Sequence[Analysis], styles: Sequence[Style], block:
 
     drawn: list[Filled] = [
         (
-            "weights W" if tensor.endswith(".weight") else "gains g",
+            "density of weights W" if tensor.endswith(".weight") else "density of gains g",
             _where(tensor, block),
             partial(panel, tensor=tensor),
         )

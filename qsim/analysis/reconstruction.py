@@ -11,9 +11,9 @@ from precision.quantization.scheme import MatmulScheme
 
 
 def reconstructed_input(x: np.ndarray, scheme: MatmulScheme, backend: str) -> np.ndarray:
-    """x (T, k) as the scheme's codes stand for it; in its working format where a scheme quantizes weights alone, and in
-    columns with outliers under one that keeps these apart.  A vector with NaN or infinity is NaN.
+    """x (T, k) as the scheme's codes stand for it; a vector with NaN or infinity is NaN.
 
+    In the scheme's working format where it quantizes weights alone, and in columns with outliers that it keeps apart.
     Scales of a whole tensor, and columns with outliers, are those of the rows given.
     """
     module = get_backend(backend)
