@@ -82,9 +82,9 @@ def by_format(one: Analysis, formats: Sequence[str] = _SHOWN) -> Iterator[Format
 
 
 def outlier_table(analyses: Sequence[Analysis]) -> list[dict[str, Any]]:
-    """A row a reading, a column for each model and threshold: how many dimensions."""
+    """A row a reading, a column for each model (named where there are several) and threshold: how many dimensions."""
     columns = {
-        f"{one.model} |x| {threshold:g}": {
+        (f"{one.model} " if len(analyses) > 1 else "") + f"|x| {threshold:g}": {
             row.reading: row.count for row in one.outliers if row.threshold == threshold
         }
         for one in analyses
