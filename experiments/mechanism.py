@@ -28,7 +28,10 @@ def analyzed(model: Model, policy: Arithmetic, tokens: np.ndarray) -> Analysis:
 
 
 def layers(found: Analysis, early: bool) -> list[dict[str, Any]]:
-    """A record a block and site: of what enters it, of the gain before, of its weight; early checkpoints' the fewer."""
+    """A record a block and site: of what enters it, of the gain before, of its weight.
+
+    Of early checkpoints fewer figures, of the two sites behind a norm.
+    """
     weights = {(row.layer, row.tensor): row for row in found.weights}
     records = []
     for row in found.inputs:
@@ -38,8 +41,10 @@ def layers(found: Analysis, early: bool) -> list[dict[str, Any]]:
         if row.gain_std is not None:
             record["std_gain"] = figure(row.gain_std)
         record |= {(n if n == "spectral_norm" else f"weight_{n}"): figure(getattr(weight, n)) for n in _WEIGHT}
-        records.append({k: v for k, v in record.items() if k in _EARLY} if early else record)
-    return records
+        records.append(record)
+    if not early:
+        return records
+    return [{name: record[name] for name in _EARLY} for record in records if "std_gain" in record]
 
 
 def whole(found: Analysis) -> dict[str, Any]:
