@@ -1,8 +1,8 @@
 """Accumulators: the same training on other silicon: does it matter how products are summed?
 
-Claim (a hypothesis of ours, a null): bf16 trained on units that add in float32 or nearly so (one rounding an
-addition; NVIDIA H100; Intel AMX) gives models whose loss and whose degradation by INT8 differ by less than those of another
-seed do.
+Claim: bf16 trained on units that add in float32 or nearly so (one rounding an addition; NVIDIA H100; Intel AMX) gives
+models whose loss and whose degradation by INT8 differ by less than those of another seed do (a null of ours, not of
+the paper's).
 
 Rule, written before it was run: for each unit against one rounding an addition, paired by seed and sequence, the
 difference of loss before quantization (percent) and of degradation (points) are held against the standard deviation

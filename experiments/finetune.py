@@ -1,7 +1,8 @@
 """Fine-tuning (the paper's future work): does the good recipe repair a checkpoint that the bad one left?
 
-Claim (a question of the paper's, put as a claim): a model that a bad recipe left sensitive to INT8 becomes less so
-when it is trained on by the good one: bf16, weight decay 0.1, clipped at 1.
+Claim: a model that a bad recipe left sensitive to INT8 becomes less so when it is trained on by the good one: bf16,
+weight decay 0.1, clipped at 1 (the paper asks it, "the impact of finetuning with the recommended optimization
+choices", and leaves it open).
 
 Rule, written before it was run: the bad recipes are *fp16, decay 0.01* and *decay 0.001, no clipping*.  Each of their
 last weights is trained on twice, with moments at zero and the whole schedule anew over the same batches: by the good

@@ -1,7 +1,7 @@
 """Learning-rate decay: is it the falling rate, not the tokens, that makes a model hard to quantize?
 
-Claim (arXiv 2510.06213, not the paper's, which knows the cosine alone): the error of quantization after training
-rises as the learning rate decays, whatever the number of tokens; at a constant rate it does not.
+Claim: the error of quantization after training rises as the learning rate decays, whatever the number of tokens; at a
+constant rate it does not (arXiv 2510.06213; the paper trains with a cosine alone).
 
 Rule, written before it was run: warm-up, stable, decay (``wsd``) and a constant rate are the same run until the last
 tenth of the steps, so that what they differ by at the end is what decay did.  *Reproduced* where *wsd* degrades more
