@@ -78,12 +78,15 @@ class Store:
 
 
 @contextmanager
-def claimed(path: Path) -> Iterator[bool]:
-    """Whether this process alone holds the lock file at ``path``, until the end of the block."""
+def claimed(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Whether this process alone holds the lock file at ``path``, until the end of the block.
+
+    wait: until another process has released it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             yield False
             return
