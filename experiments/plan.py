@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.answering import ANSWERED, ITEMS
 from experiments.experiment import Experiment
+from experiments.mechanism import TOKENS
 from experiments.quantizing import EARLY, SCHEMES
 from experiments.rows import Row
 from experiments.scales import Scale
@@ -20,6 +22,7 @@ from qsim.step import Step
 from qsim.text_sources import read_bytes
 from qsim.tokenizers import SentencePieceTokenizer
 
+ANALYSIS = 4  # forward passes that an analysis takes as long as
 FORWARD = 1 / 3  # of a step's cost: the backward pass has two products for each of the forward pass
 TIMED = 2  # steps, after one that compiles
 LARGEST = 3e7  # parameters of a model that is timed here; larger ones are told from a smaller one by operations
@@ -94,10 +97,11 @@ Wanted = dict[str, tuple[Training, list[str]]]
 
 
 def wanted(experiments: Iterable[Experiment], scale: Scale, data_sha256: str) -> Wanted:
-    """Rows by key with the names of the experiments that want them: whole experiments one after another."""
+    """Rows by key with the names of the experiments that want them: every one of a seed before the next seed."""
     found: Wanted = {}
-    for experiment in experiments:
-        for seed in range(scale.seeds):
+    experiments = list(experiments)
+    for seed in range(scale.seeds):
+        for experiment in experiments:
             for variant in experiment.at(scale):
                 training = variant.training(scale, seed)
                 _, names = found.setdefault(training.key(data_sha256), (training, []))
@@ -144,9 +148,11 @@ class _Costs:
 
 
 def _evaluations(training: Training) -> float:
-    """What is measured of a run, in steps."""
-    passes = len(training.measured) * (len(EARLY) + 2) + len(SCHEMES) - len(EARLY)
-    return FORWARD * passes * training.sequences / training.config.data.batch_size
+    """What is measured of a run, in steps: sequences and tasks under every scheme, and the analysis."""
+    passes = len(training.measured) * (len(EARLY) + 1) + len(SCHEMES) - len(EARLY)
+    rows = passes * training.sequences + len(ANSWERED) * (ITEMS["LAMBADA-like"] + 4 * ITEMS["next paragraph"])
+    rows += ANALYSIS * len(training.measured) * TOKENS // training.config.model.length
+    return FORWARD * rows / training.config.data.batch_size
 
 
 def seconds_per_step(training: Training, corpus: Corpus) -> float:

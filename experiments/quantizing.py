@@ -1,7 +1,7 @@
 """The one place where experiments ask how a model computes before and after quantization.
 
-Before: the model in its own 16-bit format.  After: its linear layers as codes (``qsim.post_training``), dequantized to
-fp16 as the paper does whatever format the model was trained in, in one scheme to bf16 for comparison.
+Before: the model in its own 16-bit format.  After: its linear layers as codes (``qsim.post_training``), dequantized
+to fp16 as the paper does whatever format the model was trained in, in one scheme to bf16 for comparison.
 """
 
 from __future__ import annotations

@@ -22,7 +22,9 @@ def add(command: AddCommand) -> None:
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="rows made side by side (default 1)")
     parser.add_argument("--seeds", type=int, metavar="N", help="how many; the scale's own by default")
     parser.add_argument("--executor", choices=BACKENDS, help="the scale's own by default")
-    parser.add_argument("--text", type=Path, nargs="+", default=[], metavar="PATH", help="or .bin; embedded text otherwise")
+    parser.add_argument(
+        "--text", type=Path, nargs="+", default=[], metavar="PATH", help="or .bin; embedded text otherwise"
+    )
     parser.add_argument("--tokenizer-model", type=Path, metavar="FILE", help="SentencePiece's, of text or of a .bin")
     parser.add_argument("--data", type=Path, metavar="DIR", help="data of other rows (OUT/data), taken as it is")
     parser.add_argument("--out", type=Path, metavar="DIR", help="rows, figures, verdicts (default experiments-SCALE)")
