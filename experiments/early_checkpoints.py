@@ -137,7 +137,7 @@ def _ranks(axes: Any, results: Results, labels: list[str]) -> None:
             label, (results.steps[-1], ranks[number, -1]), (6, 0), textcoords="offset points", va="center", fontsize=7
         )
     axes.set(title="rank by degradation, highest on top", xlabel="step", ylabel="rank")
-    axes.set_xlim(right=results.steps[-1] + 0.5 * max(1, results.steps[-1] - results.steps[0]))
+    axes.set_xlim(right=results.steps[-1] + 0.8 * max(1, results.steps[-1] - results.steps[0]))
     axes.set_xticks(results.steps)
 
 

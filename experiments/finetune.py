@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from experiments.drawing import COLOURS, bars, figure, over_steps
+from experiments.drawing import bars, figure, over_steps
 from experiments.experiment import Experiment
 from experiments.judging import REPRODUCED, UNTOLD, Verdict, all_of, more, untold
 from experiments.results import Results
@@ -61,18 +61,16 @@ def judge(results: Results) -> Verdict:
 
 
 def draw(results: Results) -> Figure:
-    drawn, axes = figure(2, width=4.6, height=3.4)
-    found = list(map(results.degraded, results.labels))
-    bars(axes[0, 0], results.labels, found, "after INT8")
-    axes[0, 0].set_xticks(range(len(found)), results.labels, rotation=35, ha="right", fontsize=7)
+    drawn, axes = figure(2, width=5.2, height=4.2)
+    names = [label.replace(", then", ",\nthen").replace(", no", ",\nno") for label in results.labels]
+    bars(axes[0, 0], names, list(map(results.degraded, results.labels)), "after INT8")
+    axes[0, 0].tick_params(axis="x", labelrotation=60)
     later = [label for label in results.labels if label not in FIRST]
-    over_steps(axes[0, 1], results, later, "while trained on; dashed: where it began")
-    for number, name in enumerate(FIRST):
-        axes[0, 1].axhline(results.degraded(name).mean, linestyle="--", linewidth=0.8, color=COLOURS[number])
-        axes[0, 1].annotate(
-            name, (0.01, results.degraded(name).mean), xycoords=("axes fraction", "data"), va="bottom", fontsize=6
-        )
-    axes[0, 1].legend(frameon=False, fontsize=6)
+    over_steps(axes[0, 1], results, later, "while trained on")
+    for label, style in zip(FIRST, ("--", ":", "-."), strict=True):
+        place = results.degraded(label).mean
+        axes[0, 1].axhline(place, linestyle=style, linewidth=1, color="black", label=f"{label}, where it began")
+    axes[0, 1].legend(frameon=False, fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.14))
     return drawn
 
 

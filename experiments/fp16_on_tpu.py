@@ -4,8 +4,9 @@ The paper trained fp16 on TPU-v4, whose matrix unit takes bf16: how fp16 product
 were rounded, is not stated.  Its fp16 with weight decay 0.01 lost 1.73 %.
 
 Claim: one of these makes fp16 with decay 0.01 degrade more by INT8 than fp16 with float32 sums does, and more than
-bf16 (a hypothesis that is not the paper's): sums in fp16; sums in fp16 of products rounded to fp16; products rounded to
-float32 before they are added; LayerNorm's arithmetic in fp16; subnormals flushed to zero; all arithmetic in fp16.
+bf16 (a hypothesis that is not the paper's): sums in fp16; sums in fp16 of products rounded to fp16; products
+rounded to float32 before they are added; LayerNorm's arithmetic in fp16; subnormals flushed to zero; all arithmetic
+in fp16.
 
 Rule, written before it was run: each is judged by itself where it can be compared with fp16 of float32 sums
 (``experiments.judging``; one that does not train is named and left out).  *Reproduced* where one degrades more than

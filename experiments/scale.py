@@ -78,7 +78,7 @@ def parameters(results: Results, name: str) -> int:
 
 
 def draw(results: Results) -> Figure:
-    drawn, axes = figure(2, width=4.2, height=3.2)
+    drawn, axes = figure(3, width=3.8, height=3.2)
     for number, recipe in enumerate(RECIPES):
         ladder = [label(one, recipe) for one in PARTS]
         across = [parameters(results, name) for name in ladder]
@@ -93,24 +93,21 @@ def draw(results: Results) -> Figure:
     axes[0, 0].axhline(0, color="black", linewidth=0.6)
     axes[0, 0].set(title="degradation against size", ylabel=DEGRADATION)
     axes[0, 1].set(title="loss before and after", ylabel="held-out loss")
-    _published(axes[0, 0])
+    _published(axes[0, 2])
     for one in axes[0]:
         one.set_xscale("log")
         one.set_xlabel("parameters")
+    for one in axes[0, :2]:
         one.legend(frameon=False, loc="best", fontsize=6)
     return drawn
 
 
 def _published(axes: Any) -> None:
-    """Hollow, on an axis of their own: accuracies of other tasks, after tokens of another order."""
-    other = axes.twinx()
+    """Hollow, and apart: accuracies of other tasks, of models a thousand times as large."""
     for name, (count, number) in SCALE.items():
-        other.scatter([count], [number.value], s=30, facecolors="none", edgecolors="black", marker="D")
-        other.annotate(
-            name, (count, number.value), (-5, 0), textcoords="offset points", ha="right", va="center", fontsize=6
-        )
-    other.set_ylim(-5, 50)
-    other.set_ylabel("published (hollow): accuracy lost, %")
+        axes.scatter([count], [number.value], s=36, facecolors="none", edgecolors="black", marker="D")
+        axes.annotate(name, (count, number.value), (0, 8), textcoords="offset points", ha="center")
+    axes.set(title="published (hollow)", ylabel="accuracy lost, %", ylim=(-2, 50), xlim=(1e9, 3e11))
 
 
 def table(results: Results) -> list[dict[str, Any]]:
