@@ -1,8 +1,8 @@
 """Activations (Figure 5): RMSE, STD, STD(g) and spectral norm by block, fp16 beside bf16.
 
-Claim: what enters ``attn-kqv-proj`` has in the fp16 variant 6.9 times bf16's RMSE under INT8 and a far higher standard
-deviation by token; the gain of the LayerNorm before it spreads twice as much; its weight's spectral norm is four times
-as large.
+Claim: what enters ``attn-kqv-proj`` has in the fp16 variant 6.9 times bf16's RMSE under INT8 and a far higher
+standard deviation by token; the gain of the LayerNorm before it spreads twice as much; its weight's spectral norm is
+four times as large.
 
 Rule, written before it was run: *reproduced* where at weight decay 0.1 the ratio fp16 over bf16 of each of the four,
 blocks and seeds drawn anew, has its 95 % interval above 1.05; *not reproduced* where one's lies below 1.05; cannot be
@@ -27,7 +27,12 @@ from experiments.judging import Verdict, all_of, ratio_verdict, untold
 from experiments.published import FP16_OVER_BF16
 from experiments.results import Results
 
-METRICS = {"rmse": "RMSE(X, X^)", "std": "mean STD of a token", "std_gain": "STD(g)", "spectral_norm": "spectral norm"}
+METRICS = {
+    "rmse": "RMSE(X, X^)",
+    "std": "mean STD of a token",
+    "std_gain": "STD(g)",
+    "spectral_norm": "spectral norm",
+}
 SITES = {"qkv": "attn-kqv-proj", "mlp_up": "outer-expander-mlp"}
 HELD = {"rmse": "rmse", "std": "token_std", "std_gain": "gain_std"}  # fields of the analysis
 

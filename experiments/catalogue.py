@@ -30,7 +30,12 @@ TRAINED = (
     "fp16_on_tpu",
     "accumulators",
 )
-STANDALONE = ("latency_memory", "half_precision_evidence", "frozen_gains", "fp16_attribution")  # with tables of their own
+STANDALONE = (
+    "latency_memory",
+    "half_precision_evidence",
+    "frozen_gains",
+    "fp16_attribution",
+)  # with tables of their own
 NAMES = (*TRAINED, *STANDALONE)
 
 

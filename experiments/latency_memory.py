@@ -7,8 +7,8 @@ compute-bound.
 Rule, written before it was run: of memory, by a formula from shapes that the bytes held are counted against:
 *not reproduced* where the paper's 6B, 13B and 52B do not all save 35 to 50 % by vector-wise INT8 of linear layers.
 Of latency, on JAX, whose products are the machine's own: *reproduced* where at the largest batch vector-wise INT8 is
-at least 1.2 times as fast as fp16, ``llm_int8`` slower than it, and weights alone gain less on fp16 there than with one
-sequence; *not reproduced* otherwise.  On NumPy and Numba it cannot be told: INT8 products are emulated there.
+at least 1.2 times as fast as fp16, ``llm_int8`` slower than it, and weights alone gain less on fp16 there than with
+one sequence; *not reproduced* otherwise.  On NumPy and Numba it cannot be told: INT8 products are emulated there.
 
 Forward passes over whole sequences, with weights drawn at random, sums of 16-bit formats native; methods in turns,
 medians of five.  Times are those of the machine at hand and are no hash.
@@ -100,7 +100,8 @@ def _timed(used: dict[str, Evaluation], part: Part, model: ModelConfig) -> list[
     medians = {name: statistics.median(found) for name, found in seconds.items()}
     facts = {"batch": part["batch"], "executor": part["executor"]}
     return [
-        facts | {"method": n, "milliseconds": round(1000 * s, 3), "times as fast as fp16": round(medians["fp16"] / s, 3)}
+        facts
+        | {"method": n, "milliseconds": round(1000 * s, 3), "times as fast as fp16": round(medians["fp16"] / s, 3)}
         for n, s in medians.items()
     ]
 

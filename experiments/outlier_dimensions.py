@@ -1,11 +1,11 @@
 """Outlier dimensions (section 4, Outlier Analysis): does their number tell which models degrade?
 
-Claim: "a threshold of 6.0 is too high to classify a feature dimension as an outlier for all the variants we consider",
-and for adaptations of LLM.int8()'s criterion "we did not observe a clear correlation between these measures and
-sensitivity to quantization".
+Claim: "a threshold of 6.0 is too high to classify a feature dimension as an outlier for all the variants we
+consider", and for adaptations of LLM.int8()'s criterion "we did not observe a clear correlation between these
+measures and sensitivity to quantization".
 
 Rule, written before it was run: over all variants of ``early_checkpoints`` that can be compared with bf16 of decay
-0.1, every reading of the criterion (``qsim.analysis.outliers``: 36 of them) at thresholds 6.0, 4.5 and 3.0; Spearman's
+0.1, every reading of the criterion (``qsim.analysis.outliers`` has 36) at thresholds 6.0, 4.5 and 3.0; Spearman's
 rank correlation of the number of dimensions with degradation under vector-wise INT8, where the numbers differ at all.
 At least six variants and three seeds.  *Reproduced* where no reading at 6.0 finds a dimension in any variant, some
 lower threshold finds some, and the 95 % interval of the correlation (variants and seeds drawn anew) lies above 0 for
@@ -57,8 +57,8 @@ def judge(results: Results) -> Verdict:
     above = sum(one.low is not None and one.low > 0 for one in ordered)
     largest = max(results.outliers(label, KEYS[0]).max() for label in labels)
     reason = (
-        f"{len(labels)} variants; at {KEYS[0]} at most {largest:g} dimensions in any reading; of {len(ordered)} readings "
-        f"and thresholds with an order {above} have a correlation above 0"
+        f"{len(labels)} variants; at {KEYS[0]} at most {largest:g} dimensions in any reading; of {len(ordered)} "
+        f"readings and thresholds with an order {above} have a correlation above 0"
     )
     if not ordered:
         return Verdict(outcome=UNTOLD, reason=reason)

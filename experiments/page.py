@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Sequence
 from importlib import import_module
@@ -72,11 +73,12 @@ def _record(one: dict[str, Any], folder: Path) -> dict[str, Any]:
     name, drawn = one["experiment"], folder / f"{one['experiment']}.svg"
     picture = None
     if drawn.is_file():
-        picture = inline(drawn.read_text(encoding="utf-8"), name, f"{name}: {one['claim']}")
+        svg = drawn.read_text(encoding="utf-8")
+        picture = {"svg": inline(svg, name, f"{name}: {one['claim']}"), "width": _width(svg)}
     told = (import_module(f"experiments.{name}").__doc__ or "").strip().split("\n\n")
     extra = {"kind": _KINDS[one["outcome"]], "picture": picture, "told": [" ".join(part.split()) for part in told]}
     command = f"qsim experiment {name} --scale {one['scale']}"
-    defaults = {"seeds": None, "seconds": None, "note": None, "tasks": []}
+    defaults: dict[str, Any] = {"seeds": None, "seconds": None, "note": None, "tasks": []}
     tables = {key: _table(one.get(key, [])) for key in ("table", "tasks")}
     return defaults | one | extra | {"command": command} | tables
 
@@ -86,6 +88,12 @@ def _table(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     columns = list(dict.fromkeys(name for row in rows for name in row))
     cells = [[_words(row.get(name)) for name in columns] for row in rows]
     return {"columns": columns, "rows": cells}
+
+
+def _width(svg: str) -> int:
+    """In points, of Matplotlib's."""
+    found = re.search(r'viewBox="0 0 ([\d.]+)', svg)
+    return round(float(found[1])) if found else 600
 
 
 def _words(value: Any) -> str:

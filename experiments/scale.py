@@ -107,6 +107,7 @@ def draw(results: Results) -> Figure:
 
 def compare(drawn: Figure, results: Results, models: Sequence[Path]) -> None:
     """Squares: models of others, on text that they read."""
+    del results
     for number, path in enumerate(models, start=len(RECIPES)):
         count, before, after, increase = degradation_of(path)
         style: dict[str, Any] = {"marker": "s", "color": COLOURS[number % len(COLOURS)], "linestyle": "none"}
