@@ -97,9 +97,20 @@ def draw(results: Results) -> Figure:
     for one in axes[0]:
         one.set_xscale("log")
         one.set_xlabel("parameters")
+    across = [parameters(results, label(one, GOOD)) for one in PARTS]
     for one in axes[0, :2]:
+        one.set_xticks(across, [_short(count) for count in across], rotation=45)
+        one.set_xticks([], minor=True)
         one.legend(frameon=False, loc="best", fontsize=6)
     return drawn
+
+
+def _short(count: int) -> str:
+    """Three figures and a unit."""
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return str(count)
 
 
 def _published(axes: Any) -> None:
