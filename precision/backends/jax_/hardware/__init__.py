@@ -4,7 +4,6 @@ For computations that promise no bits.  Nothing here is guarded, ordered or tabu
 values rounded to BF16 or FP16 are arrays of bfloat16 and float16, which ``widened`` takes back.
 """
 
-from precision.backends import jax_
 from precision.backends.jax_ import *  # noqa: F403
 from precision.backends.jax_.hardware.arithmetic import (
     absmax,
@@ -39,4 +38,36 @@ from precision.backends.jax_.hardware.products import matmul, observe, statistic
 
 name = "jax_hardware"
 
-__all__ = [*jax_.__all__, "widened"]  # noqa: PLE0604
+__all__ = [
+    "absmax",
+    "add",
+    "computed_once",
+    "divide",
+    "encode",
+    "erf",
+    "exp",
+    "flush",
+    "fused_layer",
+    "fused_quantizer",
+    "fused_scaler",
+    "log",
+    "lookup",
+    "matmul",
+    "multiply",
+    "name",
+    "observe",
+    "round_each",
+    "round_to",
+    "row_max",
+    "rsqrt",
+    "scan",
+    "scatter_add_rows",
+    "square_root",
+    "statistics",
+    "subtract",
+    "tanh",
+    "to_bits",
+    "tree_sum",
+    "widen",
+    "widened",
+]

@@ -16,7 +16,7 @@ from jax import lax
 
 from precision.backends.jax_ import rounding as exact
 from precision.format import Format
-from precision.formats import BF16, FP16
+from precision.formats import BF16, FP16, FP32
 from precision.random_bits import Stream
 from precision.rounding_modes import NEAREST_EVEN, Rounding
 
@@ -56,7 +56,9 @@ def _is_narrow(x: Any) -> bool:
 
 def round_to(x: Array, fmt: Format, rounding: Rounding = NEAREST_EVEN, random: Stream | None = None) -> Array:
     """x rounded once, by integers; what already is in the format's own array type stays as it is."""
-    if rounding == NEAREST_EVEN and getattr(x, "dtype", None) == NARROW.get(fmt, jnp.float32) and fmt in NARROW:
+    if rounding == NEAREST_EVEN and fmt == FP32:
+        return wide(x)
+    if rounding == NEAREST_EVEN and fmt in NARROW and getattr(x, "dtype", None) == NARROW[fmt]:
         return x
     return narrowed(exact.round_to(wide(x), fmt, rounding, random), fmt)
 
