@@ -1,6 +1,9 @@
 """Float32 arithmetic as the device has it: XLA's own operations, contracted, reordered and fused as XLA likes.
 
-No bits are promised of anything here but of roundings: those are integer operations, which no compiler takes away.
+No bits are promised of anything here but of roundings: to formats of float32's exponents by integers, which no
+compiler takes away; to narrower ones by an addition to a number read off the pattern (``nearest.make_narrow``), which
+rounds as every float unit does: the integers that spell that out are a hundred operations, and 20 an element are as
+long as it takes a GPU to fetch it.
 What was rounded to 16 bits is kept in an array of 16 bits, half the memory to move; every function widens what it is
 given.
 """
@@ -16,12 +19,17 @@ from jax import lax
 
 from precision.backends.jax_ import rounding as exact
 from precision.format import Format
-from precision.formats import BF16, FP16, FP32
+from precision.formats import BF16, FP16, FP32, INT8
+from precision.nearest import make_narrow, plan
 from precision.random_bits import Stream
 from precision.rounding_modes import NEAREST_EVEN, Rounding
 
 Array = Any
+_SATURATING = Rounding(overflow="saturate")
 NARROW = {BF16: jnp.bfloat16, FP16: jnp.float16}
+
+
+_by_addition = make_narrow(exact.to_bits, exact.from_bits, jnp.where, lambda u: u)
 
 
 def wide(x: Any) -> Array:
@@ -55,11 +63,14 @@ def _is_narrow(x: Any) -> bool:
 
 
 def round_to(x: Array, fmt: Format, rounding: Rounding = NEAREST_EVEN, random: Stream | None = None) -> Array:
-    """x rounded once, by integers; what already is in the format's own array type stays as it is."""
+    """x rounded once; what already is in the format's own array type stays as it is."""
     if rounding == NEAREST_EVEN and fmt == FP32:
         return wide(x)
     if rounding == NEAREST_EVEN and fmt in NARROW and getattr(x, "dtype", None) == NARROW[fmt]:
         return x
+    short = plan(rounding, fmt)
+    if short is not None and short.by_addition:
+        return narrowed(exact.from_bits(_by_addition(to_bits(x), *short.thresholds)), fmt)
     return narrowed(exact.round_to(wide(x), fmt, rounding, random), fmt)
 
 
@@ -69,6 +80,9 @@ def round_each(arrays: Any, fmt: Format, rounding: Rounding, streams: Any) -> tu
 
 
 def encode(x: Array, fmt: Format, rounding: Rounding = NEAREST_EVEN, random: Stream | None = None) -> Array:
+    if fmt == INT8 and rounding == _SATURATING:
+        whole = jnp.clip(lax.round(wide(x), lax.RoundingMethod.TO_NEAREST_EVEN), fmt.minimum, fmt.maximum)
+        return jnp.where(whole == whole, whole, 0).astype(jnp.int8)
     return exact.encode(wide(x), fmt, rounding, random)
 
 
