@@ -23,7 +23,7 @@ NATIVE = parse_accumulator("native")
 
 
 def midpoints(fmt: Format) -> np.ndarray:
-    """Every finite value of 16 bits, every point halfway to the next, and the float32 values on both sides of them."""
+    """Every finite value of 16 bits, every point halfway to the next, the float32 values on both sides of them."""
     values = reference.decode(np.arange(1 << 15, dtype=np.uint16), fmt).astype(np.float64)
     values = values[np.isfinite(values)]
     following = np.append(values[1:], 2 * values[-1] - values[-2])

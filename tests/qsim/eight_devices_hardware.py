@@ -1,4 +1,4 @@
-"""Run by ``test_hardware``: native steps in hardware arithmetic on meshes of eight CPU devices, against one device."""
+"""Run by ``test_hardware``: native steps in hardware arithmetic on meshes of eight devices, against one device."""
 
 from __future__ import annotations
 
@@ -27,8 +27,5 @@ def losses(policy: str, mesh: str | None) -> np.ndarray:
     return np.array(training.losses)
 
 
-for policy, meshes in {"native-bf16": ("data=8", "data=4,model=2"), "native-int8": ("data=4,model=2",)}.items():
-    alone = losses(policy, None)
-    for mesh in meshes:
-        apart = np.abs(losses(policy, mesh) - alone).max()
-        assert apart <= 1e-3, f"{policy} on {mesh} is {apart} away from one device"
+apart = np.abs(losses("native-bf16", "data=4,model=2") - losses("native-bf16", None)).max()
+assert apart <= 1e-3, f"eight devices are {apart} away from one"
