@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from qsim.commands import (
     accumulators,
+    analyze,
     attribute,
     bench,
     diff,
@@ -126,6 +127,7 @@ def _parser() -> argparse.ArgumentParser:
         quantize,
         evaluate,
         generate,
+        analyze,
         experiment,
         tables,
         formats,

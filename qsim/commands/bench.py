@@ -76,6 +76,14 @@ def _up_to(most: int, noun: str, example: int) -> Callable[[str], int]:
     return parsed
 
 
+def _peak(text: str) -> float:
+    if not re.fullmatch(r"\d{1,6}(\.\d+)?", text) or float(text) == 0:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number of 10^12 operations a second; give 989 or the like"
+        )
+    return float(text)
+
+
 _count = _up_to(10_000, "count", REPEATS)
 _order = _up_to(LARGEST_ORDER, "size", 1024)  # of square matrices
 _depth = _up_to(MOST_LAYERS, "number of layers", 4)
@@ -117,6 +125,10 @@ def _add_train_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--executor", nargs="+", choices=BACKENDS, default=[], help="on which; jax for other policies"
     )
+    full = "native policies in the device's own arithmetic against plain bfloat16; so it is on any device but a CPU"
+    parser.add_argument("--full-speed", action="store_true", help=full)
+    peak = "10^12 operations a second of the device, for its utilisation: 989 of an H100 in bfloat16"
+    parser.add_argument("--peak-tflops", type=_peak, metavar="X", help=peak)
     steps = f"rounds in which each contender makes a step (default {STEPS})"
     parser.add_argument("--steps", type=_count, metavar="N", default=STEPS, help=steps)
     _add_output_options(parser)
@@ -153,8 +165,12 @@ def _quantizers(arguments: Arguments) -> int:
 
 
 def _train(arguments: Arguments) -> int:
+    from precision.backends import get_backend
+    from qsim.bench.full_speed import full_speed_markdown, print_full_speed
     from qsim.bench.train_table import print_training, training_markdown
 
+    if arguments.full_speed or get_backend("jax").devices.platform() != "cpu":
+        return _report(arguments, _measured_full_speed, full_speed_markdown, print_full_speed)
     return _report(arguments, _measured_train, training_markdown, print_training)
 
 
@@ -274,6 +290,33 @@ def _measured_train(arguments: Arguments) -> Result:
         "data": train.DATA,
         "rows": train.step_rows(config, chosen=chosen, steps=arguments.steps),
         "compiling": compiling,
+    }
+
+
+def _measured_full_speed(arguments: Arguments) -> Result:
+    """What ``--json`` prints."""
+    from precision.backends import get_backend
+    from qsim.bench import full_speed, train
+    from qsim.bench.threads import bandwidth
+    from qsim.config import as_json
+    from qsim.runs import environment
+
+    config = train.configured(arguments.preset, arguments.layers)
+    policies = list(dict.fromkeys(arguments.policy or full_speed.POLICIES))
+    full_speed.check_policies(policies)
+    print(f"{len(policies)} policies, at most {arguments.steps} steps", file=sys.stderr, flush=True)
+    return {
+        "benchmark": "train",
+        "environment": environment(),
+        "threads": bandwidth().most_threads(),
+        "device": get_backend("jax").devices.platform(),
+        "steps": arguments.steps,
+        "model": as_json(config.model),
+        "batch": config.data.batch_size,
+        "accumulation": config.data.accumulation,
+        "peak_tflops": arguments.peak_tflops,
+        "data": train.DATA,
+        "rows": full_speed.rows(config, policies=policies, steps=arguments.steps, peak=arguments.peak_tflops),
     }
 
 
