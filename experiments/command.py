@@ -30,6 +30,8 @@ class Request:
     seeds: int | None = None
     executor: str | None = None
     text: Sequence[Path] = ()
+    tokenizer_model: Path | None = None
+    data: Path | None = None
     out: Path = Path("experiment-rows")
     work: Path | None = None
     compare: Sequence[Path] = ()
@@ -45,9 +47,9 @@ class Request:
             raise ConfigError(f"--time-limit is {self.time_limit:g} seconds; give more than 0")
         if self.out.is_file():
             raise ConfigError(f"--out {str(self.out)!r} is a file; name a folder")
-        for path in (*self.text, *self.compare):
-            if not path.exists():
-                raise ConfigError(f"{str(path)!r} does not exist; name text or a model that does")
+        for path in (*self.text, *self.compare, self.tokenizer_model, self.data):
+            if path is not None and not path.exists():
+                raise ConfigError(f"{str(path)!r} does not exist; name what does")
 
     @property
     def deadline(self) -> float | None:
@@ -75,7 +77,7 @@ def run(request: Request, say: Any) -> list[dict[str, Any]]:
     alone = [one for one in named if isinstance(one, Standalone)]
     scale = scale_named(request.scale).changed(executor=request.executor, seeds=request.seeds)
     out, store = request.out, Store(request.out)
-    corpus = open_data(out, scale.config, request.text)
+    corpus = open_data(out, scale.config, request.text, request.tokenizer_model, request.data)
     rows = plan(experiments, scale, corpus, store.rows())
     parts = [line for one in alone for line in planned(one, scale, out)]
     if request.planned_only:

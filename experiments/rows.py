@@ -113,7 +113,8 @@ def _flat(row: Row) -> dict[str, Any]:
     flat |= {"unigram_entropy": row["unigram_entropy"], "skipped_steps": training["skipped_steps"]}
     last = row["checkpoints"][str(config["steps"])]
     flat |= {f"loss_{name}": round(sum(losses) / len(losses), 6) for name, losses in last["losses"].items()}
-    flat |= {f"accuracy_{name}": value for name, value in last["accuracy"].items()}
+    predicted = config["model"]["length"] * len(last["right"]["pre"])
+    flat |= {f"accuracy_{name}": round(sum(right) / predicted, 6) for name, right in last["right"].items()}
     flat |= {"seconds": row["seconds"], "executor": row["executor"], "key": row["key"]}
     flat |= {"policy_sha256": row["policy_sha256"], "data_sha256": row["data_sha256"]}
     return flat | {f"{name}_sha256": value for name, value in row["hashes"].items()}

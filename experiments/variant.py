@@ -15,7 +15,7 @@ from qsim.policy import Arithmetic, parse_policy
 if TYPE_CHECKING:
     from experiments.scales import Scale
 
-MEASUREMENT = 1  # raised with what ``experiments.measuring`` writes, so that rows of another kind are never mixed
+MEASUREMENT = 2  # raised with what ``experiments.measuring`` writes, so that rows of another kind are never mixed
 
 
 @dataclass(frozen=True, kw_only=True)
