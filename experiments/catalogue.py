@@ -13,12 +13,16 @@ TRAINED = (
     "half_precision",
     "weight_decay",
     "int4",
+    "activations",
+    "weights",
+    "methods",
     "gradient_clipping",
     "dropout",
     "underflow",
     "positions",
     "layernorm_precision",
     "early_checkpoints",
+    "outlier_dimensions",
     "scale",
     "learning_rate_decay",
     "formats",
@@ -26,7 +30,12 @@ TRAINED = (
     "fp16_on_tpu",
     "accumulators",
 )
-STANDALONE = ("half_precision_evidence", "frozen_gains", "fp16_attribution")  # with tables of their own
+STANDALONE = (
+    "latency_memory",
+    "half_precision_evidence",
+    "frozen_gains",
+    "fp16_attribution",
+)  # with tables of their own
 NAMES = (*TRAINED, *STANDALONE)
 
 

@@ -37,7 +37,7 @@ WAYS = {
     "subnormals flushed": "fp16-flush",
     "all of it in fp16": "fp16-pure",
 }
-LONG = ("products and sums in fp16",)  # to compile: left out at ``smoke``
+LONG = ("products and sums in fp16", "all of it in fp16")  # to compile: left out at ``smoke``
 DECAY = (("optimizer.weight_decay", 0.01), ("optimizer.clip", 1.0))
 
 

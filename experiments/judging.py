@@ -28,6 +28,7 @@ REPRODUCED: Outcome = "reproduced"
 NOT_REPRODUCED: Outcome = "not reproduced"
 UNTOLD: Outcome = "cannot be told at this scale"
 NOTABLE = 0.06  # percentage points: the paper's positional embeddings "were within 0.06% of another"
+LARGER = 1.05  # times: the least that is taken for larger, where the paper has 2 to 6.9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,17 @@ def more(results: Results, higher: str, lower: str, scheme: str = INT8) -> Verdi
     p = results.sign(higher, lower, scheme)
     text = f"{higher} minus {lower}: {found} points" + ("" if p is None else f", sign test p = {p:.3f}")
     return Verdict(outcome=above_zero(found), reason=text)
+
+
+def ratio_verdict(results: Results, over: str, under: str, name: str, words: str) -> Verdict:
+    """Whether a metric of what enters or makes up ``attn-kqv-proj`` is larger in one variant by 5 % or more."""
+    found = results.ratio(over, under, name)
+    reason = f"{words}, {over} over {under}: {found.plain}"
+    if found.low is None or found.high is None:
+        return Verdict(outcome=UNTOLD, reason=reason)
+    if found.low > LARGER:
+        return Verdict(outcome=REPRODUCED, reason=reason)
+    return Verdict(outcome=NOT_REPRODUCED if found.high < LARGER else UNTOLD, reason=reason)
 
 
 def above_zero(found: Interval) -> Outcome:

@@ -18,6 +18,7 @@ from qsim.atomic import write_atomically
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+ABSENT = "no model of others beside ours; qsim experiment NAME --compare MODEL... draws them"
 VERDICTS = "verdicts.json"
 
 
@@ -71,10 +72,13 @@ def _concluded(
         return record | {"outcome": None, "reason": "not all rows of one seed are there yet", "table": []}
     verdict, table = experiment.judge(results), experiment.table(results)
     write_atomically(out / f"{experiment.name}.csv", _csv(table).encode())
+    tasks = results.task_table()
+    if tasks:
+        write_atomically(out / f"{experiment.name}_tasks.csv", _csv(tasks).encode())
     note = _draw(experiment, results, out, compared)
     seconds = sum(row["seconds"] for of_label in results.rows.values() for row in of_label)
     record |= {"outcome": verdict.outcome, "reason": verdict.reason, "seeds": results.seeds, "note": note}
-    return record | {"seconds": round(seconds, 1), "table": table}
+    return record | {"seconds": round(seconds, 1), "table": table, "tasks": tasks}
 
 
 def _csv(lines: Sequence[Mapping[str, Any]]) -> str:
@@ -95,8 +99,9 @@ def _draw(experiment: Experiment, results: Results, out: Path, compared: Sequenc
         return figure
 
     draw_into(out, experiment.name, drawn)
-    without_place = compared and experiment.compare is None
-    return "models given by --compare have no place in this figure" if without_place else None
+    if experiment.compare is None:
+        return "models given by --compare have no place in this figure" if compared else None
+    return None if compared else ABSENT
 
 
 def draw_into(out: Path, name: str, draw: Callable[[], Figure]) -> None:

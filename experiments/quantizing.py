@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,11 @@ class Evaluation:
         """(B, T) -> (B, T, V) float32."""
         return np.asarray(self._computed("logits", tokens), np.float32).reshape(*tokens.shape, -1)
 
+    def forward(self, tokens: np.ndarray) -> None:
+        """One pass over (B, T), waited for, its logits left where they are."""
+        found = self._computed("logits", tokens)
+        getattr(found, "block_until_ready", lambda: None)()
+
     def scored(self, tokens: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Losses and whether the largest logit is the target's, (B, T) each.
 
@@ -124,9 +129,14 @@ class Evaluation:
         return losses.reshape(targets.shape), right.reshape(targets.shape)
 
     def _computed(self, what: str, *given: np.ndarray) -> Any:
-        model = self.model
-        compute = _compiled(what, model.quantization, self.policy, self.executor, model.config)
-        return compute(_held(model), *given)
+        compute = _compiled(what, self.model.quantization, self.policy, self.executor, self.model.config)
+        return compute(self._held, *given)
+
+    @cached_property
+    def _held(self) -> dict[str, Any]:
+        """Parameters where they are computed with."""
+        backend = _calculator(self.model.quantization, self.policy, self.executor).backend
+        return backend.jit(lambda held: held)(_parameters(self.model))
 
 
 class _Layers:
@@ -142,7 +152,7 @@ class _Layers:
         return self._held["layers"][number]
 
 
-def _held(model: Model) -> dict[str, Any]:
+def _parameters(model: Model) -> dict[str, Any]:
     if isinstance(model.weights, ResidentWeights):
         return {"resident": model.weights.parameters}
     layers = [model.layer(number) for number in range(model.config.layers)]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from experiments.quantizing import INT8, PRE
+from experiments.quantizing import INT4, INT8, PRE
 from experiments.rows import Row
-from experiments.statistics import Interval, degradation, interval, sign_test
+from experiments.statistics import Interval, change_of_scores, degradation, interval, sign_test
 from experiments.variant import Variant
 
 LEARNED = 0.8  # of the unigram entropy: a loss above it is that of a model that learned too little to be told about
@@ -56,6 +56,14 @@ class Results:
         """By how many percentage points one variant degrades more than another, paired."""
         return interval(self.degradation(more, scheme, step) - self.degradation(less, scheme, step))
 
+    def between(self, label: str, more: str, less: str) -> Interval:
+        """By how many percentage points a variant degrades more under one scheme than under another, paired."""
+        return interval(self.degradation(label, more) - self.degradation(label, less))
+
+    def ratio(self, over: str, under: str, name: str, site: str = "qkv") -> Interval:
+        """Of a mechanism metric in one variant to that in another, by seed and block, paired."""
+        return interval(self.metric(over, name, site) / self.metric(under, name, site))
+
     def sign(self, more: str, less: str, scheme: str = INT8) -> float | None:
         """p of a sign test over seeds, None where they are too few."""
         difference = self.degradation(more, scheme) - self.degradation(less, scheme)
@@ -77,6 +85,44 @@ class Results:
         step = self.steps[-1] if step is None else step
         found = [row["checkpoints"][str(step)]["layers"] for row in self.rows[label]]
         return np.array([[one[name] for one in layers if one["site"] == site] for layers in found], float)
+
+    def outliers(self, label: str, threshold: str) -> np.ndarray:
+        """(S, readings): outlier dimensions at the last step."""
+        return np.array([self._last(row)["outliers"][threshold] for row in self.rows[label]], float)
+
+    def _last(self, row: Row) -> dict[str, Any]:
+        return row["checkpoints"][str(self.steps[-1])]
+
+    @property
+    def tasks(self) -> dict[str, str]:
+        """Tasks that were asked, each with the metric whose change counts."""
+        return {task: one["metric"] for task, one in self.rows[self.labels[0]][0]["asked"].items()}
+
+    def right(self, label: str, task: str, scheme: str = PRE) -> np.ndarray:
+        """(S, items) of 0 and 1: whether each was right at the last step."""
+        found = [self._last(row)["tasks"][scheme][task]["right"][self.tasks[task]] for row in self.rows[label]]
+        return np.array([list(map(int, text)) for text in found])
+
+    def change_of_scores(self, label: str, scheme: str = INT8, task: str | None = None) -> Interval | None:
+        """Percent, mean over tasks of (post - pre) / pre as the paper has it, or of one task; losses below 0."""
+        tasks = self.tasks if task is None else [task]
+        return change_of_scores([(self.right(label, one), self.right(label, one, scheme)) for one in tasks])
+
+    def task_table(self) -> list[dict[str, Any]]:
+        """A line a variant and task, and one of their mean: scores before, after, and their change."""
+        return [line for label in self.labels if self.tasks for line in self._task_lines(label)]
+
+    def _task_lines(self, label: str) -> Iterator[dict[str, Any]]:
+        for task, metric in self.tasks.items():
+            scores = {f"{scheme}": f"{self.right(label, task, scheme).mean():.4f}" for scheme in (PRE, INT8, INT4)}
+            size = self.right(label, task).shape[1]
+            named = {"variant": label, "task": f"{task}, {metric}, {size} items"}
+            yield named | scores | self._changes(label, task)
+        yield {"variant": label, "task": "mean of tasks"} | dict.fromkeys((PRE, INT8, INT4)) | self._changes(label)
+
+    def _changes(self, label: str, task: str | None = None) -> dict[str, str | None]:
+        found = {scheme: self.change_of_scores(label, scheme, task) for scheme in (INT8, INT4)}
+        return {f"{name}, change in %": None if one is None else str(one) for name, one in found.items()}
 
     def training(self, label: str, name: str) -> np.ndarray:
         """(S,) of a number that training left."""

@@ -12,11 +12,15 @@ same ladder of fp16 with decay 0.01 is drawn beside it and not judged.  All are 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatterMathtext, LogLocator
 
 from experiments.comparable import part
+from experiments.compared import degradation_of
 from experiments.drawing import COLOURS, DEGRADATION, figure
 from experiments.experiment import Experiment
 from experiments.judging import NOT_REPRODUCED, NOTABLE, REPRODUCED, UNTOLD, Verdict, untold
@@ -113,6 +117,19 @@ def _short(count: int) -> str:
     return str(count)
 
 
+def compare(drawn: Figure, _: Results, models: Sequence[Path]) -> None:
+    """Squares: models of others, on text that they read."""
+    for number, path in enumerate(models, start=len(RECIPES)):
+        count, before, after, increase = degradation_of(path)
+        style: dict[str, Any] = {"marker": "s", "color": COLOURS[number % len(COLOURS)], "linestyle": "none"}
+        drawn.axes[0].plot([count], [increase], label=path.name, **style)
+        drawn.axes[1].plot([count, count], [before, after], label=path.name, **style)
+    for one in drawn.axes[:2]:
+        one.xaxis.set_major_locator(LogLocator())  # sizes of the ladder would stand on top of each other
+        one.xaxis.set_major_formatter(LogFormatterMathtext())
+        one.legend(frameon=False, loc="best", fontsize=6)
+
+
 def _published(axes: Any) -> None:
     """Hollow, and apart: accuracies of other tasks, of models a thousand times as large."""
     for name, (count, number) in SCALE.items():
@@ -136,4 +153,5 @@ EXPERIMENT = Experiment(
     judge=judge,
     draw=draw,
     table=table,
+    compare=compare,
 )

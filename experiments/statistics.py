@@ -6,6 +6,7 @@ bootstrap intervals in which seeds and sequences are drawn anew independently of
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,13 @@ class Interval:
     high: float | None
     seeds: int
     items: int
+
+    @property
+    def plain(self) -> str:
+        """Without signs, of a ratio."""
+        if self.low is None or self.high is None:
+            return f"{self.mean:.3f}"
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
     def __str__(self) -> str:
         if self.low is None or self.high is None:
@@ -77,3 +85,54 @@ def degradation(pre: np.ndarray, post: np.ndarray) -> np.ndarray:
     so that its mean over items is that of the mean losses.
     """
     return 100 * (post - pre) / pre.mean(axis=1, keepdims=True)
+
+
+def change_of_scores(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Interval | None:
+    """Mean over tasks of 100 (post - pre) / pre, percent: the paper's degradation, losses below 0.
+
+    pairs: of each task what was right before and after, (S, N) each.  Seeds are drawn anew for all tasks at once,
+    items within each task.  Tasks of which nothing was right before are left out; None where all are.
+    """
+    kept = [(pre.astype(float), post.astype(float)) for pre, post in pairs if pre.any()]
+    if not kept:
+        return None
+    seeds, draw = kept[0][0].shape[0], np.random.default_rng(0)
+    mean = float(np.mean([100 * (post.mean() / pre.mean() - 1) for pre, post in kept]))
+    found = []
+    for _ in range(RESAMPLES):
+        rows = draw.integers(0, seeds, seeds)
+        parts = []
+        for pre, post in kept:
+            columns = draw.integers(0, pre.shape[1], pre.shape[1])
+            before = pre[np.ix_(rows, columns)].mean()
+            if before:
+                parts.append(100 * (post[np.ix_(rows, columns)].mean() / before - 1))
+        if parts:
+            found.append(np.mean(parts))
+    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    items = sum(pre.shape[1] for pre, _ in kept)
+    return Interval(mean=mean, low=float(low), high=float(high), seeds=seeds, items=items)
+
+
+def rank_correlation(x: np.ndarray, y: np.ndarray) -> Interval | None:
+    """Spearman's, over variants, of means over seeds of x and y, (V, S) each; variants and seeds are drawn anew.
+
+    None where one of them has no order: all alike.
+    """
+    mean = _spearman(x.mean(axis=1), y.mean(axis=1))
+    if not np.isfinite(mean):
+        return None
+    (variants, seeds), draw, found = x.shape, np.random.default_rng(0), []
+    for _ in range(RESAMPLES // 4):
+        rows, columns = draw.integers(0, variants, variants), draw.integers(0, seeds, seeds)
+        chosen = np.ix_(rows, columns)
+        found.append(_spearman(x[chosen].mean(axis=1), y[chosen].mean(axis=1)))
+    low, high = np.nanquantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(mean=mean, low=float(low), high=float(high), seeds=seeds, items=variants)
+
+
+def _spearman(a: np.ndarray, b: np.ndarray) -> float:
+    ranks = stats.rankdata(a), stats.rankdata(b)
+    if len(a) < 2 or any(np.ptp(one) == 0 for one in ranks) or not np.isfinite([a, b]).all():
+        return float("nan")
+    return float(np.corrcoef(*ranks)[0, 1])

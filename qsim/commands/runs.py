@@ -48,7 +48,7 @@ def add(command: AddCommand) -> None:
     add_inject(train)
     _add_verify(command("verify", _verify, "run a recorded run again and compare every hash"))
     report = command("report", _report, "write report.html for a run and its replays")
-    report.add_argument("base", type=Path, metavar="RUN")
+    report.add_argument("base", type=Path, metavar="RUN", help="or the word experiments, then the folder of rows")
     report.add_argument("replays", type=Path, nargs="*", metavar="REPLAY")
     report.add_argument("--out", type=Path, default=Path("report.html"), help="the page to write")
     report.add_argument(
@@ -201,6 +201,8 @@ def _verify(arguments: Arguments) -> int:
 def _report(arguments: Arguments) -> int:
     from qsim.report import read_report
 
+    if arguments.base == Path("experiments"):
+        return _report_experiments(arguments)
     report = read_report(arguments.base, arguments.replays, arguments.attribution)
     path = report.write(arguments.out)
     files = report.write_files(arguments.files) if arguments.files else []
@@ -209,6 +211,18 @@ def _report(arguments: Arguments) -> int:
         print(strict_json.dumps(paths | report.as_json(), indent=1))
     else:
         print(f"wrote {path}" + (f" and {len(files)} files into {arguments.files}" if files else ""))
+    return 0
+
+
+def _report_experiments(arguments: Arguments) -> int:
+    """The page of a folder that ``qsim experiment`` wrote, as REPLAY."""
+    from importlib import import_module
+
+    folders = arguments.replays or [Path("experiments-small")]
+    if len(folders) > 1 or arguments.attribution or arguments.files:
+        raise ConfigError("report experiments takes one folder of rows, and --out; leave the rest out")
+    path = import_module("experiments.page").write_page(folders[0], arguments.out)
+    print(json.dumps({"report": str(path)}) if arguments.json else f"wrote {path}")
     return 0
 
 
