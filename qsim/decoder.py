@@ -17,6 +17,7 @@ from precision.backends import is_concrete
 from qsim import layers
 from qsim.decoder_config import DecoderConfig
 from qsim.decoder_layers import grouped_attention, mlp_forward, rmsnorm_forward
+from qsim.heap import keep_freed_memory
 from qsim.held_weights import are_working_copies
 from qsim.positions import sinusoidal_table
 from qsim.sites import Calculator
@@ -92,6 +93,8 @@ def decoder_forward(
     sequences than the cache is of.
     """
     ar, first = calculator, 0 if cache is None else cache.length
+    if ar.backend.name != "jax":
+        keep_freed_memory()
     _check_tokens(config, tokens, first)
     if cache is not None:
         _check_cache(config, tokens, cache)

@@ -13,6 +13,7 @@ import numpy as np
 
 from qsim import layers
 from qsim.decoder_config import Activation, DecoderConfig
+from qsim.growing import appended
 from qsim.masks import causal_mask
 from qsim.positions import alibi_slopes, rotary_table
 from qsim.site import Site, patterns
@@ -139,7 +140,7 @@ def grouped_attention(
             raise ValueError(
                 f"the cache holds {', '.join(earlier)} where {', '.join(kept)} are kept; begin with an empty one"
             )
-        kept = {name: ar.xp.concatenate([earlier[name], x], axis=1) for name, x in kept.items()}
+        kept = {name: appended(ar.xp, earlier[name], x) for name, x in kept.items()}
     k, v = ar.attended("keys", kept), ar.attended("values", kept)
     mask = causal_mask(ar, q.shape[1], first)
     slopes = ar.xp.asarray(alibi_slopes(config.heads)) if config.positions == "alibi" else None
