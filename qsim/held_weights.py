@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from qsim.sites import Calculator
 
 if TYPE_CHECKING:
@@ -42,11 +44,33 @@ def hold(weights: Weights, layers: int, calculator: Calculator | None = None) ->
     def kept(parameters: Parameters) -> Parameters:
         return parameters if calculator is None else calculator.working_copy(parameters)
 
+    outside, stacks = kept(weights.outer()), _Stacks(layers)
     return HeldWeights(
-        outside=kept(weights.outer()),
-        layers=tuple(kept(weights.layer(number)) for number in range(layers)),
+        outside=outside,
+        layers=tuple(stacks.put(number, kept(weights.layer(number))) for number in range(layers)),
         working=None if calculator is None else calculator.policy,
     )
+
+
+class _Stacks:
+    """NumPy arrays of all layers, by name one block of memory: many smaller ones would leave holes between them."""
+
+    def __init__(self, layers: int) -> None:
+        self._layers = layers
+        self._stacks: dict[str, np.ndarray] = {}
+
+    def put(self, number: int, parameters: Parameters) -> Parameters:
+        """The parameters of a layer where they stay; what is no NumPy array is left as it is."""
+        return {
+            name: self._placed(name, number, w) if isinstance(w, np.ndarray) else w for name, w in parameters.items()
+        }
+
+    def _placed(self, name: str, number: int, w: np.ndarray) -> np.ndarray:
+        if name not in self._stacks:
+            self._stacks[name] = np.empty((self._layers, *w.shape), w.dtype)
+        place = self._stacks[name][number]
+        place[...] = w
+        return place
 
 
 def are_working_copies(weights: Any, calculator: Calculator) -> bool:

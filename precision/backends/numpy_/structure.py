@@ -80,7 +80,7 @@ def _stack(results: list[Any]) -> Any:
         return tuple(_stack(list(parts)) for parts in zip(*results, strict=True))
     if first is None:
         return None
-    return first[None] if len(results) == 1 else np.stack(results)
+    return np.asarray(first)[None] if len(results) == 1 else np.stack(results)
 
 
 def repeat(count: int, body: Callable, state: Any) -> Any:
