@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from precision import SCHEMES
+from precision import SCHEMES, QArray
 from qsim.bench import torch_decoder
 from qsim.bench.gemm import PAUSE
 from qsim.bench.measurement import Comparison, Contender, Timing, measure
@@ -19,7 +19,8 @@ from qsim.decoder import KeyValueCache, decoder_forward
 from qsim.decoder_config import DecoderConfig, layer_shapes, outer_shapes
 from qsim.held_weights import HeldWeights, hold
 from qsim.importing import Model, open_model
-from qsim.policy import Arithmetic, parse_policy
+from qsim.policy import parse_policy
+from qsim.post_training import PostTraining, calculator_for, quantize_model
 from qsim.sites import Calculator
 
 DEFAULT = DecoderConfig(  # 28 million parameters
@@ -38,7 +39,7 @@ DEFAULT = DecoderConfig(  # 28 million parameters
     biases=False,
     tied=True,
 )
-TORCH, FLOAT32, HALF = "torch float32", "fp32", "bf16"
+TORCH, FLOAT32, HALF = "torch float32", "fp32", "bf16"  # HALF: what quantized models are otherwise, too
 POLICIES = (FLOAT32, HALF, "fp16", "int8_vectorwise")
 TORCH_BAR = 0.5  # of torch's tokens a second: float32 whose order of sums is stated
 BUDGET = 20.0  # seconds of a contender's calls
@@ -64,13 +65,9 @@ def entries(policies: Sequence[str], executors: Sequence[str]) -> list[tuple[str
     """(policy, executor) of every one, on Numba where none is named.  ValueError for an unknown policy."""
     chosen = [(policy, executor) for policy in policies or POLICIES for executor in executors or ("numba",)]
     for policy, _ in chosen:
-        arithmetic(policy)
+        if policy not in SCHEMES:
+            parse_policy(policy)
     return list(dict.fromkeys(chosen))
-
-
-def arithmetic(name: str) -> Arithmetic:
-    """A policy, or one whose linear layers are quantized by a scheme of that name and which is else bf16."""
-    return parse_policy(HALF).quantized(name, name=name) if name in SCHEMES else parse_policy(name)
 
 
 def random_model(config: DecoderConfig) -> Model:
@@ -105,7 +102,13 @@ def count(config: DecoderConfig) -> int:
 
 
 def reader(model: Model, policy: str, executor: str) -> Reader:
-    calculator = Calculator(arithmetic(policy), executor)
+    """Weights held in the working format; those of quantized layers as codes."""
+    if policy in SCHEMES:
+        how = PostTraining(scheme=policy, working="bf16", dequantize_to="bf16")
+        model, policy_of_rest = quantize_model(model, how), HALF
+    else:
+        policy_of_rest = policy
+    calculator = calculator_for(model, policy_of_rest, executor)
     weights = hold(model.weights, model.config.layers, calculator)
 
     def read(tokens: np.ndarray, cache: KeyValueCache | None) -> np.ndarray:
@@ -117,8 +120,12 @@ def reader(model: Model, policy: str, executor: str) -> Reader:
         read=read,
         empty=KeyValueCache,
         continued=lambda cache: KeyValueCache(layers=[dict(layer) for layer in cache.layers]),
-        weights_bytes=sum(w.nbytes for part in (weights.outside, *weights.layers) for w in part.values()),
+        weights_bytes=sum(_bytes(w) for part in (weights.outside, *weights.layers) for w in part.values()),
     )
+
+
+def _bytes(w: Any) -> int:
+    return w.codes.nbytes + w.scale.nbytes if isinstance(w, QArray) else int(w.nbytes)
 
 
 def torch_reader(model: Model, threads: int) -> Reader:

@@ -24,7 +24,6 @@ from qsim.importing.tokenizer import HuggingFaceTokenizer
 from qsim.importing.weights import FileWeights
 from qsim.run_data import load_data
 from qsim.runs import RunFolder
-from qsim.sites import Calculator
 from qsim.tokenizers import Tokenizer, tokenizer_named
 
 if TYPE_CHECKING:
@@ -62,7 +61,9 @@ class Model:
         Its logits under that policy have the bits of the model that is read layer by layer; so they have under any
         policy without one.  Memory: what parameters take in float32 and, while they are read, a layer's besides.
         """
-        calculator = None if policy is None else Calculator(policy, executor)
+        from qsim.post_training.calculating import calculator_for  # which knows models
+
+        calculator = None if policy is None else calculator_for(self, policy, executor)
         return replace(self, weights=hold(self.weights, self.config.layers, calculator))
 
     @cached_property
