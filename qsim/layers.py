@@ -222,9 +222,8 @@ def by_group(s: Site, a: Array, b: Array) -> Array:
     """a_i b_(i // G): products of G neighbouring blocks with the same one.  (B G, m, k) x (B, k, n) -> (B G, m, n)"""
     if len(a) == len(b):
         return s.matmul(a, b)
-    groups, (rows, depth) = a.shape[0] // b.shape[0], a.shape[1:]
-    products = s.matmul(a.reshape(b.shape[0], groups * rows, depth), b)
-    return products.reshape(a.shape[0], rows, b.shape[2])
+    products = s.matmul(a.reshape(b.shape[0], -1, a.shape[2]), b)
+    return products.reshape(*a.shape[:2], b.shape[2])
 
 
 def softmax_forward(ar: Calculator, scores: Array | Deferred, mask: Array) -> Array:
