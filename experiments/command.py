@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from experiments.catalogue import NAMES, experiments_named
+from experiments.experiment import Experiment
 from experiments.making import Place, make, make_side_by_side
-from experiments.outcome import conclude
+from experiments.outcome import conclude, keep
 from experiments.plan import Planned, open_data, plan
 from experiments.rows import Store
 from experiments.scales import Scale, scale_named
+from experiments.standalone import Standalone, concluded, make_parts, planned
 from qsim.atomic import write_atomically
 from qsim.config import ConfigError
 
@@ -28,6 +30,8 @@ class Request:
     seeds: int | None = None
     executor: str | None = None
     text: Sequence[Path] = ()
+    tokenizer_model: Path | None = None
+    data: Path | None = None
     out: Path = Path("experiment-rows")
     work: Path | None = None
     compare: Sequence[Path] = ()
@@ -43,9 +47,14 @@ class Request:
             raise ConfigError(f"--time-limit is {self.time_limit:g} seconds; give more than 0")
         if self.out.is_file():
             raise ConfigError(f"--out {str(self.out)!r} is a file; name a folder")
-        for path in (*self.text, *self.compare):
-            if not path.exists():
-                raise ConfigError(f"{str(path)!r} does not exist; name text or a model that does")
+        for path in (*self.text, *self.compare, self.tokenizer_model, self.data):
+            if path is not None and not path.exists():
+                raise ConfigError(f"{str(path)!r} does not exist; name what does")
+
+    @property
+    def deadline(self) -> float | None:
+        """Of ``time.time``."""
+        return None if self.time_limit is None else self.began + self.time_limit
 
 
 def listed() -> list[dict[str, Any]]:
@@ -63,16 +72,32 @@ def run(request: Request, say: Any) -> list[dict[str, Any]]:
     say: is told, in sentences, what it costs before it starts.
     Errors: ConfigError, DataError, RowError; KeyboardInterrupt where a signal ended the work.
     """
-    experiments = experiments_named(request.names)
+    named = experiments_named(request.names)
+    experiments = [one for one in named if isinstance(one, Experiment)]
+    alone = [one for one in named if isinstance(one, Standalone)]
     scale = scale_named(request.scale).changed(executor=request.executor, seeds=request.seeds)
     out, store = request.out, Store(request.out)
-    corpus = open_data(out, scale.config, request.text)
+    corpus = open_data(out, scale.config, request.text, request.tokenizer_model, request.data)
     rows = plan(experiments, scale, corpus, store.rows())
+    parts = [line for one in alone for line in planned(one, scale, out)]
     if request.planned_only:
-        return [_line(row) for row in rows]
+        return [*map(_line, rows), *parts]
     say(cost(rows, request.jobs))
+    if alone:
+        seconds = sum(part["seconds"] for part in parts)
+        say(f"{len(parts)} parts of {', '.join(one.name for one in alone)}: about {_time(seconds)}")
     _make(request, scale, [row.training for row in rows if not row.done])
-    return conclude(experiments, scale, corpus.sha256, store.rows(), out, request.compare)
+    found = conclude(experiments, scale, corpus.sha256, store.rows(), out, request.compare)
+    return found + _alone(alone, scale, request, say)
+
+
+def _alone(alone: Sequence[Standalone], scale: Scale, request: Request, say: Any) -> list[dict[str, Any]]:
+    found = []
+    for one in alone:
+        make_parts(one, scale, request.out, request.deadline, say)
+        found.append(concluded(one, scale, request.out))
+        keep(found, request.out)
+    return found
 
 
 def _make(request: Request, scale: Scale, missing: list[Any]) -> None:
@@ -82,8 +107,7 @@ def _make(request: Request, scale: Scale, missing: list[Any]) -> None:
     work.mkdir(parents=True, exist_ok=True)
     if request.work is None:
         write_atomically(work / ".gitignore", b"*\n")  # rows are kept, the runs they came of are not
-    deadline = None if request.time_limit is None else request.began + request.time_limit
-    place = Place(out=request.out, work=work, scale=scale.name, deadline=deadline)
+    place = Place(out=request.out, work=work, scale=scale.name, deadline=request.deadline)
     if request.jobs == 1:
         make(missing, place)
     else:

@@ -10,6 +10,7 @@ the threshold downward, every gain of every seed without a master copy is 1.0 bi
 the same seeds with a master copy is not; *not reproduced* where one gain without a master copy moved there.
 
     python -m experiments.frozen_gains experiments/results
+    qsim experiment frozen_gains
 
 Trains ``tiny`` in fp32 on the embedded text at each learning rate and replays it freely with and without a master
 copy, in FP16 and BF16.  Writes frozen_gains.csv: one row a run, its last hashes among them, and prints the table.
@@ -25,8 +26,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
-from experiments.half_precision_evidence import Row, write_table
+from experiments.drawing import COLOURS, figure
+from experiments.judging import NOT_REPRODUCED, REPRODUCED, UNTOLD, Verdict
+from experiments.scales import Scale
+from experiments.standalone import Part, Row, Standalone, Tables, write_table
 from qsim import strict_json
 from qsim.checkpoints import load_checkpoint
 from qsim.commands.columns import print_columns
@@ -79,7 +84,7 @@ def _swallowed(run: RunFolder) -> dict[str, Counter[str]]:
     return totals
 
 
-def verdict(rows: Iterable[Row]) -> str:
+def verdict(rows: Iterable[Row]) -> Verdict:
     """By the rule of the module's docstring, over both formats."""
     told, moved, frozen_with = 0, [], []
     for row in rows:
@@ -92,10 +97,63 @@ def verdict(rows: Iterable[Row]) -> str:
         else:
             frozen_with += [row] if row["at_1"] == row["gains"] else []
     if not told:
-        return "cannot be told: no learning rate lies below a threshold"
+        return Verdict(outcome=UNTOLD, reason="no learning rate lies below a threshold")
     if moved or frozen_with:
-        return f"not reproduced: gains moved in {len(moved)} of {told} runs; with a master none in {len(frozen_with)}"
-    return f"reproduced: all gains of {told} runs without a master copy are 1.0 bit for bit, with one they moved"
+        reason = f"gains moved in {len(moved)} of {told} runs; with a master none in {len(frozen_with)}"
+        return Verdict(outcome=NOT_REPRODUCED, reason=reason)
+    reason = f"all gains of {told} runs without a master copy are 1.0 bit for bit, with one they moved"
+    return Verdict(outcome=REPRODUCED, reason=reason)
+
+
+def parts(scale: Scale) -> list[Part]:
+    """At ``smoke`` a few steps at one rate, at any other scale the whole table."""
+    rates, steps = ((1e-4,), 10) if scale.name == "smoke" else (LEARNING_RATES, 100)
+    return [{"learning_rate": rate, "seed": seed, "steps": steps} for rate in rates for seed in range(scale.seeds)]
+
+
+def make(part: Part) -> Tables:
+    with tempfile.TemporaryDirectory() as folder:
+        runs = runs_of(part["seed"], part["learning_rate"], part["steps"], Path(folder))
+        return {TABLE: list(map(summary, runs))}
+
+
+def draw(tables: Tables) -> Figure:
+    """Share of gains at 1.0 and their standard deviation over learning rates, means over seeds."""
+    drawn, axes = figure(2, width=4.0, height=3.2)
+    rows, names = tables[TABLE], [name for name in NAMES if any(row["policy"] == name for row in tables[TABLE])]
+    for number, name in enumerate(names):
+        own = [row for row in rows if row["policy"] == name]
+        rates = sorted({row["learning_rate"] for row in own})
+        style: dict[str, Any] = {"color": COLOURS[number], "label": name, "marker": "o", "markersize": 4}
+        style["linestyle"] = "--" if "-" in name else "-"
+        frozen = [np.mean([row["at_1"] / row["gains"] for row in own if row["learning_rate"] == r]) for r in rates]
+        spread = [np.mean([float(row["std_gain"]) for row in own if row["learning_rate"] == r]) for r in rates]
+        axes[0, 0].semilogx(rates, frozen, **style)
+        axes[0, 1].semilogx(rates, spread, **style)
+    for number, threshold in zip((1, 3), THRESHOLDS.values(), strict=True):
+        axes[0, 0].axvline(threshold / LARGEST_DIRECTION, color=COLOURS[number], linewidth=0.8, linestyle=":")
+    axes[0, 0].set(title="gains at 1.0 bit for bit (dotted: threshold)", xlabel="learning rate", ylabel="share")
+    axes[0, 1].set(title="STD(g)", xlabel="learning rate", ylabel="standard deviation of gains")
+    axes[0, 0].legend(frameon=False)
+    return drawn
+
+
+def without_hashes(rows: Iterable[Row]) -> list[Row]:
+    return [{key: value for key, value in row.items() if not key.endswith("sha256")} for row in rows]
+
+
+TABLE = "frozen_gains"
+EXPERIMENT = Standalone(
+    name="frozen_gains",
+    claim="without a float32 master copy LayerNorm gains stay at 1.0 where the learning rate is small",
+    paper="section 5, LayerNorm: OPT's gains",
+    parts=parts,
+    make=make,
+    judge=lambda tables: verdict(tables[TABLE]),
+    draw=draw,
+    seconds=lambda part: 0.6 * part["steps"],
+    shown=lambda tables: without_hashes(tables[TABLE]),
+)
 
 
 def main() -> None:
@@ -112,7 +170,7 @@ def main() -> None:
             for seed in range(arguments.seeds):
                 rows += map(summary, runs_of(seed, learning_rate, arguments.steps, Path(folder)))
             write_table(arguments.out / "frozen_gains.csv", rows)
-    print_columns([{key: value for key, value in row.items() if not key.endswith("sha256")} for row in rows])
+    print_columns(without_hashes(rows))
     print(verdict(rows))
 
 

@@ -22,9 +22,11 @@ from experiments.measuring import measured_row
 from experiments.rows import Store, claimed
 from experiments.variant import Training
 from qsim.bench.threads import limited
-from qsim.checkpoints import checkpoint_path, saved_steps
+from qsim.checkpoints import checkpoint_path, load_checkpoint, saved_steps
 from qsim.data import Corpus, load_data, reference_data
+from qsim.hashing import tree_hash
 from qsim.interruption import Interrupted, raising_on_termination
+from qsim.position import FirstWeights, start
 from qsim.runs import RunFolder
 from qsim.training import train
 
@@ -77,11 +79,21 @@ def trained(training: Training, corpus: Corpus, place: Place) -> RunFolder:
     path = place.work / training.key(corpus.sha256)
     if not saved_steps(path):  # nothing, or what was killed before its first checkpoint
         shutil.rmtree(path, ignore_errors=True)
-        run = RunFolder.create(path, training.config, training.policy, training.executor)
+        weights = None if training.start is None else _last_weights(training.start, corpus, place)
+        run = RunFolder.create(path, training.config, training.policy, training.executor, weights=weights)
         reference_data(path, corpus, place.out / "data")
-        return train(run, corpus)
+        return train(run, corpus, begin=start(training.config, training.policy, weights))
     run = RunFolder.open(path)
     return run if run.finished else train(run, corpus, resume=True)
+
+
+def _last_weights(training: Training, corpus: Corpus, place: Place) -> FirstWeights:
+    """What a training ended with; it is waited for where another process makes it, made again where it is gone."""
+    key = training.key(corpus.sha256)
+    with claimed(place.work / f"{key}.lock", wait=True):
+        run = trained(training, corpus, place)
+    parameters = load_checkpoint(run.path, training.config.steps).state["parameters"]
+    return FirstWeights(parameters=parameters, source=f"row {key}", sha256=tree_hash(parameters))
 
 
 def _drop_early_checkpoints(path: Path) -> None:

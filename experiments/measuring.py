@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from typing import Any
 
 import numpy as np
-from scipy import stats
-from scipy.special import logsumexp
 
-import precision as pr
-from experiments.quantizing import EARLY, INT8, PRE, SCHEMES, Evaluation, evaluated_as
+from experiments import mechanism
+from experiments.answering import ANSWERED, answered, asked, tasks_of, unanswered
+from experiments.quantizing import EARLY, PRE, SCHEMES, Evaluation, ModelError, evaluated_as, model_of, quantized
 from experiments.rows import Row
 from experiments.variant import MEASUREMENT, Training
 from qsim.checkpoints import load_checkpoint
 from qsim.data import Corpus, validation_batches
+from qsim.importing import Model
 from qsim.report.recorded import HASHED, Run, read_run
 from qsim.runs import RunFolder, environment
 
-OUTLIER = 6.0  # the magnitude of LLM.int8()'s criterion
-WATCHED = {"qkv": "layernorm_1", "mlp_up": "layernorm_2"}  # the paper's attn-kqv-proj and outer-expander-mlp
 _GRADIENTS = ("dgrad", "wgrad")
 
 
@@ -33,6 +32,7 @@ def measured_row(training: Training, run: RunFolder, corpus: Corpus, scale: str)
     row |= {"hashes": {name: read.hashes[training.config.steps][name] for name in HASHED}}
     row |= {"seconds": round(seconds, 3), "seconds_per_step": round(seconds / training.config.steps, 6)}
     row |= {"unigram_entropy": round(unigram_entropy(corpus), 6), "training": _training(read)}
+    row["asked"] = asked(tasks_of(corpus, training.config.model.length))
     row["checkpoints"] = {str(step): measured(training, run, corpus, step) for step in training.measured}
     return row | {"environment": environment()}
 
@@ -69,22 +69,36 @@ def _training(read: Run) -> dict[str, Any]:
 
 
 def measured(training: Training, run: RunFolder, corpus: Corpus, step: int) -> dict[str, Any]:
-    """Of the checkpoint of a step: by scheme losses of every sequence and accuracy of the next token; metrics."""
+    """Of the checkpoint of a step.
+
+    losses, right: by scheme, the mean loss of every sequence in nats a token and how many next tokens it got right.
+    layers, and of the last step ``whole``: see ``experiments.mechanism``; tasks: see ``experiments.answering``.
+    A model that is not finite has NaN for losses and no layers.
+    """
     parameters = load_checkpoint(run.path, step).state["parameters"]
-    tokens, targets = _sequences(training, corpus)
+    model, own = model_of(training, parameters, corpus), evaluated_as(training.policy)
+    last = step == training.config.steps
+    found: dict[str, Any] = {"evaluated_as": own.name, "losses": {}, "right": {}, "tasks": {}}
+    for scheme in (PRE, *(SCHEMES if last else EARLY)):
+        one = _under(scheme, model, training, corpus)
+        found["losses"][scheme], found["right"][scheme] = _evaluated(one, training, corpus)
+        if last and scheme in ANSWERED:
+            found["tasks"][scheme] = _answered(one, training, corpus)
+    if all(np.isfinite(w).all() for w in parameters.values()):
+        analysis = mechanism.analyzed(model, own, _sequences(training, corpus)[0])
+        found["layers"] = mechanism.layers(analysis, early=not last)
+        found |= mechanism.whole(analysis) if last else {}
+    return found | {"layers": found.get("layers", [])}
+
+
+def _under(scheme: str, model: Model, training: Training, corpus: Corpus) -> Evaluation | None:
+    """None where the model is not finite, so that it gets no codes."""
     own = evaluated_as(training.policy)
-    schemes = SCHEMES if step == training.config.steps else EARLY
-    finite = all(np.isfinite(w).all() for w in parameters.values())
-    losses: dict[str, list[float]] = {}
-    accuracy: dict[str, float] = {}
-    for scheme in (PRE, *schemes):
-        if finite:
-            evaluation = Evaluation(training.config.model, parameters, own, training.executor, scheme)
-            losses[scheme], accuracy[scheme] = _evaluated(evaluation, tokens, targets, training)
-        else:
-            losses[scheme], accuracy[scheme] = [float("nan")] * len(tokens), float("nan")
-    layers = _metrics(training, parameters, tokens) if finite else []
-    return {"evaluated_as": own.name, "losses": losses, "accuracy": accuracy, "layers": layers}
+    try:
+        used = model if scheme == PRE else quantized(model, scheme, own, corpus)
+    except ModelError:
+        return None
+    return Evaluation(model=used, policy=own, executor=training.executor)
 
 
 def _sequences(training: Training, corpus: Corpus) -> tuple[np.ndarray, np.ndarray]:
@@ -94,55 +108,26 @@ def _sequences(training: Training, corpus: Corpus) -> tuple[np.ndarray, np.ndarr
     return found[0]
 
 
-def _evaluated(
-    evaluation: Evaluation, tokens: np.ndarray, targets: np.ndarray, training: Training
-) -> tuple[list[float], float]:
-    losses, right, size = [], 0, training.config.data.batch_size
-    for first in range(0, len(tokens), size):
-        part = targets[first : first + size]
-        logits = evaluation.logits(tokens[first : first + size]).astype(np.float64)
-        chosen = np.take_along_axis(logits, part[..., None], axis=-1)[..., 0]
-        with np.errstate(invalid="ignore"):
-            losses += list((logsumexp(logits, axis=-1) - chosen).mean(axis=-1))
-        right += int((logits.argmax(axis=-1) == part).sum())
-    return [round(float(loss), 6) for loss in losses], round(right / targets.size, 6)
+def _evaluated(one: Evaluation | None, training: Training, corpus: Corpus) -> tuple[list[float], list[int]]:
+    """Of every sequence."""
+    tokens, targets = _sequences(training, corpus)
+    if one is None:
+        return [float("nan")] * len(tokens), [0] * len(tokens)
+    losses, right, size = [], [], training.config.data.batch_size
+    with np.errstate(all="ignore"):  # a model that diverged
+        for first in range(0, len(tokens), size):
+            part = slice(first, first + size)
+            of_tokens, hits = one.scored(tokens[part], targets[part])
+            losses += of_tokens.mean(axis=-1).tolist()
+            right += hits.sum(axis=-1).tolist()
+    return [round(loss, 6) for loss in losses], right
 
 
-def _metrics(training: Training, parameters: dict[str, np.ndarray], tokens: np.ndarray) -> list[dict[str, Any]]:
-    """Of every layer and of the inputs to both its first linear layers, over the first batch of sequences."""
-    heard: dict[tuple[int, str], np.ndarray] = {}
-
-    def listener(layer: int | None, place: str, x: Any) -> None:
-        if layer is not None and place.removesuffix(".input") in WATCHED:
-            heard[layer, place.removesuffix(".input")] = np.asarray(x, np.float32)
-
-    executor = "numba" if training.executor == "jax" else training.executor  # the listener hears no tracers
-    own = evaluated_as(training.policy)
-    evaluation = Evaluation(training.config.model, parameters, own, executor, PRE)
-    evaluation.logits(tokens[: training.config.data.batch_size], listener)
-    return [
-        {"layer": layer, "site": site}
-        | of_activations(x)
-        | {"std_gain": _figure(parameters[f"blocks.{WATCHED[site]}.gain"][layer].std(dtype=np.float64))}
-        | {"spectral_norm": _figure(np.linalg.norm(parameters[f"blocks.{site}.weight"][layer].astype(float), 2))}
-        for (layer, site), x in sorted(heard.items())
-    ]
-
-
-def of_activations(x: np.ndarray) -> dict[str, float]:
-    """Of (N, k): RMSE of INT8 by rows, mean over rows of the standard deviation, kurtosis, largest magnitude, and
-    how many columns hold a magnitude of 6 or more in at least 6 % of the rows."""
-    exact = x.reshape(-1, x.shape[-1]).astype(np.float64)
-    back = pr.quantize(x.reshape(exact.shape), INT8, axis=-1, nonfinite="propagate").dequantize()
-    often = (np.abs(exact) >= OUTLIER).mean(axis=0) >= 0.06
-    return {
-        "rmse": _figure(np.sqrt(np.mean((exact - back) ** 2))),
-        "std": _figure(exact.std(axis=-1).mean()),
-        "kurtosis": _figure(stats.kurtosis(exact, axis=None, fisher=False)),
-        "largest": _figure(np.abs(exact).max()),
-        "outlier_columns": int(often.sum()),
-    }
-
-
-def _figure(value: Any) -> float:
-    return float(f"{float(value):.6g}")
+def _answered(one: Evaluation | None, training: Training, corpus: Corpus) -> dict[str, Any]:
+    """On Numba, for which sequences of any length are no new program."""
+    tasks = tasks_of(corpus, training.config.model.length)
+    if one is None:
+        return unanswered(tasks)
+    executor = "numba" if one.executor == "jax" else one.executor
+    with np.errstate(all="ignore"):
+        return answered(dataclasses.replace(one, executor=executor), tasks)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiments.experiment import Experiment
 from experiments.results import Results
@@ -14,6 +14,9 @@ from experiments.rows import Row
 from experiments.scales import Scale
 from qsim import strict_json
 from qsim.atomic import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 VERDICTS = "verdicts.json"
 
@@ -38,10 +41,15 @@ def conclude(
 ) -> list[dict[str, Any]]:
     """Write every experiment's table and picture and all verdicts into ``out``; a record each."""
     found = [_concluded(one, scale, data_sha256, rows, out, compared) for one in experiments]
+    keep(found, out)
+    return found
+
+
+def keep(found: Sequence[Mapping[str, Any]], out: Path) -> None:
+    """Records into the folder's verdicts, in place of earlier ones of the same experiments."""
     before = {one["experiment"]: one for one in _earlier(out / VERDICTS)}
     merged = before | {one["experiment"]: one for one in found}
     write_atomically(out / VERDICTS, (strict_json.dumps(list(merged.values()), indent=1) + "\n").encode())
-    return found
 
 
 def _earlier(path: Path) -> list[dict[str, Any]]:
@@ -78,18 +86,26 @@ def _csv(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _draw(experiment: Experiment, results: Results, out: Path, compared: Sequence[Path]) -> str | None:
-    """The picture as SVG and PNG; what is to be said of models that it has no place for."""
+    """The picture; what is to be said of models that it has no place for."""
+
+    def drawn() -> Figure:
+        figure = experiment.draw(results)
+        if compared and experiment.compare is not None:
+            experiment.compare(figure, results, compared)
+        return figure
+
+    draw_into(out, experiment.name, drawn)
+    without_place = compared and experiment.compare is None
+    return "models given by --compare have no place in this figure" if without_place else None
+
+
+def draw_into(out: Path, name: str, draw: Callable[[], Figure]) -> None:
+    """A picture as SVG and PNG, the same bytes every time."""
     import matplotlib as mpl
 
-    note = None
-    with mpl.rc_context({"svg.hashsalt": experiment.name, "font.size": 8, "svg.fonttype": "none"}):
-        figure = experiment.draw(results)
-        if compared and experiment.compare is None:
-            note = "models given by --compare have no place in this figure"
-        elif compared and experiment.compare is not None:
-            experiment.compare(figure, results, compared)
+    with mpl.rc_context({"svg.hashsalt": name, "font.size": 8, "svg.fonttype": "none"}):
+        figure = draw()
         for suffix, more in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": 150})):
             buffer = io.BytesIO()
             figure.savefig(buffer, format=suffix, **more)
-            write_atomically(out / f"{experiment.name}.{suffix}", buffer.getvalue())
-    return note
+            write_atomically(out / f"{name}.{suffix}", buffer.getvalue())

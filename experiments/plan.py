@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.answering import ANSWERED, ITEMS
 from experiments.experiment import Experiment
+from experiments.mechanism import TOKENS
 from experiments.quantizing import EARLY, SCHEMES
 from experiments.rows import Row
 from experiments.scales import Scale
@@ -16,7 +19,10 @@ from qsim.config import ConfigError, RunConfig, override_all
 from qsim.data import Corpus, build_corpus, load_data, save_data
 from qsim.position import advance, batch_of, inputs_of, start
 from qsim.step import Step
+from qsim.text_sources import read_bytes
+from qsim.tokenizers import SentencePieceTokenizer
 
+ANALYSIS = 4  # forward passes that an analysis takes as long as
 FORWARD = 1 / 3  # of a step's cost: the backward pass has two products for each of the forward pass
 TIMED = 2  # steps, after one that compiles
 LARGEST = 3e7  # parameters of a model that is timed here; larger ones are told from a smaller one by operations
@@ -33,29 +39,55 @@ class Planned:
     seconds: float
 
 
-def open_data(out: Path, config: RunConfig, text: Sequence[Path]) -> Corpus:
-    """The corpus in ``out``/data; built from the text, the embedded one by default, where nothing is there yet.
+def open_data(
+    out: Path, config: RunConfig, text: Sequence[Path], tokenizer_model: Path | None = None, data: Path | None = None
+) -> Corpus:
+    """The corpus in ``out``/data; where nothing is there yet it is copied from the folder ``data``, or built from the
+    text, the embedded one by default.
 
+    text: documents, or ``.bin`` files of tokens; tokenizer_model: SentencePiece's, in place of one trained on the
+    text, and what made the tokens of a ``.bin``, so that they have text.
     Errors: DataError where it is damaged, ConfigError where it is of other text or for another scale.
     """
     folder = out / "data"
     if (folder / "data.json").is_file():
         return _fitting(load_data(folder), folder, config, text)
-    corpus = build_corpus(
-        list(text) or None,
-        tokenizer=config.data.tokenizer,
-        vocabulary_size=config.model.vocabulary,
-        held_out_fraction=config.data.held_out,
-    )
+    if data is not None:
+        corpus = _fitting(load_data(data), data, config, text)
+    else:
+        corpus = _built(config, list(text), tokenizer_model)
     folder.mkdir(parents=True, exist_ok=True)
     save_data(folder, corpus)
     return corpus
 
 
+def _built(config: RunConfig, text: list[Path], tokenizer_model: Path | None) -> Corpus:
+    tokens = bool(text) and all(path.suffix.lower() == ".bin" for path in text)
+    corpus = build_corpus(
+        text or None,
+        tokenizer="none" if tokens else config.data.tokenizer,
+        vocabulary_size=config.model.vocabulary,
+        held_out_fraction=config.data.held_out,
+        tokenizer_model=None if tokens else tokenizer_model,
+    )
+    if tokenizer_model is not None:
+        size = SentencePieceTokenizer(model=read_bytes(tokenizer_model)).vocabulary_size
+        if size != config.model.vocabulary:
+            raise ConfigError(
+                f"--tokenizer-model {str(tokenizer_model)!r} has {size} tokens and the scale's models "
+                f"{config.model.vocabulary}; give one of that size"
+            )
+    if not tokens or tokenizer_model is None:
+        return corpus
+    return dataclasses.replace(
+        corpus, tokenizer="sentencepiece", tokenizer_model=read_bytes(tokenizer_model), file=None
+    )
+
+
 def _fitting(corpus: Corpus, folder: Path, config: RunConfig, text: Sequence[Path]) -> Corpus:
     if text and corpus.sources != tuple(map(str, text)):
         raise ConfigError(f"{folder} holds the text {', '.join(corpus.sources)}; choose another --out for other text")
-    if (corpus.tokenizer, corpus.vocabulary_size) != (config.data.tokenizer, config.model.vocabulary):
+    if corpus.tokenizer not in (config.data.tokenizer, "none") or corpus.vocabulary_size != config.model.vocabulary:
         what = f"{corpus.vocabulary_size} tokens by {corpus.tokenizer}"
         raise ConfigError(f"{folder} holds {what}, which another scale has; choose another --out")
     return corpus
@@ -65,10 +97,11 @@ Wanted = dict[str, tuple[Training, list[str]]]
 
 
 def wanted(experiments: Iterable[Experiment], scale: Scale, data_sha256: str) -> Wanted:
-    """Rows by key with the names of the experiments that want them: whole experiments one after another."""
+    """Rows by key with the names of the experiments that want them: every one of a seed before the next seed."""
     found: Wanted = {}
-    for experiment in experiments:
-        for seed in range(scale.seeds):
+    experiments = list(experiments)
+    for seed in range(scale.seeds):
+        for experiment in experiments:
             for variant in experiment.at(scale):
                 training = variant.training(scale, seed)
                 _, names = found.setdefault(training.key(data_sha256), (training, []))
@@ -115,9 +148,11 @@ class _Costs:
 
 
 def _evaluations(training: Training) -> float:
-    """What is measured of a run, in steps."""
-    passes = len(training.measured) * (len(EARLY) + 2) + len(SCHEMES) - len(EARLY)
-    return FORWARD * passes * training.sequences / training.config.data.batch_size
+    """What is measured of a run, in steps: sequences and tasks under every scheme, and the analysis."""
+    passes = len(training.measured) * (len(EARLY) + 1) + len(SCHEMES) - len(EARLY)
+    rows = passes * training.sequences + len(ANSWERED) * (ITEMS["LAMBADA-like"] + 4 * ITEMS["next paragraph"])
+    rows += ANALYSIS * len(training.measured) * TOKENS // training.config.model.length
+    return FORWARD * rows / training.config.data.batch_size
 
 
 def seconds_per_step(training: Training, corpus: Corpus) -> float:

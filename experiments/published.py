@@ -56,3 +56,11 @@ OPT_66B_INT8 = Published(
     unit="% decrease of accuracy, INT8 weights and activations",
     place="section 4, Scaling Insights, quoting Dettmers et al. 2022",
 )
+SCALE = {  # parameters and what was lost, of Figure 1 as far as the text states it
+    "paper, 6B": (6.1e9, WEIGHT_DECAY[0.1]),
+    "paper, 52B": (
+        52.4e9,
+        Published(what="52B", value=0.24, unit=_ACCURACY, place="section 1; section 4 says a gain of 0.08"),
+    ),
+    "OPT-66B": (66e9, OPT_66B_INT8),
+}

@@ -78,12 +78,15 @@ class Store:
 
 
 @contextmanager
-def claimed(path: Path) -> Iterator[bool]:
-    """Whether this process alone holds the lock file at ``path``, until the end of the block."""
+def claimed(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Whether this process alone holds the lock file at ``path``, until the end of the block.
+
+    wait: until another process has released it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             yield False
             return
@@ -110,7 +113,8 @@ def _flat(row: Row) -> dict[str, Any]:
     flat |= {"unigram_entropy": row["unigram_entropy"], "skipped_steps": training["skipped_steps"]}
     last = row["checkpoints"][str(config["steps"])]
     flat |= {f"loss_{name}": round(sum(losses) / len(losses), 6) for name, losses in last["losses"].items()}
-    flat |= {f"accuracy_{name}": value for name, value in last["accuracy"].items()}
+    predicted = config["model"]["length"] * len(last["right"]["pre"])
+    flat |= {f"accuracy_{name}": round(sum(right) / predicted, 6) for name, right in last["right"].items()}
     flat |= {"seconds": row["seconds"], "executor": row["executor"], "key": row["key"]}
     flat |= {"policy_sha256": row["policy_sha256"], "data_sha256": row["data_sha256"]}
     return flat | {f"{name}_sha256": value for name, value in row["hashes"].items()}

@@ -15,7 +15,7 @@ from qsim.policy import Arithmetic, parse_policy
 if TYPE_CHECKING:
     from experiments.scales import Scale
 
-MEASUREMENT = 1  # raised with what ``experiments.measuring`` writes, so that rows of another kind are never mixed
+MEASUREMENT = 2  # raised with what ``experiments.measuring`` writes, so that rows of another kind are never mixed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,12 +24,14 @@ class Variant:
 
     changes: (dotted key, value) on the scale's configuration.  policy: by name, or itself where it has none.
     control: label of the variant that it is compared with; None for one that is compared with nothing.
+    start: the variant whose last weights it starts from, of the same seed; drawn from the seed without one.
     """
 
     label: str
     changes: tuple[tuple[str, Any], ...] = ()
     policy: str | Arithmetic = "bf16"
     control: str | None = None
+    start: Variant | None = None
 
     def training(self, scale: Scale, seed: int) -> Training:
         """This variant at a scale, from one seed.  ConfigError for changes that do not fit the scale."""
@@ -41,6 +43,7 @@ class Variant:
             executor=scale.executor,
             measured=scale.measured,
             sequences=scale.sequences,
+            start=None if self.start is None else self.start.training(scale, seed),
         )
 
 
@@ -49,6 +52,7 @@ class Training:
     """One row to be made: a run, and what is measured of it.
 
     measured: steps whose checkpoints are measured, the last one among them.  sequences: held-out sequences.
+    start: the training whose last weights it starts from.
     """
 
     label: str
@@ -57,6 +61,7 @@ class Training:
     executor: str
     measured: tuple[int, ...]
     sequences: int
+    start: Training | None = None
 
     @cached_property
     def policy_sha256(self) -> str:
@@ -69,11 +74,13 @@ class Training:
         Left out: the preset's name, how often what is recorded, and, where the policy promises bits, the executor.
         """
         config = {k: v for k, v in as_json(self.config).items() if k not in ("preset", "record")}
-        facts = {
+        facts: dict[str, Any] = {
             "config": config,
             "policy": self.policy_sha256,
             "data": data_sha256,
             "executor": None if self.policy.promises_bits else self.executor,
             "measured": [MEASUREMENT, self.measured, self.sequences],
         }
+        if self.start is not None:
+            facts["start"] = self.start.key(data_sha256)
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -22,7 +22,11 @@ def add(command: AddCommand) -> None:
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="rows made side by side (default 1)")
     parser.add_argument("--seeds", type=int, metavar="N", help="how many; the scale's own by default")
     parser.add_argument("--executor", choices=BACKENDS, help="the scale's own by default")
-    parser.add_argument("--text", type=Path, nargs="+", default=[], metavar="PATH", help="embedded text otherwise")
+    parser.add_argument(
+        "--text", type=Path, nargs="+", default=[], metavar="PATH", help="or .bin; embedded text otherwise"
+    )
+    parser.add_argument("--tokenizer-model", type=Path, metavar="FILE", help="SentencePiece's, of text or of a .bin")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="data of other rows (OUT/data), taken as it is")
     parser.add_argument("--out", type=Path, metavar="DIR", help="rows, figures, verdicts (default experiments-SCALE)")
     parser.add_argument("--work", type=Path, metavar="DIR", help="run folders, to be thrown away (default OUT/runs)")
     parser.add_argument("--compare", type=Path, nargs="+", default=[], metavar="MODEL", help="into figures with room")
@@ -44,6 +48,8 @@ def _experiment(arguments: Arguments) -> int:
         seeds=arguments.seeds,
         executor=arguments.executor,
         text=arguments.text,
+        tokenizer_model=arguments.tokenizer_model,
+        data=arguments.data,
         out=arguments.out or Path(f"experiments-{arguments.scale}"),
         work=arguments.work,
         compare=arguments.compare,

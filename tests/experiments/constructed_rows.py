@@ -11,6 +11,7 @@ from experiments.experiment import Experiment
 from experiments.quantizing import PRE, SCHEMES
 from experiments.results import Results
 from experiments.scales import SCALES
+from qsim.config import as_json
 
 ITEMS, STEPS, ENTROPY = 16, (10, 20), 5.0
 SMALL = SCALES["small"]
@@ -35,6 +36,8 @@ def constructed(
             _row(base, degradations.get(label, 0.0), noise, draw, (training or {}).get(label, {}))
             for _ in range(seeds)
         ]
+        for row in rows[label]:
+            row["config"] = as_json(variant.training(SMALL, 0).config)
     return Results(variants=variants, rows=rows)
 
 

@@ -15,10 +15,12 @@ from small_runs import contents, write_text
 from tiny_scale import TINY
 
 import experiments.making as making
+from experiments.answering import ANSWERED
 from experiments.catalogue import experiments_named
 from experiments.making import Place, make, make_side_by_side
-from experiments.measuring import of_activations, unigram_entropy
+from experiments.measuring import unigram_entropy
 from experiments.plan import open_data, plan
+from experiments.quantizing import SCHEMES
 from experiments.rows import Store
 from experiments.variant import Training, Variant
 from qsim.checkpoints import saved_steps
@@ -57,7 +59,8 @@ def test_a_row_holds_what_was_measured(whole: Place) -> None:
     last, early = row["checkpoints"]["6"], row["checkpoints"]["2"]
     assert len(last["losses"]["pre"]) == TINY.sequences
     assert set(early["losses"]) < set(last["losses"])
-    assert [(one["layer"], one["site"]) for one in last["layers"]] == [(0, "mlp_up"), (0, "qkv")]
+    sites = ["qkv", "attention_out", "mlp_up", "mlp_down"]
+    assert [(one["layer"], one["site"]) for one in last["layers"]] == [(0, site) for site in sites]
     assert row["training"]["sampled_steps"] == 3
     assert row["hashes"].keys() == {"loss", "gradients", "parameters", "optimizer"}
 
@@ -149,16 +152,26 @@ def test_a_row_that_another_process_makes_is_passed_over(tmp_path: Path) -> None
 # Measurements against definitions
 
 
-def test_activation_metrics() -> None:
-    x = np.float32([[1, -2, 3, 0], [8, 0.5, -0.25, 1]])
-    found = of_activations(x)
-    back = [np.round(row * (127 / np.abs(row).max())) * np.abs(row).max() / 127 for row in x.astype(float)]
-    assert found["rmse"] == pytest.approx(float(np.sqrt(np.mean((x - np.array(back)) ** 2))), rel=1e-4)
-    assert found["std"] == pytest.approx(float(x.astype(float).std(axis=1).mean()), rel=1e-5)
-    flat = x.astype(float).ravel()
-    fourth = ((flat - flat.mean()) ** 4).mean() / flat.var() ** 2
-    assert found["kurtosis"] == pytest.approx(float(fourth), rel=1e-5)
-    assert (found["largest"], found["outlier_columns"]) == (8.0, 1)
+def test_early_rows_keep_fewer_figures(whole: Place) -> None:
+    for row in Store(whole.out).rows().values():
+        early, last = (row["checkpoints"][step] for step in ("2", "6"))
+        assert [one["site"] for one in early["layers"]] == ["qkv", "mlp_up"]
+        for one in early["layers"]:
+            assert one.keys() < next(full for full in last["layers"] if full["site"] == one["site"]).keys()
+        assert set(last["outliers"]) == {"6", "4.5", "3"}
+        assert {len(counts) for counts in last["outliers"].values()} == {len(last["readings"])}
+        assert sum(last["gains"][0]["counts"]) == 16  # the width of the model
+        assert last["tasks"].keys() <= set(ANSWERED)
+
+
+def test_a_model_that_diverged_makes_a_row(tmp_path: Path) -> None:
+    found = place(tmp_path)
+    make([Variant(label="far", changes=(("optimizer.learning_rate", 1e8),), policy="fp16").training(TINY, 0)], found)
+    (row,) = Store(found.out).rows().values()
+    last = row["checkpoints"]["6"]
+    assert all(np.isnan(losses).all() for losses in last["losses"].values())
+    assert set(last["losses"]) == {"pre", *SCHEMES}
+    assert all(np.isnan(one["rmse"]) for one in last["layers"])
 
 
 def test_unigram_entropy(whole: Place) -> None:

@@ -10,15 +10,17 @@ from constructed_rows import SMALL, constructed
 
 from experiments import (
     dropout,
+    formats,
     gradient_clipping,
     half_precision,
     int4,
     layernorm_precision,
+    learning_rate_decay,
     positions,
     underflow,
     weight_decay,
 )
-from experiments.catalogue import NAMES, experiments_named
+from experiments.catalogue import TRAINED, experiments_named
 from experiments.experiment import Experiment
 from experiments.judging import NOT_REPRODUCED, REPRODUCED, UNTOLD
 
@@ -45,15 +47,29 @@ AS_CLAIMED: dict[str, tuple[Experiment, dict[str, float], dict[str, Any]]] = {
         {},
     ),
     "dropout": (dropout.EXPERIMENT, {f"dropout {p:g}": 0.1 + p for p in dropout.RATES}, {}),
+    "learning_rate_decay": (
+        learning_rate_decay.EXPERIMENT,
+        {learning_rate_decay.COSINE: 0.8, learning_rate_decay.STABLE: 0.9, learning_rate_decay.CONSTANT: 0.2},
+        {},
+    ),
+    "formats": (formats.EXPERIMENT, {formats.BF16: 0.5, "fp16": 0.7, formats.INTEGERS: 0.1}, {}),
     "int4": (int4.EXPERIMENT, {int4.GOOD: 3.6, **dict.fromkeys(int4.OTHERS, 18.7)}, {}),
 }
 
 
-OF_OTHER_RULES = {"positions", "layernorm_precision"}  # whose claims are not that A degrades more than B
+OF_OTHER_RULES = {  # whose claims are not that A degrades more than B, or not of all variants at once
+    "positions",
+    "layernorm_precision",
+    "early_checkpoints",
+    "scale",
+    "finetune",
+    "fp16_on_tpu",
+    "accumulators",
+}
 
 
 def test_every_experiment_is_here() -> None:
-    assert set(AS_CLAIMED) | OF_OTHER_RULES == set(NAMES)
+    assert set(AS_CLAIMED) | OF_OTHER_RULES == set(TRAINED)
 
 
 @pytest.mark.parametrize("name", AS_CLAIMED)
@@ -148,7 +164,7 @@ def test_layernorm(pre: dict[str, float], seeds: int, outcome: str) -> None:
     assert experiment.judge(constructed(experiment, {}, pre=pre, seeds=seeds)).outcome == outcome
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TRAINED)
 def test_rule_and_claim_are_written_down_beforehand(name: str) -> None:
     module = __import__(f"experiments.{name}", fromlist=["EXPERIMENT"])
     assert "Claim:" in module.__doc__
@@ -156,9 +172,10 @@ def test_rule_and_claim_are_written_down_beforehand(name: str) -> None:
     assert module.EXPERIMENT.name == name
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TRAINED)
 def test_figure_and_table(name: str) -> None:
     (experiment,) = experiments_named([name])
+    assert isinstance(experiment, Experiment)
     _, degradations, more = AS_CLAIMED.get(name, (experiment, {}, {}))
     results = constructed(experiment, degradations, **more)
     drawn, table = experiment.draw(results), experiment.table(results)
@@ -168,7 +185,8 @@ def test_figure_and_table(name: str) -> None:
 
 
 def test_labels_are_unique_and_controls_exist() -> None:
-    for experiment in experiments_named(["all"]):
+    for experiment in experiments_named(TRAINED):
+        assert isinstance(experiment, Experiment)
         variants = experiment.at(SMALL)
         labels = [variant.label for variant in variants]
         assert len(set(labels)) == len(labels)

@@ -21,7 +21,7 @@ def table() -> list[dict[str, Any]]:
 
 
 def test_the_recorded_verdict() -> None:
-    assert verdict(table()).startswith("reproduced: all gains of 18 runs")
+    assert str(verdict(table())).startswith("reproduced: all gains of 18 runs")
     for row in table():
         fmt, _, suffix = row["policy"].partition("-")
         if suffix and LARGEST_DIRECTION * row["learning_rate"] <= THRESHOLDS[fmt]:
@@ -35,11 +35,11 @@ def test_the_rule_can_deny_its_claim() -> None:
     rows = table()
     one = next(row for row in rows if row["policy"] == "fp16-nomaster" and row["learning_rate"] == 1e-4)
     moved = [row | {"at_1": 319} if row is one else row for row in rows]
-    assert verdict(moved).startswith("not reproduced: gains moved in 1 of 18 runs")
+    assert str(verdict(moved)).startswith("not reproduced: gains moved in 1 of 18 runs")
     other = next(row for row in rows if row["policy"] == "bf16" and row["learning_rate"] == 1e-4)
     frozen = [row | {"at_1": 320} if row is other else row for row in rows]
-    assert verdict(frozen).startswith("not reproduced")
-    assert verdict([row for row in rows if row["learning_rate"] == 4e-3]).startswith("cannot be told")
+    assert str(verdict(frozen)).startswith("not reproduced")
+    assert str(verdict([row for row in rows if row["learning_rate"] == 4e-3])).startswith("cannot be told")
 
 
 def test_adams_direction_is_bounded() -> None:
