@@ -261,9 +261,45 @@ class Site:
         """GELU of values of the input format: correctly rounded by table in 16 bits, else composed."""
         return self.activation("gelu", x, lambda x: self.multiply(x, self._cumulative(x)))
 
-    def activation(self, function: str, x: Array, composed: Callable[[Array], Array]) -> Array:
-        """A function of ``precision.tables`` of values of the input format, by table in 16 bits, else composed(x)."""
-        return self._tabulated(function, x) if self._by_table else self.output(composed(x))
+    def activation(
+        self, function: str, x: Array, composed: Callable[[Array], Array], words: tuple[int, ...] | None = None
+    ) -> Array:
+        """A function of ``precision.tables`` of values of the input format, by table in 16 bits, else composed(x).
+
+        words: the constants of its kernel, where it has one.
+        """
+        if self._by_table:
+            return self._tabulated(function, x)
+        if words is None:
+            return self.output(composed(x))
+        return self.fused(function, lambda x: (composed(x),), x.reshape(-1), words=words)[0].reshape(x.shape)
+
+    def gated(
+        self, function: str, x: Array, y: Array, composed: Callable[[Array], Array], words: tuple[int, ...]
+    ) -> Array:
+        """``activation`` of x, rounded, times y, rounded."""
+        own, narrow = self._output_words, self._by_table
+        if own is None or self._calculator.watches_outputs or (narrow and self._how != NEAREST_EVEN):
+            return self.output(self.multiply(self.activation(function, x, composed, words), y))
+        flat = x.reshape(-1), y.reshape(-1)
+        if narrow:
+            values = self._calculator.xp.asarray(table(function, self._inputs.name, self.output_format.name))
+            (found,) = self.fused(
+                "lookup_product",
+                lambda x, values, y: (self.multiply(self._backend.lookup(values, x, self._inputs), y),),
+                flat[0],
+                values,
+                flat[1],
+                words=_words_of(self._inputs),
+            )
+        else:
+            (found,) = self.fused(
+                f"{function}_product",
+                lambda x, y: (self.multiply(self._rounded(composed(x)), y),),
+                *flat,
+                words=(*words, *own),
+            )
+        return found.reshape(x.shape)
 
     def gelu_gradient(self, x: Array) -> Array:
         """Derivative of GELU, unrounded where it is composed: Phi(x) + x phi(x)."""

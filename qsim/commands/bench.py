@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from precision.backends import BACKENDS
+from qsim.commands import bench_inference
 from qsim.commands.columns import print_columns
 from qsim.commands.command import AddCommand, Arguments, Run
 from qsim.commands.options import check_out
@@ -353,6 +354,23 @@ def _measured_replay(arguments: Arguments) -> Result:
     }
 
 
+def _add_inference_options(parser: argparse.ArgumentParser) -> None:
+    bench_inference.add_options(parser, _count)
+    _add_output_options(parser)
+
+
+def _inference(arguments: Arguments) -> int:
+    from qsim.bench.inference_table import inference_markdown, print_inference
+
+    return _report(arguments, _measured_inference, inference_markdown, print_inference)
+
+
+def _measured_inference(arguments: Arguments) -> Result:
+    from qsim.bench.threads import bandwidth
+
+    return bench_inference.measured(arguments, _threads(arguments.threads, bandwidth().most_threads()))
+
+
 def _threads_of_both(asked: int | None, library: Any, most: int) -> int:
     """Threads of the kernels and of BLAS.  ValueError where BLAS is out of reach and a number is asked for."""
     if library is None and asked is not None:
@@ -391,5 +409,10 @@ BENCHMARKS = {
         text="a step of a shadow replay under several policies against their training steps",
         add_options=_add_replay_options,
         run=_replay,
+    ),
+    "inference": Benchmark(
+        text="a decoder's tokens a second under policies, prompt and decoding, against float32 and torch; memory",
+        add_options=_add_inference_options,
+        run=_inference,
     ),
 }
