@@ -29,7 +29,9 @@ from experiments.variant import Variant
 
 CONTROL, HALF = "bf16, float32 in turn", "fp16, float32 in turn"
 UNITS = {"bf16, H100": "bf16-h100", "bf16, AMX": "bf16-amx"}
-QUICK = {"bf16, products rounded": "bf16-fp32_mul_add"}  # at ``smoke``: kernels of the others take minutes to compile
+# at ``smoke``, for kernels of the others take minutes to compile; products of bf16 are exact in float32, so that it
+# has to give the control's losses bit for bit
+QUICK = {"bf16, products rounded": "bf16-fp32_mul_add"}
 NARROW = "fp16, fp16 in turn"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from experiments.rows import Row
 from experiments.variant import MEASUREMENT, Training
 from qsim.checkpoints import load_checkpoint
 from qsim.data import Corpus, validation_batches
+from qsim.hashing import tree_hash
 from qsim.importing import Model
 from qsim.report.recorded import HASHED, Run, read_run
 from qsim.runs import RunFolder, environment
@@ -29,12 +31,20 @@ def measured_row(training: Training, run: RunFolder, corpus: Corpus, scale: str)
     row = {"key": training.key(corpus.sha256), "measurement": MEASUREMENT, "label": training.label, "scale": scale}
     row |= {"policy": training.policy.name, "policy_sha256": training.policy_sha256, "data_sha256": corpus.sha256}
     row |= {"seed": training.config.seed, "config": run.record()["config"], "executor": training.executor}
-    row |= {"hashes": {name: read.hashes[training.config.steps][name] for name in HASHED}}
+    row |= {"hashes": _hashes(training, run, read)}
     row |= {"seconds": round(seconds, 3), "seconds_per_step": round(seconds / training.config.steps, 6)}
-    row |= {"unigram_entropy": round(unigram_entropy(corpus), 6), "training": _training(read)}
+    row |= {"unigram_entropy": round(unigram_entropy(corpus), 6), "training": _training(read, training.measured)}
     row["asked"] = asked(tasks_of(corpus, training.config.model.length))
     row["checkpoints"] = {str(step): measured(training, run, corpus, step) for step in training.measured}
     return row | {"environment": environment()}
+
+
+def _hashes(training: Training, run: RunFolder, read: Run) -> dict[str, str]:
+    """Of the last step; where the run promises none, of the parameters that it ended with."""
+    last = training.config.steps
+    if last in read.hashes:
+        return {name: read.hashes[last][name] for name in HASHED}
+    return {"parameters": tree_hash(load_checkpoint(run.path, last).state["parameters"])}
 
 
 def unigram_entropy(corpus: Corpus) -> float:
@@ -46,8 +56,11 @@ def unigram_entropy(corpus: Corpus) -> float:
     return float(-np.log(counts / counts.sum())[corpus.validation].mean())
 
 
-def _training(read: Run) -> dict[str, Any]:
-    """Losses, skipped steps, and by site and pass what the sampled steps rounded away, layers together."""
+def _training(read: Run, measured: Sequence[int]) -> dict[str, Any]:
+    """Losses of hashed and measured steps, skipped steps, and what the sampled steps rounded away.
+
+    By site and pass, layers together.
+    """
     events: dict[str, Counter[str]] = {}
     for site in read.sites:
         found = events.setdefault(f"{site.site}.{site.kind}", Counter())
@@ -55,9 +68,10 @@ def _training(read: Run) -> dict[str, Any]:
     swallowed: Counter[str] = Counter()
     for tensor in read.swallowed:
         swallowed.update({name: tensor.counts[name] for name in ("updates", "swallowed")})
+    kept = {*read.hashes, *measured}
     lost, nonzero = (read.total(name, _GRADIENTS) for name in ("underflowed", "nonzero"))
     return {
-        "losses": {str(step): round(loss, 6) for step, loss in read.losses.items() if step in read.hashes},
+        "losses": {str(step): round(loss, 6) for step, loss in read.losses.items() if step in kept},
         "skipped_steps": len(read.skipped),
         "loss_scale": read.scales[max(read.scales)],
         "sampled_steps": len(read.sampled),

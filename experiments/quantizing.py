@@ -20,6 +20,7 @@ from qsim.decoder import KeyValueCache, ResidentWeights, decoder_forward
 from qsim.decoder_config import DecoderConfig, of_model
 from qsim.evaluation.language_model import rows_are_independent
 from qsim.evaluation.likelihood import greedy_matches, token_losses
+from qsim.executors import on_hardware
 from qsim.importing import Model
 from qsim.importing.refusal import ModelError
 from qsim.policy import Arithmetic, parse_policy
@@ -161,7 +162,10 @@ def _parameters(model: Model) -> dict[str, Any]:
 
 @lru_cache(maxsize=64)
 def _calculator(how: PostTraining | None, policy: Arithmetic, executor: str) -> Calculator:
-    return Calculator(policy, executor) if how is None else QuantizedCalculator(how, policy, executor)
+    hardware = on_hardware(policy, executor)
+    if how is None:
+        return Calculator(policy, executor, hardware=hardware)
+    return QuantizedCalculator(how, policy, executor, hardware=hardware)
 
 
 @lru_cache(maxsize=64)
@@ -178,7 +182,7 @@ def _compiled(
         return decoder_forward(calculator, config, weights, tokens, cache=cache)
 
     def scores(held: dict[str, Any], tokens: Any, targets: Any) -> Any:
-        found = logits(held, tokens)
+        found = logits(held, tokens).astype(np.float32)  # which hardware arithmetic keeps in 16 bits
         flat = targets.reshape(-1)
         largest = found.max(axis=-1, keepdims=True)
         total = xp.log(xp.exp(found - largest).sum(axis=-1)) + largest[:, 0]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatterMathtext, LogLocator
 
 from experiments.comparable import part
 from experiments.compared import degradation_of
@@ -100,20 +101,32 @@ def draw(results: Results) -> Figure:
     for one in axes[0]:
         one.set_xscale("log")
         one.set_xlabel("parameters")
+    across = [parameters(results, label(one, GOOD)) for one in PARTS]
     for one in axes[0, :2]:
+        one.set_xticks(across, [_short(count) for count in across], rotation=45)
+        one.set_xticks([], minor=True)
         one.legend(frameon=False, loc="best", fontsize=6)
     return drawn
 
 
-def compare(drawn: Figure, results: Results, models: Sequence[Path]) -> None:
+def _short(count: int) -> str:
+    """Three figures and a unit."""
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return str(count)
+
+
+def compare(drawn: Figure, _: Results, models: Sequence[Path]) -> None:
     """Squares: models of others, on text that they read."""
-    del results
     for number, path in enumerate(models, start=len(RECIPES)):
         count, before, after, increase = degradation_of(path)
         style: dict[str, Any] = {"marker": "s", "color": COLOURS[number % len(COLOURS)], "linestyle": "none"}
         drawn.axes[0].plot([count], [increase], label=path.name, **style)
         drawn.axes[1].plot([count, count], [before, after], label=path.name, **style)
     for one in drawn.axes[:2]:
+        one.xaxis.set_major_locator(LogLocator())  # sizes of the ladder would stand on top of each other
+        one.xaxis.set_major_formatter(LogFormatterMathtext())
         one.legend(frameon=False, loc="best", fontsize=6)
 
 

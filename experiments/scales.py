@@ -76,8 +76,11 @@ SCALES: dict[str, Scale] = {
             "smoke", "tiny", 20, seeds=1, sequences=8, lr=4e-3, warmup=4,
             model__layers=1, model__hidden=32, model__length=32, data__reduction_chunks=4,
         ),
-        _scale("small", "small", 600, seeds=3, sequences=64, lr=3e-3, warmup=60),
-        _scale("medium", "medium", 10000, seeds=3, sequences=128, lr=6e-4, warmup=500, executor="jax", native=True),
+        _scale("small", "small", 400, seeds=3, sequences=64, lr=3e-3, warmup=40),
+        _scale(
+            "medium", "medium", 1000, seeds=1, sequences=64, lr=6e-4, warmup=100, executor="jax", native=True,
+            record__checkpoint_every=500, record__statistics_every=0,
+        ),
         _paper("410m", 24, 1024, 16, 3e-4),
         _paper("6b", 28, 4096, 32, 1.2e-4),
     )

@@ -289,3 +289,33 @@ def as_json(config: Any) -> dict[str, Any]:
 def from_json(values: dict[str, Any]) -> RunConfig:
     """The run configuration that ``as_json`` wrote; unknown keys are an error."""
     return override_all(RunConfig(), values.items())
+
+
+# The study's family, its shapes inferred from the parameter counts, and two sizes below them.  Learning rates are
+# GPT-3's (Brown et al. 2020, table 2.1), declared defaults: the study does not give its own.
+_STUDY = {
+    "125m": (6e-4, 12, 768, 12, 1024),
+    "410m": (3e-4, 24, 1024, 16, 2048),
+    "1b": (2e-4, 24, 2048, 16, 2048),
+    "6b": (1.2e-4, 28, 4096, 32, 2048),
+    "13b": (1e-4, 40, 5120, 40, 2048),
+    "52b": (0.8e-4, 64, 8192, 64, 2048),
+}
+PRESETS |= {
+    name: override_all(
+        _preset(
+            name,
+            lr,
+            256,
+            "sentencepiece",
+            75_000,
+            layers=layers,
+            hidden=hidden,
+            heads=heads,
+            length=length,
+            vocabulary=51_200,
+        ),
+        [("optimizer.warmup_steps", 1500), ("data.accumulation", 8), ("record.hash_every", 100)],
+    )
+    for name, (lr, layers, hidden, heads, length) in _STUDY.items()
+}

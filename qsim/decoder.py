@@ -17,6 +17,8 @@ from precision.backends import is_concrete
 from qsim import layers
 from qsim.decoder_config import DecoderConfig
 from qsim.decoder_layers import grouped_attention, mlp_forward, rmsnorm_forward
+from qsim.heap import keep_freed_memory
+from qsim.held_weights import are_working_copies
 from qsim.positions import sinusoidal_table
 from qsim.sites import Calculator
 
@@ -85,21 +87,25 @@ def decoder_forward(
     The activation is the site ``gelu``, both products of a gated MLP are ``mlp_up``, rotary turns are rounded by
     ``scores``, and the norm behind an embedding computes as ``layernorm_final``.  cache: of the tokens before these,
     to which these are added; the logits have the bits of one pass over all of them.  Weights are rounded to the
-    policy's working format layer by layer.  ``ResidentWeights`` are scanned, where no earlier positions are given.
+    policy's working format layer by layer, but for ``HeldWeights`` that are so already.  ``ResidentWeights`` are
+    scanned, where no earlier positions are given.
     Errors: TokenError for a token outside the vocabulary, for more positions than the model has, and for other
     sequences than the cache is of.
     """
     ar, first = calculator, 0 if cache is None else cache.length
+    if ar.backend.name != "jax":
+        keep_freed_memory()
     _check_tokens(config, tokens, first)
     if cache is not None:
         _check_cache(config, tokens, cache)
-    outer = ar.working_copy(weights.outer())
+    rounded = are_working_copies(weights, ar)
+    outer = weights.outer() if rounded else ar.working_copy(weights.outer())
     x = layers.embedding_forward(ar, tokens, outer["embedding.tokens"], _positions(ar, config, outer, first))
     if config.embedding_norm:
         x = layers.layernorm_forward(
             ar, "layernorm_final", x, outer["embedding_norm.gain"], outer["embedding_norm.bias"], config.epsilon
         )[0]
-    body = partial(_block, ar, config, tokens.shape[0], cache is not None)
+    body = partial(_block, ar, config, tokens.shape[0], rounded, cache is not None)
     earlier = None if cache is None or not cache.layers else cache.layers
     x, kept = _through_layers(ar, config, weights, body, x, earlier)
     if cache is not None:
@@ -183,10 +189,10 @@ def _step(ar: Calculator, first: int, body: Callable) -> Callable[[int, Array, A
 
 
 def _block(
-    ar: Calculator, config: DecoderConfig, batch: int, keep: bool, x: Array, given: dict[str, Any]
+    ar: Calculator, config: DecoderConfig, batch: int, rounded: bool, keep: bool, x: Array, given: dict[str, Any]
 ) -> tuple[Array, dict[str, Array] | None]:
-    """One layer; its keys and values where they are kept."""
-    p = ar.working_copy(given["weights"])
+    """One layer, its weights rounded before or here; its keys and values where they are kept."""
+    p = given["weights"] if rounded else ar.working_copy(given["weights"])
     qkv = layers.linear_forward(ar, "qkv", _norm(ar, config, "layernorm_1", p, x), p["qkv.weight"], p.get("qkv.bias"))
     mixed, kept = grouped_attention(ar, config, qkv, batch, given.get("earlier"))
     branch = layers.linear_forward(ar, "attention_out", mixed, p["attention_out.weight"], p.get("attention_out.bias"))

@@ -5,6 +5,7 @@ Shapes as in ``qsim.layers``; K heads of keys and values, each serving H / K hea
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,9 +13,10 @@ import numpy as np
 
 from qsim import layers
 from qsim.decoder_config import Activation, DecoderConfig
+from qsim.growing import appended
 from qsim.masks import causal_mask
 from qsim.positions import alibi_slopes, rotary_table
-from qsim.site import Site
+from qsim.site import Site, patterns
 from qsim.sites import Calculator
 
 Array = Any
@@ -29,10 +31,14 @@ def rmsnorm_forward(ar: Calculator, site: str, x: Array, gain: Array, epsilon: f
     Source: Zhang and Sennrich, Root Mean Square Layer Normalization.
     """
     s = ar.at(site, "fprop")
-    mean = s.multiply(s.sum(s.multiply(x, x)), s.scalar(1 / x.shape[-1]))[:, None]
-    root = s.square_root(s.add(mean, s.scalar(epsilon)))
-    inverse = s.divide(ar.xp.ones_like(root), root)
-    return s.output(s.multiply(s.multiply(x, inverse), gain))
+
+    def composed(x: Array, gain: Array) -> tuple[Array]:
+        mean = s.multiply(s.sum(s.multiply(x, x)), s.scalar(1 / x.shape[-1]))[:, None]
+        root = s.square_root(s.add(mean, s.scalar(epsilon)))
+        inverse = s.divide(ar.xp.ones_like(root), root)
+        return (s.multiply(s.multiply(x, inverse), gain),)
+
+    return s.fused("rmsnorm", composed, x, gain, words=patterns(1 / x.shape[-1], epsilon))[0]
 
 
 def rotary_forward(ar: Calculator, x: Array, width: int, theta: float, first: int) -> Array:
@@ -43,15 +49,21 @@ def rotary_forward(ar: Calculator, x: Array, width: int, theta: float, first: in
     Inner arithmetic of ``scores``, one rounding to its output; beyond ``width`` values stay.  first: position of the
     first row.  Tables: ``qsim.positions.rotary_table``.
     """
-    s, half, length = ar.at("scores", "fprop"), width // 2, x.shape[1]
-    cosine, sine = (ar.xp.asarray(t[first:]) for t in rotary_table(first + length, width, theta))
-    a, b = x[..., :half], x[..., half:width]
+    s, length = ar.at("scores", "fprop"), x.shape[1]
+    tables = (ar.xp.asarray(t[first:]) for t in rotary_table(first + length, width, theta))
 
-    def by(x: Array, table: Array) -> Array:
-        return s.multiply(x, ar.xp.broadcast_to(table, x.shape))
+    def composed(x: Array, cosine: Array, sine: Array) -> tuple[Array]:
+        a, b = x[:, :, 0], x[:, :, 1]
 
-    turned = [s.subtract(by(a, cosine), by(b, sine)), s.add(by(b, cosine), by(a, sine))]
-    return ar.xp.concatenate([s.output(ar.xp.concatenate(turned, axis=-1)), x[..., width:]], axis=-1)
+        def by(x: Array, table: Array) -> Array:
+            return s.multiply(x, ar.xp.broadcast_to(table, x.shape))
+
+        turned = s.subtract(by(a, cosine), by(b, sine)), s.add(by(b, cosine), by(a, sine))
+        return (ar.xp.stack(turned, axis=2),)
+
+    halves = x[..., :width].reshape(-1, length, 2, width // 2)
+    turned = s.fused("rotary", composed, halves, *tables)[0].reshape(-1, length, width)
+    return turned if width == x.shape[2] else ar.xp.concatenate([turned, x[..., width:]], axis=-1)
 
 
 def activation_forward(ar: Calculator, activation: Activation, x: Array) -> Array:
@@ -59,12 +71,25 @@ def activation_forward(ar: Calculator, activation: Activation, x: Array) -> Arra
     s = ar.at("gelu", "fprop")
     if activation == "gelu":
         return s.gelu(x)
-    if activation == "gelu_tanh":
-        return s.activation("gelu_tanh", x, partial(_gelu_tanh, s))
-    if activation == "silu":
-        return s.activation("silu", x, partial(_silu, ar, s))
+    if activation != "relu":
+        return s.activation(activation, x, *_composed(ar, s, activation))
     x = s.multiply(x, s.scalar(1))  # a compiler that compares subnormals as zeros finds none
     return s.output(ar.xp.where(x < 0, ar.xp.zeros_like(x), x))
+
+
+def gated_forward(ar: Calculator, activation: Activation, gate: Array, up: Array) -> Array:
+    """f(gate), rounded as above, times up, rounded at the same site."""
+    s = ar.at("gelu", "fprop")
+    if activation in ("silu", "gelu_tanh"):
+        return s.gated(activation, gate, up, *_composed(ar, s, activation))
+    return s.output(s.multiply(activation_forward(ar, activation, gate), up))
+
+
+def _composed(ar: Calculator, s: Site, activation: Activation) -> tuple[Callable[[Array], Array], tuple[int, ...]]:
+    """The function in steps, and the constants of its kernel."""
+    if activation == "silu":
+        return partial(_silu, ar, s), ()
+    return partial(_gelu_tanh, s), patterns(_TANH_CUBE, _TANH_SCALE)
 
 
 def _silu(ar: Calculator, s: Site, x: Array) -> Array:
@@ -88,8 +113,7 @@ def mlp_forward(ar: Calculator, config: DecoderConfig, p: dict[str, Array], x: A
     up = layers.linear_forward(ar, "mlp_up", x, p["mlp_up.weight"], p.get("mlp_up.bias"))
     if config.gated:
         gate = layers.linear_forward(ar, "mlp_up", x, p["mlp_gate.weight"], None)
-        s = ar.at("gelu", "fprop")
-        active = s.output(s.multiply(activation_forward(ar, config.activation, gate), up))
+        active = gated_forward(ar, config.activation, gate, up)
     else:
         active = activation_forward(ar, config.activation, up)
     return layers.linear_forward(ar, "mlp_down", active, p["mlp_down.weight"], p.get("mlp_down.bias"))
@@ -116,15 +140,9 @@ def grouped_attention(
             raise ValueError(
                 f"the cache holds {', '.join(earlier)} where {', '.join(kept)} are kept; begin with an empty one"
             )
-        kept = {name: ar.xp.concatenate([earlier[name], x], axis=1) for name, x in kept.items()}
+        kept = {name: appended(ar.xp, earlier[name], x) for name, x in kept.items()}
     k, v = ar.attended("keys", kept), ar.attended("values", kept)
     mask = causal_mask(ar, q.shape[1], first)
     slopes = ar.xp.asarray(alibi_slopes(config.heads)) if config.positions == "alibi" else None
-    shared_k, shared_v = (_for_each_query(ar, x, config.heads // config.kv_heads) for x in (k, v))
-    mixed, _ = layers.attend(ar, q, shared_k, shared_v, mask, batch, slopes)
+    mixed, _ = layers.attend(ar, q, k, v, mask, batch, slopes)
     return layers.merge_heads(ar, [mixed], batch), kept
-
-
-def _for_each_query(ar: Calculator, x: Array, times: int) -> Array:
-    """(B K, S, d) -> (B H, S, d), neighbouring heads the same."""
-    return x if times == 1 else ar.xp.repeat(x, times, axis=0)

@@ -12,11 +12,11 @@ from precision.backends import get_backend
 from precision.quantization.scheme import MatmulScheme, QScheme
 from qsim.config import ConfigError, RunConfig
 from qsim.delayed_scaling import PART, first_histories
+from qsim.executors import refuse_identity
 from qsim.mesh import Mesh
 from qsim.model import parameter_shapes
 from qsim.policy import Arithmetic
 from qsim.sharding import DATA, MODEL, Layout, Shards
-from qsim.sites import refuse_identity
 
 Array = Any
 # State: parameters and moments by name.  Batch: arrays of rows.  Same: whatever every device holds whole.

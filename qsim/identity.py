@@ -68,9 +68,16 @@ class IdentitySite:
     def gelu(self, x: Array) -> Array:
         return x * special.ndtr(x)
 
-    def activation(self, function: str, x: Array, composed: Callable[[Array], Array]) -> Array:
-        del function
+    def activation(
+        self, function: str, x: Array, composed: Callable[[Array], Array], words: tuple[int, ...] | None = None
+    ) -> Array:
+        del function, words
         return composed(x)
+
+    def gated(
+        self, function: str, x: Array, y: Array, composed: Callable[[Array], Array], words: tuple[int, ...]
+    ) -> Array:
+        return self.activation(function, x, composed, words) * y
 
     def gelu_backward(self, x: Array, dy: Array) -> Array:
         return dy * (special.ndtr(x) + x * np.exp(-0.5 * x * x) / np.sqrt(2 * np.pi))

@@ -205,17 +205,25 @@ def attention_forward(
 def attend(
     ar: Calculator, q: Array, k: Array, v: Array, mask: Array, batch: int, slopes: Array | None
 ) -> tuple[Array, Cache]:
-    """The same of separate heads, q (B H, T, d), k and v (B H, S, d), mask (T, S)."""
+    """The same of separate heads, q (B H, T, d), k and v (B K, S, d), each for H / K heads of q; mask (T, S)."""
     s = ar.at("scores", "fprop")
     q = s.output(s.multiply(q, s.scalar(q.shape[-1] ** -0.5)))
-    products = s.matmul(q, ar.xp.swapaxes(k, 1, 2))
+    products = by_group(s, q, ar.xp.swapaxes(k, 1, 2))
     if slopes is not None:
         scores = s.output(masked(ar, mask, products))
         bias = alibi_bias(ar, ar.shards.own_columns(slopes), mask)
         products = s.add(scores.reshape(batch, -1, *mask.shape), bias).reshape(scores.shape)
     weights = softmax_forward(ar, s.deferred(products, partial(masked, ar, mask)), mask)
     s = ar.at("values", "fprop")
-    return s.output(s.matmul(weights, v)), {"q": q, "k": k, "v": v, "weights": weights}
+    return s.output(by_group(s, weights, v)), {"q": q, "k": k, "v": v, "weights": weights}
+
+
+def by_group(s: Site, a: Array, b: Array) -> Array:
+    """a_i b_(i // G): products of G neighbouring blocks with the same one.  (B G, m, k) x (B, k, n) -> (B G, m, n)"""
+    if len(a) == len(b):
+        return s.matmul(a, b)
+    products = s.matmul(a.reshape(b.shape[0], -1, a.shape[2]), b)
+    return products.reshape(*a.shape[:2], b.shape[2])
 
 
 def softmax_forward(ar: Calculator, scores: Array | Deferred, mask: Array) -> Array:

@@ -17,6 +17,7 @@ from qsim import policy as policies
 from qsim import strict_json
 from qsim.atomic import append_line, remove_leftovers, sync_file, write_atomically
 from qsim.config import RunConfig
+from qsim.executors import hardware_in_words
 from qsim.faults import Fault, parse_fault
 from qsim.hashing import tree_hash
 from qsim.mesh import Mesh
@@ -72,7 +73,8 @@ class RunFolder:
             record["mode"] = mode
         if weights is not None:
             record["started_from"] = {"model": weights.source, "parameters_sha256": weights.sha256}
-        run.write_json("environment.json", environment() | ({"mesh": str(mesh)} if mesh else {}))
+        computed = hardware_in_words(policy, executor) | ({"mesh": str(mesh)} if mesh else {})
+        run.write_json("environment.json", environment() | computed)
         run.write_json("config.json", record)
         return run
 

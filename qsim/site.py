@@ -64,6 +64,7 @@ class Site:
         formats = calculator.policy.formats if site in GEMM_SITES else frozenset()
         self._casts = [bool(formats - {name}) for name in (first, second)]
         self._narrows = bool(formats - {policy.output})
+        self._by_table = self._inputs.bits == 16 and not calculator.hardware  # GELU and its like
 
     def _round_inner(self, x: Array) -> Array:
         return x if self._inner is FP32 else self._backend.round_to(x, self._inner)
@@ -97,7 +98,7 @@ class Site:
 
     def _transcendental(self, function: str, x: Array) -> Array:
         """Of an inner format of 16 bits, whose values the arguments are, by table: one rounding."""
-        if self._inner.bits == 16:
+        if self._inner.bits == 16 and not self._calculator.hardware:
             return self._backend.lookup(table(function, self._inner.name), x, self._inner)
         return self._round_inner(getattr(self._backend, function)(x))
 
@@ -170,7 +171,10 @@ class Site:
             if accumulator.summation == "exact" and self._how == NEAREST_EVEN and self.policy.scaling == "none":
                 start = self._calculator.xp.zeros((*a.shape[:2], b.shape[2]), np.float32)
                 return self._backend.round_exact(*self._backend.exact_matmul(a, b, start), self.output_format)
-            return self._backend.matmul(a, b, None, accumulator, self._operands, self._calculator.proofs)
+            proofs = self._calculator.proofs
+            if self._calculator.hardware and self._how == NEAREST_EVEN and self._calculator.recorder is None:
+                return self._backend.matmul(a, b, None, accumulator, self._operands, proofs, self.output_format)
+            return self._backend.matmul(a, b, None, accumulator, self._operands, proofs)
 
         return product
 
@@ -257,13 +261,49 @@ class Site:
         """GELU of values of the input format: correctly rounded by table in 16 bits, else composed."""
         return self.activation("gelu", x, lambda x: self.multiply(x, self._cumulative(x)))
 
-    def activation(self, function: str, x: Array, composed: Callable[[Array], Array]) -> Array:
-        """A function of ``precision.tables`` of values of the input format, by table in 16 bits, else composed(x)."""
-        return self._tabulated(function, x) if self._inputs.bits == 16 else self.output(composed(x))
+    def activation(
+        self, function: str, x: Array, composed: Callable[[Array], Array], words: tuple[int, ...] | None = None
+    ) -> Array:
+        """A function of ``precision.tables`` of values of the input format, by table in 16 bits, else composed(x).
+
+        words: the constants of its kernel, where it has one.
+        """
+        if self._by_table:
+            return self._tabulated(function, x)
+        if words is None:
+            return self.output(composed(x))
+        return self.fused(function, lambda x: (composed(x),), x.reshape(-1), words=words)[0].reshape(x.shape)
+
+    def gated(
+        self, function: str, x: Array, y: Array, composed: Callable[[Array], Array], words: tuple[int, ...]
+    ) -> Array:
+        """``activation`` of x, rounded, times y, rounded."""
+        own, narrow = self._output_words, self._by_table
+        if own is None or self._calculator.watches_outputs or (narrow and self._how != NEAREST_EVEN):
+            return self.output(self.multiply(self.activation(function, x, composed, words), y))
+        flat = x.reshape(-1), y.reshape(-1)
+        if narrow:
+            values = self._calculator.xp.asarray(table(function, self._inputs.name, self.output_format.name))
+            (found,) = self.fused(
+                "lookup_product",
+                lambda x, values, y: (self.multiply(self._backend.lookup(values, x, self._inputs), y),),
+                flat[0],
+                values,
+                flat[1],
+                words=_words_of(self._inputs),
+            )
+        else:
+            (found,) = self.fused(
+                f"{function}_product",
+                lambda x, y: (self.multiply(self._rounded(composed(x)), y),),
+                *flat,
+                words=(*words, *own),
+            )
+        return found.reshape(x.shape)
 
     def gelu_gradient(self, x: Array) -> Array:
         """Derivative of GELU, unrounded where it is composed: Phi(x) + x phi(x)."""
-        if self._inputs.bits == 16:
+        if self._by_table:
             return self._lookup(table("gelu_gradient", self._inputs.name), x)
         exponent = self.multiply(self.multiply(x, x), self.scalar(-0.5))
         density = self.multiply(self.exp(exponent), _ROOT_TWO_PI_INVERSE)
@@ -276,7 +316,7 @@ class Site:
 
     def gelu_backward(self, x: Array, dy: Array) -> Array:
         """dy times the derivative of GELU at x, rounded."""
-        if self._inputs.bits != 16:
+        if not self._by_table:
             return self.output(self.multiply(dy, self.gelu_gradient(x)))
         values = self._calculator.xp.asarray(table("gelu_gradient", self._inputs.name))
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from precision.backends import get_backend
 from precision.formats import FP64, Format, parse_format
 from precision.quantization.array import QArray
 from precision.random_bits import Key, Stream, fold_in
@@ -22,6 +21,7 @@ from precision.rounding_modes import NEAREST_EVEN, Rounding
 from qsim.arithmetic import Arithmetic
 from qsim.delayed_scaling import Histories
 from qsim.draws import OUTPUT, WRITE_BACK, for_calculator, in_layers
+from qsim.executors import backend_of, refuse_identity
 from qsim.faults import Fault, Planter
 from qsim.identity import IdentitySite
 from qsim.recorders import Recorder
@@ -43,6 +43,7 @@ class Calculator:
     ``shards``: which part of a computation over several devices this is.  ``faults``: those of the step computed.
     ``listener``, where one is set, is told (layer, place, value): what enters each linear layer, as ``SITE.input``,
     and what each block of ``decoder_forward`` gives out, as ``block.output``; under JAX, while it is traced.
+    ``hardware``: JAX computes as its device likes (``qsim.executors.on_hardware``); only roundings are exact.
     Under the ``fp64`` policy every value is float64 and, as nothing is rounded, nothing is recorded.
     Errors: ValueError for that policy on a back end other than NumPy.
     """
@@ -58,14 +59,15 @@ class Calculator:
         speculative: bool = False,
         shards: Shards = ONE_DEVICE,
         faults: Sequence[Fault] = (),
+        hardware: bool = False,
     ) -> None:
         refuse_identity(policy, backend)
-        self.policy, self.shards = policy, shards
+        self.policy, self.shards, self.hardware = policy, shards, hardware
         self.recorder = None if policy.identity else recorder
         self._planter = Planter(faults) if faults else None
         self.listener: Listener | None = None
         self.proofs: list[Array] | None = [] if speculative else None
-        self.backend = get_backend(backend)
+        self.backend = backend_of(backend, hardware)
         self.xp = self.backend.array_module
         self.parameters = parse_format(policy.parameters)
         self._write_back = Rounding(
@@ -328,12 +330,6 @@ class Calculator:
         whole = (*shape[:-1], shape[-1] * self.shards.model)
         places = self.xp.arange(math.prod(whole), dtype=np.uint32).reshape(whole)
         return self.shards.own_columns(places + self.first_index(whole))
-
-
-def refuse_identity(policy: Arithmetic, backend: str) -> None:
-    """ValueError for float64 on a back end that has none."""
-    if policy.identity and backend != "numpy":
-        raise ValueError(f"policy {policy.name} is float64 on NumPy alone, not on {backend}; use --executor numpy")
 
 
 def _end_to_end(x: Array) -> Array:

@@ -10,6 +10,7 @@ from precision.formats import Format
 from qsim.config import RunConfig
 from qsim.delayed_scaling import PART, Histories
 from qsim.devices import Devices, Kind, Kinds, OneDevice
+from qsim.executors import on_hardware
 from qsim.faults import Fault
 from qsim.heap import keep_freed_memory
 from qsim.model import loss_and_gradients
@@ -78,7 +79,7 @@ class Step:
     ``records``, its values by site, and ``formats`` the format of each.  The first attempt is speculative (see
     ``Calculator``); it is made again without speculation where its proofs did not hold, so the bits never depend on
     it.  ``faults``: planted in every call.  ``donates``: a state of JAX arrays is gone after the call, and the next
-    one has its memory.
+    one has its memory.  ``hardware``: as ``qsim.executors.on_hardware`` is asked.
     """
 
     def __init__(
@@ -91,7 +92,9 @@ class Step:
         faults: Sequence[Fault] = (),
         *,
         donates: bool = False,
+        hardware: bool | None = None,
     ) -> None:
+        self.hardware = on_hardware(policy, executor, hardware)
         self.faults, self._donated = faults, (0,) if donates else ()
         if executor != "jax":
             keep_freed_memory()
@@ -137,7 +140,13 @@ class Step:
         observer = self.recorder() if self.recorder else None
         shards = self.devices.shards.for_computation(self._shared_parts)
         ar = Calculator(
-            self.policy, self.executor, observer, speculative=speculative, shards=shards, faults=self.faults
+            self.policy,
+            self.executor,
+            observer,
+            speculative=speculative,
+            shards=shards,
+            faults=self.faults,
+            hardware=self.hardware,
         )
         new, results = training_step(ar, self.config, state, batch, scalars, keys)
         ar.check_faults()
@@ -150,4 +159,5 @@ class Step:
         if observer:
             self.formats.update({plain_key(key): fmt for key, fmt in observer.formats.items()})
             results["records"] = shards.totals(observer.results(ar.backend))
-        return new, results | {"proved": proved}
+        results["proved"] = proved
+        return ar.backend.widened((new, results)) if ar.hardware else (new, results)

@@ -18,6 +18,7 @@ from qsim.data import Corpus, build_corpus, check_corpus, save_data, validation_
 from qsim.delayed_scaling import PART, Histories
 from qsim.devices import Devices, OneDevice, find_devices
 from qsim.draws import output_keys
+from qsim.executors import on_hardware
 from qsim.fault_elements import check_elements
 from qsim.faults import Fault, check_faults
 from qsim.hashing import step_hashes
@@ -168,7 +169,7 @@ class _Loop:
         if counts:
             update = Update(before=before, after=position.state, scalars=inputs.scalars, keys=inputs.keys)
             self._write_statistics(number, step, results, update)
-        if _due(config.record.hash_every, number):
+        if _due(config.record.hash_every, number) and not self.plain.hardware:  # which promises none
             self._write_hashes(number, results, position.state)
         self.run.append(
             "metrics.jsonl",
@@ -311,7 +312,8 @@ def held_out_loss(
 
     def loss_of(parameters: dict[str, Any], pair: tuple[Any, Any], histories: dict[str, Any]) -> Any:
         tokens, targets = pair
-        calculator = Calculator(policy, executor, shards=devices.shards.for_computation())
+        hardware = on_hardware(policy, executor)
+        calculator = Calculator(policy, executor, shards=devices.shards.for_computation(), hardware=hardware)
         calculator.draw_from(output_keys(policy, config.model.layers, config.seed, 0))
         calculator.histories = Histories.of_state(histories)
         logits, _ = forward(calculator, config.model, calculator.working_copy(parameters), tokens)

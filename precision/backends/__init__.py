@@ -14,19 +14,21 @@ from typing import Any
 import numpy as np
 
 BACKENDS = ("numpy", "numba", "jax")
+HARDWARE = "jax_hardware"  # JAX by XLA's own float32, for what promises no bits; never chosen by arrays alone
+_MODULES = {name: f"{name}_" for name in BACKENDS} | {HARDWARE: "jax_.hardware"}
 SMALL = 1024  # NumPy arrays up to this size are not worth a Numba call
 
 
 def get_backend(name: str) -> Any:
     """The module of that executor.  ValueError, naming the known ones, for any other name."""
-    if name not in BACKENDS:
+    if name not in _MODULES:
         raise ValueError(f"unknown backend {name!r}; choose one of {', '.join(BACKENDS)}")
     return _load(name)
 
 
 @cache
 def _load(name: str) -> Any:
-    return importlib.import_module(f"precision.backends.{name}_")
+    return importlib.import_module(f"precision.backends.{_MODULES[name]}")
 
 
 def is_jax(x: Any) -> bool:
@@ -44,7 +46,7 @@ def choose_backend(*arrays: Any, backend: str | None = None) -> Any:
     """The named back end, or the one these arrays live on: JAX; Numba; NumPy where they are small."""
     traced = [x for x in arrays if is_jax(x)]
     if backend is not None:
-        if traced and backend != "jax":
+        if traced and backend not in ("jax", HARDWARE):
             raise ValueError(f"backend {backend!r} cannot take JAX arrays; convert them with numpy.asarray first")
         return get_backend(backend)
     if traced:

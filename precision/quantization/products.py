@@ -10,7 +10,7 @@ import numpy as np
 
 from precision.accumulators import parse_accumulator
 from precision.arithmetic import fma
-from precision.backends import choose_backend
+from precision.backends import choose_backend, is_jax
 from precision.block_quantizers import BlockArray, Nonfinite
 from precision.formats import FP16, FP32, Format, parse_format
 from precision.gemm import matmul
@@ -136,7 +136,7 @@ def _without_zeros(how: _How, x: Any, w: Any, columns: Any) -> tuple[Any, Any]:
 
     As they are where shapes are fixed, as under JAX, and where sums are not made one product after the other.
     """
-    if how.module.name == "jax" or not parse_accumulator(how.scheme.accumulator).is_chain:
+    if is_jax(columns) or not parse_accumulator(how.scheme.accumulator).is_chain:
         return x, w
     taken = np.flatnonzero(columns | (np.cumsum(~columns) == 1))
     return x[..., taken], w[taken]

@@ -1,6 +1,8 @@
-"""The yardstick: a training step of the model in plain float32 JAX, with ``jax.grad`` and AdamW.
+"""The yardstick: a training step of the model in plain JAX, with ``jax.grad`` and AdamW.
 
-Nothing of it is emulated and no bits are promised: XLA orders sums as it likes.
+Nothing of it is emulated and no bits are promised: XLA orders sums as it likes.  In float32; or, as half precision is
+trained in, with a working copy, activations and products in bfloat16, LayerNorm, softmax and loss in float32 inside,
+and parameters, moments and their update in float32.
 """
 
 from __future__ import annotations
@@ -21,11 +23,12 @@ class PlainStep:
     """Called as ``qsim.step.Step``, jitted; of the results only what a loop needs.
 
     Domain: models with learned positions, untied, without dropout.
-    unrolled: the layers written out one by one, not as one scan.
+    unrolled: the layers written out one by one, not as one scan.  dtype: of working copy and activations.
+    A state of JAX arrays is gone after the call, and the next one has its memory.
     """
 
-    def __init__(self, config: RunConfig, *, unrolled: bool = False) -> None:
-        self._step = jax.jit(partial(_step, config, unrolled))
+    def __init__(self, config: RunConfig, *, unrolled: bool = False, dtype: str = "float32") -> None:
+        self._step = jax.jit(partial(_step, config, unrolled, dtype), donate_argnums=0)
 
     def __call__(self, state: dict[str, Tree], batch: Any, scalars: Tree, keys: Any) -> tuple[dict[str, Tree], Tree]:
         del keys
@@ -38,19 +41,41 @@ def forget_compiled() -> None:
     jax.clear_caches()
 
 
-def _step(config: RunConfig, unrolled: bool, state: dict[str, Tree], batch: Any, scalars: Tree) -> Any:
-    gradient = jax.value_and_grad(partial(loss, config.model, unrolled=unrolled))
-    value, gradients = gradient(state["parameters"], *batch)
+def _step(config: RunConfig, unrolled: bool, dtype: str, state: dict[str, Tree], batch: Any, scalars: Tree) -> Any:
+    gradient = jax.value_and_grad(partial(loss, config.model, unrolled=unrolled, dtype=dtype))
+    value, gradients = _of_parts(gradient, config.data.accumulation, state["parameters"], batch)
     return adamw(config.optimizer, state, gradients, scalars), value
 
 
-def loss(config: ModelConfig, parameters: Tree, tokens: Any, targets: Any, *, unrolled: bool = False) -> Any:
+def _of_parts(gradient: Any, parts: int, parameters: Tree, batch: Any) -> Any:
+    """Loss and gradients, the mean over so many parts of the batch one after another."""
+    if parts == 1:
+        return gradient(parameters, *batch)
+
+    def add(total: Any, part: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, gradient(parameters, *part)), None
+
+    start = jnp.float32(0), jax.tree.map(jnp.zeros_like, parameters)
+    split = tuple(x.reshape(parts, -1, x.shape[1]) for x in batch)
+    return jax.tree.map(lambda x: x / parts, jax.lax.scan(add, start, split)[0])
+
+
+def loss(
+    config: ModelConfig,
+    parameters: Tree,
+    tokens: Any,
+    targets: Any,
+    *,
+    unrolled: bool = False,
+    dtype: str = "float32",
+) -> Any:
     """Mean cross-entropy of tokens (B, T) against targets (B, T)."""
+    parameters = {name: w.astype(dtype) for name, w in parameters.items()}
     blocks = {k.removeprefix("blocks."): w for k, w in parameters.items() if k.startswith("blocks.")}
     x = parameters["embedding.tokens"][tokens] + parameters["embedding.positions"][: tokens.shape[1]]
     x, _ = jax.lax.scan(partial(_block, config), x, blocks, unroll=config.layers if unrolled else 1)
-    logits = _layernorm(config, parameters, "layernorm_final", x) @ parameters["logits.weight"]  # (B, T, V)
-    chances = jax.nn.log_softmax(logits)
+    head = _layernorm(config, parameters, "layernorm_final", x) @ parameters["logits.weight"]  # (B, T, V)
+    chances = jax.nn.log_softmax(head.astype(jnp.float32))
     return -jnp.mean(jnp.take_along_axis(chances, targets[..., None], -1))
 
 
@@ -61,9 +86,10 @@ def _block(config: ModelConfig, x: Any, p: Tree) -> tuple[Any, None]:
 
 
 def _layernorm(config: ModelConfig, p: Tree, name: str, x: Any) -> Any:
-    centred = x - jnp.mean(x, -1, keepdims=True)
+    wide = x.astype(jnp.float32)
+    centred = wide - jnp.mean(wide, -1, keepdims=True)
     scale = jax.lax.rsqrt(jnp.mean(centred * centred, -1, keepdims=True) + config.layernorm_epsilon)
-    return centred * scale * p[f"{name}.gain"] + p[f"{name}.bias"]
+    return (centred * scale * p[f"{name}.gain"] + p[f"{name}.bias"]).astype(x.dtype)
 
 
 def _attention(config: ModelConfig, p: Tree, x: Any) -> Any:
@@ -72,7 +98,8 @@ def _attention(config: ModelConfig, p: Tree, x: Any) -> Any:
     q, k, v = (qkv[:, :, i].transpose(0, 2, 1, 3) for i in range(3))  # (B, H, T, d)
     scores = (q * (1 / math.sqrt(hidden // config.heads))) @ k.swapaxes(2, 3)
     causal = jnp.tril(jnp.ones((length, length), bool))
-    mixed = jax.nn.softmax(jnp.where(causal, scores, -jnp.inf)) @ v
+    chances = jax.nn.softmax(jnp.where(causal, scores.astype(jnp.float32), -jnp.inf))
+    mixed = chances.astype(x.dtype) @ v
     mixed = mixed.transpose(0, 2, 1, 3).reshape(batch, length, hidden)
     return mixed @ p["attention_out.weight"] + p["attention_out.bias"]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from precision.backends import BACKENDS
+from qsim.commands import bench_inference
 from qsim.commands.columns import print_columns
 from qsim.commands.command import AddCommand, Arguments, Run
 from qsim.commands.options import check_out
@@ -76,6 +77,14 @@ def _up_to(most: int, noun: str, example: int) -> Callable[[str], int]:
     return parsed
 
 
+def _peak(text: str) -> float:
+    if not re.fullmatch(r"\d{1,6}(\.\d+)?", text) or float(text) == 0:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number of 10^12 operations a second; give 989 or the like"
+        )
+    return float(text)
+
+
 _count = _up_to(10_000, "count", REPEATS)
 _order = _up_to(LARGEST_ORDER, "size", 1024)  # of square matrices
 _depth = _up_to(MOST_LAYERS, "number of layers", 4)
@@ -117,6 +126,10 @@ def _add_train_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--executor", nargs="+", choices=BACKENDS, default=[], help="on which; jax for other policies"
     )
+    full = "native policies in the device's own arithmetic against plain bfloat16; so it is on any device but a CPU"
+    parser.add_argument("--full-speed", action="store_true", help=full)
+    peak = "10^12 operations a second of the device, for its utilisation: 989 of an H100 in bfloat16"
+    parser.add_argument("--peak-tflops", type=_peak, metavar="X", help=peak)
     steps = f"rounds in which each contender makes a step (default {STEPS})"
     parser.add_argument("--steps", type=_count, metavar="N", default=STEPS, help=steps)
     _add_output_options(parser)
@@ -153,8 +166,12 @@ def _quantizers(arguments: Arguments) -> int:
 
 
 def _train(arguments: Arguments) -> int:
+    from precision.backends import get_backend
+    from qsim.bench.full_speed import full_speed_markdown, print_full_speed
     from qsim.bench.train_table import print_training, training_markdown
 
+    if arguments.full_speed or get_backend("jax").devices.platform() != "cpu":
+        return _report(arguments, _measured_full_speed, full_speed_markdown, print_full_speed)
     return _report(arguments, _measured_train, training_markdown, print_training)
 
 
@@ -277,6 +294,33 @@ def _measured_train(arguments: Arguments) -> Result:
     }
 
 
+def _measured_full_speed(arguments: Arguments) -> Result:
+    """What ``--json`` prints."""
+    from precision.backends import get_backend
+    from qsim.bench import full_speed, train
+    from qsim.bench.threads import bandwidth
+    from qsim.config import as_json
+    from qsim.runs import environment
+
+    config = train.configured(arguments.preset, arguments.layers)
+    policies = list(dict.fromkeys(arguments.policy or full_speed.POLICIES))
+    full_speed.check_policies(policies)
+    print(f"{len(policies)} policies, at most {arguments.steps} steps", file=sys.stderr, flush=True)
+    return {
+        "benchmark": "train",
+        "environment": environment(),
+        "threads": bandwidth().most_threads(),
+        "device": get_backend("jax").devices.platform(),
+        "steps": arguments.steps,
+        "model": as_json(config.model),
+        "batch": config.data.batch_size,
+        "accumulation": config.data.accumulation,
+        "peak_tflops": arguments.peak_tflops,
+        "data": train.DATA,
+        "rows": full_speed.rows(config, policies=policies, steps=arguments.steps, peak=arguments.peak_tflops),
+    }
+
+
 def _add_replay_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default="tiny", help="size of the recorded run (default tiny)")
     parser.add_argument("--base", default="fp32", metavar="POLICY", help="of the recorded run (default fp32)")
@@ -308,6 +352,23 @@ def _measured_replay(arguments: Arguments) -> Result:
         "data": replay.DATA,
         "rows": replay.rows(arguments.preset, base=arguments.base, policies=policies, steps=arguments.repeats),
     }
+
+
+def _add_inference_options(parser: argparse.ArgumentParser) -> None:
+    bench_inference.add_options(parser, _count)
+    _add_output_options(parser)
+
+
+def _inference(arguments: Arguments) -> int:
+    from qsim.bench.inference_table import inference_markdown, print_inference
+
+    return _report(arguments, _measured_inference, inference_markdown, print_inference)
+
+
+def _measured_inference(arguments: Arguments) -> Result:
+    from qsim.bench.threads import bandwidth
+
+    return bench_inference.measured(arguments, _threads(arguments.threads, bandwidth().most_threads()))
 
 
 def _threads_of_both(asked: int | None, library: Any, most: int) -> int:
@@ -348,5 +409,10 @@ BENCHMARKS = {
         text="a step of a shadow replay under several policies against their training steps",
         add_options=_add_replay_options,
         run=_replay,
+    ),
+    "inference": Benchmark(
+        text="a decoder's tokens a second under policies, prompt and decoding, against float32 and torch; memory",
+        add_options=_add_inference_options,
+        run=_inference,
     ),
 }

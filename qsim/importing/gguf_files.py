@@ -5,6 +5,7 @@ Blocks of Q8_0 and Q4_0 are d q and d (q - 8) with d in fp16, exact in float32; 
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,10 @@ class GgufFile:
         self.path, self._gguf = path, _package(path)
         try:
             reader = self._gguf.GGUFReader(path)
-            self._fields = reader.fields
+            self._pages = reader.data._mmap
             self._tensors = {tensor.name: tensor for tensor in reader.tensors}
+            # the reader keeps several arrays for each of a hundred thousand texts: none of them stays
+            self._lists = {n: field.contents() for n, field in reader.fields.items() if len(field.types) > 1}
             self.metadata = {name: _plain(field) for name, field in reader.fields.items()}
         # the reader checks little: what a damaged file makes it do depends on where it is damaged
         except (ValueError, IndexError, KeyError, TypeError, OverflowError, OSError, MemoryError) as error:
@@ -39,13 +42,9 @@ class GgufFile:
 
     def array(self, name: str) -> list[Any]:
         """A list in the metadata.  ModelError where there is none."""
-        try:
-            found = self._fields[name].contents()
-        except (KeyError, ValueError, IndexError) as error:
-            raise ModelError(f"{self.path} has no list {name} ({error}); restore it") from None
-        if not isinstance(found, list):
-            raise ModelError(f"{self.path} has {found!r} for the list {name}; restore it")
-        return found
+        if name not in self._lists:
+            raise ModelError(f"{self.path} has no list {name}; restore it")
+        return self._lists[name]
 
     def where(self, name: str) -> Path:
         return self.path
@@ -57,8 +56,10 @@ class GgufFile:
 
     def read(self, name: str) -> np.ndarray:
         tensor = self._tensors[name]
-        values = self._gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-        return np.asarray(values, np.float32).reshape(self._shapes[name])
+        values = np.asarray(self._gguf.quants.dequantize(tensor.data, tensor.tensor_type), np.float32)
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._pages.madvise(mmap.MADV_DONTNEED)  # what was read stays in the file system's cache alone
+        return values.reshape(self._shapes[name])
 
 
 def _package(path: Path) -> Any:

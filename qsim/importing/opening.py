@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qsim.arithmetic import Arithmetic
 from qsim.checkpoints import CheckpointError, load_checkpoint, saved_steps
 from qsim.decoder import ResidentWeights, Weights
 from qsim.decoder_config import DecoderConfig, of_model
+from qsim.held_weights import hold
 from qsim.importing.configurations import GGUF, HUGGING_FACE, architecture_named, decoder_config
 from qsim.importing.gguf_files import GgufFile
 from qsim.importing.gguf_tokenizer import tokenizer_of
@@ -52,6 +54,17 @@ class Model:
     def layer(self, number: int) -> dict[str, Any]:
         """Parameters of one layer, float32 but for quantized ones."""
         return self.weights.layer(number)
+
+    def resident(self, policy: Arithmetic | None = None, executor: str = "numba") -> Model:
+        """The same model with its parameters in memory, read once and rounded once to a policy's working format.
+
+        Its logits under that policy have the bits of the model that is read layer by layer; so they have under any
+        policy without one.  Memory: what parameters take in float32 and, while they are read, a layer's besides.
+        """
+        from qsim.post_training.calculating import calculator_for  # which knows models
+
+        calculator = None if policy is None else calculator_for(self, policy, executor)
+        return replace(self, weights=hold(self.weights, self.config.layers, calculator))
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

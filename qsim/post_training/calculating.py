@@ -68,8 +68,16 @@ class QuantizedCalculator(Calculator):
 
     site_type = QuantizedSite
 
-    def __init__(self, how: PostTraining, policy: Arithmetic, backend: str, recorder: Recorder | None = None) -> None:
-        super().__init__(quantized_policy(policy, how), backend, recorder)
+    def __init__(
+        self,
+        how: PostTraining,
+        policy: Arithmetic,
+        backend: str,
+        recorder: Recorder | None = None,
+        *,
+        hardware: bool = False,
+    ) -> None:
+        super().__init__(quantized_policy(policy, how), backend, recorder, hardware=hardware)
         self.how = how
 
     def working_copy(self, kept: dict[str, Array]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from command_line import Cli
 from small_runs import assert_sentence, write_text
 from tiny_scale import TINY
 
+from experiments import half_precision_evidence
 from experiments.catalogue import NAMES
 from experiments.scales import SCALES
 
@@ -84,3 +86,24 @@ def test_experiments_are_loaded_only_when_asked() -> None:
     command = "import sys, qsim.cli; print([name for name in sys.modules if name.startswith('experiments')])"
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.usefixtures("tiny")
+def test_an_experiment_with_tables_of_its_own(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = {"half_precision_runs": [{"policy": name, "seed": 0, "share": "0", "held_out_loss": "1"} for name in RUNS]}
+    quick = dataclasses.replace(half_precision_evidence.EXPERIMENT, make=lambda _: rows)
+    monkeypatch.setattr(half_precision_evidence, "EXPERIMENT", quick)
+    out = tmp_path / "out"
+    words = ("experiment", quick.name, "--scale", "smoke", "--out", out, "--text", write_text(tmp_path))
+    assert [row["done"] for row in cli.rows(*words, "--plan")] == [False]
+    code, told, error = cli(*words)
+    assert code == 0
+    assert "1 parts of half_precision_evidence: about 4 seconds" in error
+    assert "cannot be told at this scale: 1 seed(s)" in told
+    assert (out / "half_precision_runs.csv").is_file()
+    assert [row["done"] for row in cli.rows(*words, "--plan")] == [True]
+    (verdict,) = json.loads((out / "verdicts.json").read_text())
+    assert (verdict["experiment"], verdict["scale"]) == (quick.name, "smoke")
+
+
+RUNS = ("fp32", *(policy.name for policy in half_precision_evidence.REPLAYS))

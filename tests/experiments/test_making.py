@@ -23,7 +23,8 @@ from experiments.plan import open_data, plan
 from experiments.quantizing import SCHEMES
 from experiments.rows import Store
 from experiments.variant import Training, Variant
-from qsim.checkpoints import saved_steps
+from qsim.checkpoints import load_checkpoint, saved_steps
+from qsim.hashing import tree_hash
 from qsim.interruption import Interrupted
 
 FIGURES = ("hashes", "checkpoints", "training", "unigram_entropy")
@@ -189,3 +190,32 @@ def test_plan_knows_what_is_done_and_what_rows_cost(whole: Place) -> None:
     found = plan(experiments_named(["half_precision"]), TINY, corpus, rows)
     assert [row.done for row in found] == [True, True, False, False]
     assert [row.seconds > 0 for row in found] == [False, False, True, True]
+
+
+def started() -> list[Training]:
+    first = Variant(label="fp16", policy="fp16")
+    return [v.training(TINY, 0) for v in (first, Variant(label="then bf16", start=first))]
+
+
+def test_a_row_starts_from_the_last_weights_of_another(whole: Place, tmp_path: Path) -> None:
+    found = place(tmp_path)
+    first, then = started()
+    make([then], found)  # whose start is made for it, without a row
+    (row,) = Store(found.out).rows().values()
+    key = first.key(row["data_sha256"])
+    other = next(one for one in Store(whole.out).rows().values() if one["label"] == "fp16")
+    assert key == other["key"]
+    last = load_checkpoint(found.work / key, TINY.config.steps).state["parameters"]
+    begun = making.RunFolder.open(found.work / row["key"]).record()["started_from"]
+    assert begun["parameters_sha256"] == tree_hash(last) == other["hashes"]["parameters"]
+    alone = next(one for one in Store(whole.out).rows().values() if one["label"] == "bf16")
+    assert row["checkpoints"]["6"]["losses"]["pre"] != alone["checkpoints"]["6"]["losses"]["pre"]
+    make([first], found)
+    assert [one["key"] for one in Store(found.out).rows().values()] == [row["key"], key]
+
+
+def test_the_start_is_part_of_the_key() -> None:
+    first, then = started()
+    other = Variant(label="x", start=Variant(label="bf16")).training(TINY, 0)
+    plain = Variant(label="x").training(TINY, 0)
+    assert len({one.key("") for one in (first, then, other, plain)}) == 4

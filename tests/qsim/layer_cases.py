@@ -10,7 +10,7 @@ from bits_assertions import assert_same_bits
 from strategies import drawn, generator, sprinkled
 
 from qsim import config as configuration
-from qsim import layers
+from qsim import decoder_layers, layers
 from qsim.optimizer import adamw
 from qsim.sites import Calculator
 
@@ -113,6 +113,22 @@ def update(ar: Calculator, x: Inputs) -> tuple[Array, ...]:
     return tuple(new[part][name] for part in new for name in names)
 
 
+def rmsnorm(ar: Calculator, x: Inputs) -> tuple[Array, ...]:
+    return (decoder_layers.rmsnorm_forward(ar, "layernorm_1", x["x"], x["gain"], EPSILON),)
+
+
+def rotary(ar: Calculator, x: Inputs) -> tuple[Array, ...]:
+    """All of 2 n values of a head, and the first 2 of them."""
+    heads = x["x"].reshape(2, -1, 2 * x["gain"].size) if len(x["x"]) % 4 == 0 else x["y"].reshape(1, -1, 2)
+    widths = heads.shape[2], 2
+    return tuple(decoder_layers.rotary_forward(ar, heads, width, 10000.0, 3) for width in widths)
+
+
+def activations(ar: Calculator, x: Inputs) -> tuple[Array, ...]:
+    found = [decoder_layers.activation_forward(ar, name, x["x"]) for name in ("silu", "gelu_tanh", "relu")]
+    return *found, *(decoder_layers.gated_forward(ar, name, x["x"], x["y"]) for name in ("silu", "gelu_tanh", "relu"))
+
+
 LAYERS = (
     layernorm,
     layernorm_gradient,
@@ -126,11 +142,14 @@ LAYERS = (
     chunks,
     embedding,
     update,
+    rmsnorm,
+    rotary,
+    activations,
 )
 # how many of the first results are rounded, which makes every NaN canonical; of the others any NaN is as good
 ROUNDED = {
     layernorm: 1, layernorm_gradient: 1, softmax: 2, softmax_gradient: 1, cross_entropy_gradient: 1, biased: 1,
-    residual: 2, gelu: 2,
+    residual: 2, gelu: 2, rmsnorm: 1, rotary: 1, activations: 6,
 }  # fmt: skip
 
 

@@ -32,6 +32,12 @@ PUBLISHED = {
     "tiny": (2, 64, 2, 64, 256, 8),
     "small": (4, 128, 4, 128, 2048, 16),
     "medium": (12, 512, 8, 512, 8192, 64),
+    "125m": (12, 768, 12, 1024, 51200, 256),
+    "410m": (24, 1024, 16, 2048, 51200, 256),
+    "1b": (24, 2048, 16, 2048, 51200, 256),
+    "6b": (28, 4096, 32, 2048, 51200, 256),
+    "13b": (40, 5120, 40, 2048, 51200, 256),
+    "52b": (64, 8192, 64, 2048, 51200, 256),
 }
 
 
@@ -70,12 +76,10 @@ def test_unknown_preset_is_refused() -> None:
     assert_sentence(error.value, "'huge'", *PRESETS)
 
 
-@pytest.mark.parametrize(
-    ("layers", "hidden", "millions"), [(24, 1024, 409.3), (28, 4096, 6066), (40, 5120, 13120), (64, 8192, 52402)]
-)
-def test_parameter_counts_of_the_study(layers: int, hidden: int, millions: float) -> None:
+@pytest.mark.parametrize(("name", "millions"), [("410m", 409.3), ("6b", 6066), ("13b", 13120), ("52b", 52402)])
+def test_parameter_counts_of_the_study(name: str, millions: float) -> None:
     """The study's table, to the digits it prints: 0.05 of a million at 410m, half a million above."""
-    count = model(layers, hidden, hidden // 128, 2048, 51200).parameters
+    count = preset(name).model.parameters
     assert abs(count / 1e6 - millions) <= (0.05 if millions < 1000 else 0.5)
 
 
@@ -277,7 +281,7 @@ def test_records_are_frozen_and_keyword_only(record: Any) -> None:
         RunConfig(data=DataConfig(batch_size=3, reduction_chunks=3)),
         RunConfig(seed=(1 << 64) - 1),
     ],
-    ids=["tiny", "small", "medium", "test", "odd", "batch of 3", "seed"],
+    ids=[*PRESETS, "test", "odd", "batch of 3", "seed"],
 )
 def test_json_round_trip(config: RunConfig) -> None:
     assert from_json(json.loads(json.dumps(as_json(config)))) == config

@@ -38,6 +38,11 @@ def process_index() -> int:
     return jax.process_index()
 
 
+def platform() -> str:
+    """What XLA computes on: ``cpu``, ``gpu``, ``tpu``, ..."""
+    return jax.default_backend()
+
+
 def device_count() -> int:
     """Devices of all processes."""
     return jax.device_count()
@@ -126,14 +131,15 @@ class Turns:
         if self._last is None:
             return x
         zero = unknown_zero(self._last)
-        if x.dtype == jnp.float32:
-            return from_bits(to_bits(x) ^ zero)
-        return x ^ zero.astype(x.dtype)
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            return x ^ zero.astype(x.dtype)
+        word = jnp.dtype(f"uint{8 * x.dtype.itemsize}")
+        return lax.bitcast_convert_type(lax.bitcast_convert_type(x, word) ^ zero.astype(word), x.dtype)
 
     def begin_after(self, x: Array) -> None:
         """What moves next moves after x is there."""
         first = x.reshape(-1)[:1].reshape(())
-        self._last = to_bits(first) if x.dtype == jnp.float32 else first.astype(jnp.uint32)
+        self._last = to_bits(first) if jnp.issubdtype(x.dtype, jnp.floating) else first.astype(jnp.uint32)
 
 
 def index(axis: str) -> Array:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from precision.backends.numba_ import decoder_kernels as decoders
 from precision.backends.numba_ import elementwise_kernels as elementwise
 from precision.backends.numba_ import normalization_kernels as normalization
 from precision.backends.numba_ import quantizer_layers as quantizers
@@ -51,6 +52,10 @@ LAYERS = {
     "scaled_sums": _layer(scaling.scaled_sums, "int32:bmn bm bn", "bmn"),
     "quantized_rows": _layer(quantizers.rows, "rn", "int8:rn r"),
     "quantized_columns": _layer(quantizers.columns, "bkn", "int8:bkn bn"),
+    "rmsnorm": _layer(decoders.rmsnorm, "rn n", "rn", 2),
+    "rotary": _layer(decoders.rotary, "btpw tw tw", "btpw", 1),
+    **{name: _layer(one, "n", "n", 3) for name, one in decoders.ACTIVATIONS.items()},
+    **{f"{name}_product": _layer(one, "n n", "n", 3) for name, one in decoders.PRODUCTS.items()},
 }
 UNBOUND = {"o": 1}  # sizes of letters that no operand has
 

@@ -15,6 +15,7 @@ from precision.backends.numba_.compilation import Kernel
 from precision.backends.numba_.foreign import Foreign
 from precision.backends.numba_.stochastic import stochastic_plan
 from precision.format import Format
+from precision.formats import FP32
 from precision.nearest import plan
 from precision.random_bits import Key, Stream, indices
 from precision.rounding_modes import NEAREST_EVEN, Rounding
@@ -72,6 +73,8 @@ def _round(x: Array, out: Array, fmt: Format, rounding: Rounding, random: Stream
         kernels.round_double(w, words, out, rounding.words(fmt))
     elif random is not None:
         _round_at_random(x, out, fmt, rounding, random)
+    elif fmt is FP32 and rounding == NEAREST_EVEN:
+        kernels.round_float32(flat_bits(x), out)
     elif (fast := plan(rounding, fmt)) is not None:
         loop = kernels.round_narrow if fast.by_addition else kernels.round_same_range
         loop(flat_bits(x), out, *fast.thresholds)

@@ -9,6 +9,7 @@ from numba import prange
 
 from precision.backends.numba_ import scalars
 from precision.backends.numba_.compilation import kernel
+from precision.format import CANONICAL_NAN
 
 _nearest = scalars.words["round_nearest_even"]
 _round = scalars.words["round_pattern"]
@@ -22,7 +23,7 @@ _ALL = np.uint32(0xFFFFFFFF)
 _NONE = np.uint32(0)
 _MAGNITUDE = np.uint32(0x7FFFFFFF)
 _SIGN = np.uint32(0x80000000)
-_EXPONENT = np.uint32(0x7F800000)
+_EXPONENT, _NAN = np.uint32(0x7F800000), np.uint32(CANONICAL_NAN)
 _ONE = np.uint32(1)
 _TWO_24 = np.uint32(1 << 24)
 _LAST_COUNT = np.uint32(31)  # a shift count masked so stays in 32-bit lanes
@@ -33,6 +34,13 @@ _inline = numba.njit(nogil=True, error_model="numpy", forceinline=True)
 def round_nearest(u, out, f):
     for i in prange(u.size):
         out[i] = _nearest(u[i], f)
+
+
+@kernel
+def round_float32(u, out):
+    """To float32 itself: only a NaN changes, to the canonical one."""
+    for i in prange(u.size):
+        out[i] = _NAN if np.uint32(u[i] & _MAGNITUDE) > _EXPONENT else u[i]
 
 
 @kernel

@@ -78,7 +78,9 @@ def _stack(results: list[Any]) -> Any:
         return {key: _stack([result[key] for result in results]) for key in first}
     if isinstance(first, tuple):
         return tuple(_stack(list(parts)) for parts in zip(*results, strict=True))
-    return None if first is None else np.stack(results)
+    if first is None:
+        return None
+    return np.asarray(first)[None] if len(results) == 1 else np.stack(results)
 
 
 def repeat(count: int, body: Callable, state: Any) -> Any:

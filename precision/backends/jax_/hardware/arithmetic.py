@@ -1,0 +1,196 @@
+"""Float32 arithmetic as the device has it: XLA's own operations, contracted, reordered and fused as XLA likes.
+
+No bits are promised of anything here but of roundings: to formats of float32's exponents by integers, which no
+compiler takes away; to narrower ones by an addition to a number read off the pattern (``nearest.make_narrow``), which
+rounds as every float unit does: the integers that spell that out are a hundred operations, and 20 an element are as
+long as it takes a GPU to fetch it.
+What was rounded to 16 bits is kept in an array of 16 bits, half the memory to move; every function widens what it is
+given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from precision.backends.jax_ import rounding as exact
+from precision.format import Format
+from precision.formats import BF16, FP16, FP32, INT8
+from precision.nearest import make_narrow, plan
+from precision.random_bits import Stream
+from precision.rounding_modes import NEAREST_EVEN, Rounding
+
+Array = Any
+_SATURATING = Rounding(overflow="saturate")
+NARROW = {BF16: jnp.bfloat16, FP16: jnp.float16}
+
+
+_by_addition = make_narrow(exact.to_bits, exact.from_bits, jnp.where, lambda u: u)
+
+
+def wide(x: Any) -> Array:
+    """x as a float32 array."""
+    return jnp.asarray(x, jnp.float32)
+
+
+def widen(x: Any, fmt: Format | None) -> Array:
+    """Values of a narrower type as float32."""
+    del fmt
+    return wide(x)
+
+
+def narrowed(x: Array, fmt: Format) -> Array:
+    """Values of a format in the array type that holds exactly those, where there is one.
+
+    Exact, so that a compiler that takes the conversion and its inverse away changes nothing.
+    """
+    return x.astype(NARROW[fmt]) if fmt in NARROW else x
+
+
+def widened(tree: Any) -> Any:
+    """The same values, floats of 16 bits as float32."""
+    return jax.tree.map(lambda x: wide(x) if _is_narrow(x) else x, tree)
+
+
+def _is_narrow(x: Any) -> bool:
+    return getattr(x, "dtype", None) in (jnp.bfloat16, jnp.float16)
+
+
+def round_to(x: Array, fmt: Format, rounding: Rounding = NEAREST_EVEN, random: Stream | None = None) -> Array:
+    """x rounded once; what already is in the format's own array type stays as it is."""
+    if rounding == NEAREST_EVEN and fmt == FP32:
+        return wide(x)
+    if rounding == NEAREST_EVEN and fmt in NARROW and getattr(x, "dtype", None) == NARROW[fmt]:
+        return x
+    short = plan(rounding, fmt)
+    if short is not None and short.by_addition:
+        return narrowed(exact.from_bits(_by_addition(to_bits(x), *short.thresholds)), fmt)
+    return narrowed(exact.round_to(wide(x), fmt, rounding, random), fmt)
+
+
+def round_each(arrays: Any, fmt: Format, rounding: Rounding, streams: Any) -> tuple[Array, ...]:
+    rounded = exact.round_each([wide(x) for x in arrays], fmt, rounding, streams)
+    return tuple(narrowed(x, fmt) for x in rounded)
+
+
+def encode(x: Array, fmt: Format, rounding: Rounding = NEAREST_EVEN, random: Stream | None = None) -> Array:
+    if fmt == INT8 and rounding == _SATURATING:
+        whole = jnp.clip(lax.round(wide(x), lax.RoundingMethod.TO_NEAREST_EVEN), fmt.minimum, fmt.maximum)
+        return jnp.where(whole == whole, whole, 0).astype(jnp.int8)
+    return exact.encode(wide(x), fmt, rounding, random)
+
+
+def add(x: Array, y: Array) -> Array:
+    return wide(x) + wide(y)
+
+
+def subtract(x: Array, y: Array) -> Array:
+    return wide(x) - wide(y)
+
+
+def multiply(x: Array, y: Array) -> Array:
+    return wide(x) * wide(y)
+
+
+def divide(x: Array, y: Array) -> Array:
+    return wide(x) / wide(y)
+
+
+def square_root(x: Array) -> Array:
+    return jnp.sqrt(wide(x))
+
+
+def rsqrt(x: Array) -> Array:
+    return lax.rsqrt(wide(x))
+
+
+def exp(x: Array) -> Array:
+    return jnp.exp(wide(x))
+
+
+def log(x: Array) -> Array:
+    return jnp.log(wide(x))
+
+
+def erf(x: Array) -> Array:
+    return lax.erf(wide(x))
+
+
+def tanh(x: Array) -> Array:
+    return jnp.tanh(wide(x))
+
+
+def flush(x: Array) -> Array:
+    """x: what becomes of subnormals is the device's affair."""
+    return wide(x)
+
+
+def tree_sum(x: Array, axis: int = -1) -> Array:
+    """The sum along an axis, in the device's order."""
+    return jnp.sum(wide(x), axis=axis)
+
+
+def row_max(x: Array, mask: Array | None = None) -> Array:
+    """Largest value along the last axis, kept as an axis of 1, where mask holds."""
+    values = wide(x)
+    return jnp.max(values if mask is None else jnp.where(mask, values, -jnp.inf), axis=-1, keepdims=True)
+
+
+def absmax(x: Array, axis: int) -> Array:
+    """Largest magnitude along an axis, kept as an axis of 1; 0 where it is empty, NaN where there is one."""
+    return jnp.max(jnp.abs(wide(x)), axis=axis, keepdims=True, initial=0)
+
+
+def lookup(table: Any, x: Array, fmt: Format) -> Array:
+    """table[code of x]"""
+    return jnp.asarray(table).at[encode(x, fmt).astype(jnp.int32)].get(mode="promise_in_bounds")
+
+
+def scatter_add_rows(indices: Array, rows: Array, size: int) -> Array:
+    """out[c, i] = sum of rows[c, r] over r with indices[c, r] = i, in the device's order.  -> (C, size, h)"""
+    chunks = jnp.arange(rows.shape[0])[:, None]
+    start = jnp.zeros((rows.shape[0], size, rows.shape[2]), jnp.float32)
+    return start.at[chunks, indices].add(wide(rows))
+
+
+def scan(body: Callable, carry: Any, xs: Any, *, reverse: bool = False) -> tuple[Any, Any]:
+    """``lax.scan``, its carry in float32: what a body gives on may be of another format than what it began with."""
+
+    def step(carry: Any, x: Any) -> tuple[Any, Any]:
+        carry, y = body(carry, x)
+        return widened(carry), y
+
+    return lax.scan(step, widened(carry), xs, reverse=reverse)
+
+
+def fused_layer(name: str) -> Callable[..., tuple[Array, ...]]:
+    """(words, composed, *operands, sizes) -> composed(*operands): XLA fuses the steps itself."""
+    del name
+
+    def composed_by_xla(words: Any, composed: Callable, *operands: Array, sizes: Any = None) -> tuple[Array, ...]:
+        del words, sizes
+        return composed(*operands)
+
+    return composed_by_xla
+
+
+def fused_quantizer(scheme: Any, tiles: Any) -> None:
+    """None: XLA fuses the composed steps."""
+    del scheme, tiles
+
+
+def fused_scaler() -> None:
+    """None, for the same reason."""
+
+
+def computed_once(x: Array) -> Array:
+    """x: whether it is computed again for counters is XLA's choice."""
+    return x
+
+
+def to_bits(x: Array) -> Array:
+    return exact.to_bits(wide(x))

@@ -1,0 +1,66 @@
+"""Matrix products on the device's matrix units: 16-bit and INT8 operands, float32 and INT32 sums."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+
+from precision.accumulator import Accumulator
+from precision.backends.jax_ import counting, gemm
+from precision.backends.jax_.hardware.arithmetic import NARROW, wide
+from precision.format import Format
+from precision.formats import BF16
+
+Array = Any
+# Whether a product of 16-bit operands leaves the unit in their type, half the memory, instead of as float32 to be
+# rounded by integers: one rounding to nearest even as well, unless the library splits k and adds rounded parts.
+UNIT_ROUNDS = False
+
+
+def matmul(
+    a: Array,
+    b: Array,
+    c: Array | None,
+    accumulator: Accumulator,
+    inputs: tuple[Format, Format],
+    proofs: list[Array] | None = None,
+    output: Format | None = None,
+) -> Array:
+    """(B, m, k) x (B, k, n) added to c, or to 0; operands are values of the formats ``inputs``.
+
+    ``native``: in the narrowest array type that holds both operands, summed in float32 as the unit does.  An ordered
+    or exact accumulator is what it always is.  output: what the caller rounds the product to next, in which the unit
+    gives it where ``UNIT_ROUNDS``.
+    """
+    if accumulator.summation != "native":
+        start = None if c is None else wide(c)
+        return gemm.matmul(wide(a), wide(b), start, accumulator, inputs, proofs)
+    dtype = _common(*inputs)
+    rounds = UNIT_ROUNDS and c is None and output is not None and NARROW.get(output) == dtype
+    leaves_as = dtype if rounds else jnp.float32
+    total = lax.dot_general(
+        a.astype(dtype), b.astype(dtype), (((2,), (1,)), ((0,), (0,))), preferred_element_type=leaves_as
+    )
+    return total if c is None else wide(c) + total
+
+
+def _common(a: Format, b: Format) -> Any:
+    """bfloat16 or float16 where all values of both formats are values of it, else float32.
+
+    A unit multiplies two types of 8 bits only where it knows both; as bfloat16 their values are the same.
+    """
+    if a == b and a in NARROW:
+        return NARROW[a]
+    eight = all(fmt.bits <= 8 and not fmt.is_integer and fmt.precision <= BF16.precision for fmt in (a, b))
+    return jnp.bfloat16 if eight else jnp.float32
+
+
+def observe(x: Array, rounded: Array, fmt: Format) -> tuple[Array, Array, Array]:
+    """As ``counting.observe``, of arrays of any float type."""
+    return counting.observe(wide(x), wide(rounded), fmt)
+
+
+def statistics(x: Array, rounded: Array, fmt: Format) -> tuple[Array, Array]:
+    return observe(x, rounded, fmt)[1:]
