@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.compared import analysis_of
-from experiments.drawing import COLOURS, figure
+from experiments.drawing import COLOURS, figure, from_zero
 from experiments.experiment import Experiment
 from experiments.half_precision import LABELS, PAIRS, VARIANTS
 from experiments.judging import Verdict, all_of, ratio_verdict, untold
@@ -34,6 +34,7 @@ METRICS = {
     "spectral_norm": "spectral norm",
 }
 SITES = {"qkv": "attn-kqv-proj", "mlp_up": "outer-expander-mlp"}
+_NAME = 20  # letters of a model's name in the key
 HELD = {"rmse": "rmse", "std": "token_std", "std_gain": "gain_std"}  # fields of the analysis
 
 
@@ -51,8 +52,7 @@ def draw(results: Results) -> Figure:
                 style = {"color": COLOURS[number], "marker": "o", "markersize": 3}
                 one.plot(range(found.shape[1]), found.mean(axis=0), label=label, **style)
             one.set(title=f"{words}\n{paper}", xlabel="block")
-            one.set_ylim(bottom=0)
-            one.xaxis.get_major_locator().set_params(integer=True)
+            from_zero(one)
     axes[0, 0].legend(frameon=False, fontsize=6)
     return drawn
 
@@ -70,7 +70,11 @@ def compare(drawn: Figure, results: Results, models: Sequence[Path]) -> None:
                     values: list[Any] = [each.spectral_norm for each in found.weights_of(f"{site}.weight")]
                 else:
                     values = [getattr(each, HELD[name]) for each in found.inputs_of(site)]
-                one.plot(places, values, linestyle="--", color=COLOURS[number % len(COLOURS)], label=found.model)
+                one.plot(
+                    places, values, linestyle="--", color=COLOURS[number % len(COLOURS)], label=found.model[-_NAME:]
+                )
+    for one in axes.flat:
+        from_zero(one)
     axes[0, 0].legend(frameon=False, fontsize=6)
 
 

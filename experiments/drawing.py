@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -48,6 +49,16 @@ def over_steps(axes: Axes, results: Results, labels: Sequence[str], title: str, 
     axes.set_ylabel(DEGRADATION)
     axes.set_title(title)
     axes.legend(frameon=False)
+
+
+def from_zero(axes: Axes) -> None:
+    """Values from 0, blocks as whole numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    drawn = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
+    drawn = drawn[np.isfinite(drawn)]
+    axes.set_ylim(0, 1.1 * float(drawn.max(initial=0.0)) or 1.0)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
 
 
 def published(axes: Axes, numbers: Sequence[Published], places: Sequence[float]) -> None:

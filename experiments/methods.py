@@ -65,7 +65,13 @@ def draw(results: Results) -> Figure:
 
 
 def _short(scheme: str) -> str:
-    return scheme.replace("_columnwise", "").replace("_weight_only", "\nweights").replace("wise_", "wise\n")
+    """In as many lines as it has words."""
+    return (
+        scheme.replace("_columnwise", "")
+        .replace("_weight_only", "\nweights")
+        .replace("llm_int8", "LLM.int8()")
+        .replace("_", "\n")
+    )
 
 
 def table(results: Results) -> list[dict[str, Any]]:

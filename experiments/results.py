@@ -81,10 +81,12 @@ class Results:
         return float(self.losses(label).mean() / self.rows[label][0]["unigram_entropy"])
 
     def metric(self, label: str, name: str, site: str = "qkv", step: int | None = None) -> np.ndarray:
-        """(S, L) of a mechanism metric at a site."""
+        """(S, L) of a mechanism metric at a site; NaN of a model that is not finite."""
         step = self.steps[-1] if step is None else step
         found = [row["checkpoints"][str(step)]["layers"] for row in self.rows[label]]
-        return np.array([[one[name] for one in layers if one["site"] == site] for layers in found], float)
+        own = [[one[name] for one in layers if one["site"] == site] for layers in found]
+        count = max(1, *map(len, own))
+        return np.array([values or [np.nan] * count for values in own], float)
 
     def outliers(self, label: str, threshold: str) -> np.ndarray:
         """(S, readings): outlier dimensions at the last step."""

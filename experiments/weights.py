@@ -25,6 +25,7 @@ from experiments.judging import Verdict, ratio_verdict, untold
 from experiments.results import Results
 
 PANELS = (("weights", "qkv.weight", "attn-kqv-proj"), ("gains", "layernorm_1.gain", "gain of the LayerNorm before"))
+_NAME = 20  # letters of a model's name in the key
 BLOCKS = 6  # drawn at most, spread evenly
 
 
@@ -33,9 +34,9 @@ def judge(results: Results) -> Verdict:
 
 
 def histograms(results: Results, label: str, kind: str, tensor: str) -> list[dict[str, Any]]:
-    """By block, of the first seed."""
+    """By block, of the first seed; none of a model that is not finite."""
     last = results.rows[label][0]["checkpoints"][str(results.steps[-1])]
-    return sorted((one for one in last[kind] if one["tensor"] == tensor), key=lambda one: one["layer"])
+    return sorted((one for one in last.get(kind, []) if one["tensor"] == tensor), key=lambda one: one["layer"])
 
 
 def blocks(results: Results) -> list[int]:
@@ -45,12 +46,12 @@ def blocks(results: Results) -> list[int]:
 
 def draw(results: Results) -> Figure:
     shown = blocks(results)
-    drawn, axes = figure(len(shown), width=2.5, height=2.3, rows=len(PANELS))
+    drawn, axes = figure(len(shown), width=max(2.5, 6 / len(shown)), height=2.3, rows=len(PANELS))
     for row, (kind, tensor, words) in zip(axes, PANELS, strict=True):
         for one, block in zip(row, shown, strict=True):
             for number, label in enumerate(LABELS):
-                found = histograms(results, label, kind, tensor)[block]
-                _density(one, found["low"], found["high"], found["counts"], COLOURS[number], label)
+                for found in histograms(results, label, kind, tensor)[block : block + 1]:
+                    _density(one, found["low"], found["high"], found["counts"], COLOURS[number], label)
             one.set(title=f"block {block}: {words}", yticks=[])
             one.title.set_fontsize(7)
     axes[0, 0].legend(frameon=False, fontsize=6)
@@ -75,7 +76,7 @@ def compare(drawn: Figure, results: Results, models: Sequence[Path]) -> None:
             for one, block in zip(row, shown, strict=True):
                 their = own[round(block / depth * (len(own) - 1))]
                 colour = COLOURS[number % len(COLOURS)]
-                _density(one, their.low, their.high, their.counts, colour, found.model, linestyle="--")
+                _density(one, their.low, their.high, their.counts, colour, found.model[-_NAME:], linestyle="--")
     axes[0, 0].legend(frameon=False, fontsize=6)
 
 

@@ -119,3 +119,13 @@ def test_rank_correlation() -> None:
     assert found is not None
     assert (found.mean, found.low) == (pytest.approx(1), pytest.approx(1))
     assert rank_correlation(x, np.ones_like(x)) is None
+
+
+@pytest.mark.parametrize("experiment", [activations.EXPERIMENT, weights.EXPERIMENT], ids=lambda one: one.name)
+def test_a_model_that_diverged_is_drawn_around(experiment: Experiment) -> None:
+    found = constructed(experiment, {}, pre={FP16: np.nan})
+    for row in found.rows[FP16]:
+        row["checkpoints"]["20"] |= {"layers": [], "weights": [], "gains": []}
+    assert experiment.judge(found).outcome == UNTOLD
+    experiment.draw(found)
+    assert experiment.table(found)
