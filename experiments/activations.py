@@ -71,7 +71,13 @@ def compare(drawn: Figure, results: Results, models: Sequence[Path]) -> None:
                 else:
                     values = [getattr(each, HELD[name]) for each in found.inputs_of(site)]
                 one.plot(
-                    places, values, linestyle="--", color=COLOURS[number % len(COLOURS)], label=found.model[-_NAME:]
+                    places,
+                    values,
+                    linestyle="--",
+                    marker="x",
+                    markersize=3,
+                    color=COLOURS[number % len(COLOURS)],
+                    label=found.model[-_NAME:],
                 )
     for one in axes.flat:
         from_zero(one)
