@@ -6,6 +6,7 @@ layer; ``qsim.decoder.decoder_forward`` computes it under any policy.  ``export_
 
 from qsim.importing.exporting import export_gpt2
 from qsim.importing.opening import Model, open_model
+from qsim.importing.own_format import own_format
 from qsim.importing.refusal import ModelError
 
-__all__ = ["Model", "ModelError", "export_gpt2", "open_model"]
+__all__ = ["Model", "ModelError", "export_gpt2", "open_model", "own_format"]

@@ -82,8 +82,8 @@ def test_schemes_are_compared_with_pre(run: Path, tmp_path: Path, cli: Cli) -> N
     code, printed, err = cli(*command, *schemes)
     assert (code, err) == (0, "")
     lines = printed.splitlines()
-    assert [line.split()[0] for line in lines[3:7]] == ["arithmetic", "pre", "int8_vectorwise", "int8_tensorwise"]
-    assert f"{pre:.5f}" in lines[4]
+    assert [line.split()[0] for line in lines[5:9]] == ["arithmetic", "pre", "int8_vectorwise", "int8_tensorwise"]
+    assert f"{pre:.5f}" in lines[6]
 
 
 def test_tasks_from_files(run: Path, tmp_path: Path, cli: Cli) -> None:
