@@ -40,7 +40,8 @@ def _way(way: dict[str, Any], head: dict[str, Any]) -> str:
 
     how = way["quantization"]
     parts = [f"{way['model']}, {way['policy']}" if way["model"] != head["ways"][0]["model"] else way["policy"]]
-    parts += [] if how is None else [f"{from_json(how)}, dequantized to {how['dequantize_to']}"]
+    parts += [] if how is None else [str(from_json(how))]
+    parts += [] if how is None or how["scheme"] is None else [f"dequantized to {how['dequantize_to']}"]
     return "; ".join(parts)
 
 

@@ -39,6 +39,10 @@ class LanguageModel(Protocol):
         """(B, T) int32 -> (B, T, V) float32."""
         ...
 
+    def logits_behind(self, context: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """Of one context (n,) and of tokens (B, T) behind it, at its last position and at theirs: (B, 1 + T, V)."""
+        ...
+
 
 class DecoderLanguageModel:
     """A model, quantized or not, under a policy on an executor.
@@ -84,6 +88,17 @@ class DecoderLanguageModel:
         """(B, T) -> (B, T, V) float32; cache: see ``decoder_forward``."""
         found = decoder_forward(self.calculator, self.model.config, self.weights, tokens, cache=cache)
         return np.asarray(found).reshape(*tokens.shape, -1)
+
+    def logits_behind(self, context: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """The context is read once, its keys and values by every row; the bits of passes over the whole."""
+        cache, rows = self.new_cache(), len(tokens)
+        last = self.logits(context[None], cache)[:, -1:].repeat(rows, axis=0)
+        if not tokens.shape[1]:
+            return last
+        xp = self.calculator.xp
+        for layer in cache.layers:
+            layer |= {name: xp.tile(x, (rows, 1, 1)) for name, x in layer.items()}
+        return np.concatenate([last, self.logits(tokens, cache)], axis=1)
 
 
 def rows_are_independent(policy: Arithmetic) -> bool:

@@ -57,7 +57,7 @@ def parsed_way(text: str) -> tuple[str | None, str | None]:
     scheme, found, rest = text.partition("+")
     if found and rest != _KV:
         raise EvaluationError(f"{text!r} is no way of quantizing; write SCHEME, {_KV}, or SCHEME+{_KV}")
-    return (None, "int8") if text in (_KV, f"none+{_KV}") else (scheme, "int8" if found else None)
+    return None if scheme in (_KV, "none") else scheme, "int8" if found or scheme == _KV else None
 
 
 @dataclass(frozen=True, kw_only=True)
