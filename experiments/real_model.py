@@ -170,12 +170,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--skip", type=int, default=2000, help="characters: title pages")
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--items", type=int, default=16, help="of either kind, made from the text; 0 for none")
-    parser.add_argument("--executor", default="numba")
+    parser.add_argument("--executor", choices=("numba", "numpy"), default="numba")
     return parser
 
 
-def main() -> None:
-    arguments = _parser().parse_args()
+def main(told: Sequence[str] | None = None) -> None:
+    arguments = _parser().parse_args(told)
     arguments.out.mkdir(parents=True, exist_ok=True)
     model, head, size = open_model(arguments.model), provenance(arguments.model, arguments), arguments.length
     text = read_text(arguments.text)[arguments.skip :]
@@ -184,7 +184,8 @@ def main() -> None:
     tokens = encoded(model.tokenizer, text, vocabulary)[: arguments.tokens]
     calibration = encoded(model.tokenizer, other, vocabulary)[: arguments.tokens // size * size].reshape(-1, size)
 
-    found = analyze(model, tokens[: len(tokens) // size * size].reshape(-1, size), text=arguments.text[0].name)
+    whole = tokens[: len(tokens) // size * size].reshape(-1, size)
+    found = analyze(model, whole, text=arguments.text[0].name, executor=arguments.executor)
     write_table(arguments.out / "real_model_outliers.csv", head, list(outlier_table([found])))
     write_table(arguments.out / "real_model_massive.csv", head, massive_rows(found) or [{"massive": "none"}])
 
