@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -38,6 +38,11 @@ class LanguageModel(Protocol):
     def logits(self, tokens: np.ndarray) -> np.ndarray:
         """(B, T) int32 -> (B, T, V) float32."""
         ...
+
+
+@runtime_checkable
+class ContextReader(Protocol):
+    """A ``LanguageModel`` that reads a context of several continuations once."""
 
     def logits_behind(self, context: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """Of one context (n,) and of tokens (B, T) behind it, at its last position and at theirs: (B, 1 + T, V)."""

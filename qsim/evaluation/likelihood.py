@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qsim.evaluation.error import EvaluationError
-from qsim.evaluation.language_model import LanguageModel
+from qsim.evaluation.language_model import ContextReader, LanguageModel
 from qsim.progress import Progress, silent
 
 Begin = Callable[[str, int, int], Progress]
@@ -82,9 +82,9 @@ def score(
 ) -> list[Scored]:
     """Losses of every request, in their order.
 
-    Sequences of similar length share a pass, padded behind, and a context of several is read once, where the model's
-    rows are independent; otherwise each has a pass of its own, so that no result depends on its neighbours.  Logits
-    of one pass are in memory at a time.
+    Where the model's rows are independent, sequences of similar length share a pass, padded behind, and a
+    ``ContextReader`` reads a context of several once; otherwise each has a pass of its own, so that no result depends
+    on its neighbours.  Logits of one pass are in memory at a time.
     """
     found: dict[int, Scored] = {}
     total, tokens = 0.0, 0
@@ -102,12 +102,11 @@ def _passes(
 ) -> Iterator[tuple[list[int], list[np.ndarray]]]:
     """Places of requests, and the logits (k, V) that predict the targets of each."""
     alike: dict[bytes, list[int]] = {}
+    sharing = isinstance(model, ContextReader) and model.rows_independent
     for i, request in enumerate(requests):
-        alike.setdefault(request.context.tobytes() if model.rows_independent else bytes(f"{i}", "ascii"), []).append(
-            i
-        )
+        alike.setdefault(request.context.tobytes() if sharing else str(i).encode(), []).append(i)
     for numbers in alike.values():
-        if len(numbers) > 1:
+        if isinstance(model, ContextReader) and len(numbers) > 1:
             yield numbers, _behind_one_context(model, [requests[i] for i in numbers])
     single = [numbers[0] for numbers in alike.values() if len(numbers) == 1]
     for numbers in _batches(model, requests, single, batch_tokens):
@@ -133,7 +132,7 @@ def _side_by_side(model: LanguageModel, requests: Sequence[Request]) -> list[np.
     return [own[length - count : length] for own, (length, count) in zip(logits, ends, strict=True)]
 
 
-def _behind_one_context(model: LanguageModel, requests: Sequence[Request]) -> list[np.ndarray]:
+def _behind_one_context(model: ContextReader, requests: Sequence[Request]) -> list[np.ndarray]:
     logits = model.logits_behind(requests[0].context, _padded([one.targets[:-1] for one in requests]))
     return [own[: len(one.targets)] for own, one in zip(logits, requests, strict=True)]
 
