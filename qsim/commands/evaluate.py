@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from precision.backends import BACKENDS
 from qsim import strict_json
-from qsim.commands.columns import print_columns
 from qsim.commands.command import AddCommand, Arguments
+from qsim.commands.evaluation_table import print_evaluations
+from qsim.commands.quantization_options import add_quantization_options, quantized_ways
 from qsim.config import ConfigError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from qsim.evaluation import Comparison, Evaluation, LanguageModel, Task, TaskScore
-    from qsim.evaluation.comparison import Interval, TaskComparison
+    from qsim.evaluation import Evaluation, LanguageModel, Questions, Way
     from qsim.importing import Model
-    from qsim.policy import Arithmetic
 
 _ITEMS = 50
 
@@ -28,11 +26,21 @@ def add(command: AddCommand) -> None:
     parser = command("evaluate", _evaluate, "perplexity and items of a model, before and after quantization")
     parser.add_argument("model", metavar="MODEL", help="a run, a checkpoint, a Hugging Face folder or a GGUF file")
     parser.add_argument("--policy", help="the arithmetic called pre; the model's own 16-bit format by default")
+    parser.add_argument("--against", metavar="MODEL", help="pre is this model instead, and MODEL compared with it")
+    parser.add_argument(
+        "--also", dest="policies", action="append", default=[], metavar="POLICY",
+        help="the same model under another policy, compared with pre; several times for several",
+    )  # fmt: skip
     parser.add_argument(
         "--scheme", dest="schemes", action="append", default=[], metavar="NAME",
-        help="quantize linear layers so, and compare; several times for several, see qsim quantizers",
+        help="quantize linear layers so, and compare; several times for several, see qsim quantizers; kv: keys and "
+        "values alone, NAME+kv: both",
     )  # fmt: skip
+    add_quantization_options(parser)
     parser.add_argument("--executor", choices=BACKENDS, default="numba", help="default numba")
+    parser.add_argument(
+        "--by-layer", action="store_true", help="read weights on every pass, a layer at a time, instead of once"
+    )
     parser.add_argument("--text", type=Path, nargs="+", metavar="PATH", help="default: what a run held out")
     parser.add_argument("--length", type=int, metavar="N", help="tokens of a window; what the model reads by default")
     parser.add_argument(
@@ -53,37 +61,25 @@ def add(command: AddCommand) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for results.json and items.csv")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Asked:
-    """Everything that is scored, under every arithmetic alike."""
-
-    tokens: np.ndarray | None
-    bytes: int | None
-    source: str
-    tasks: tuple[Task, ...]
-
-
 def _evaluate(arguments: Arguments) -> int:
-    from qsim.evaluation import DecoderLanguageModel, compare
+    from qsim.evaluation import compare
     from qsim.evaluation.results import as_json, write_results
     from qsim.importing import open_model
 
     _check(arguments)
     model = open_model(arguments.model)
-    arithmetics = list(_arithmetics(arguments, model))
-    models = [DecoderLanguageModel(model, policy, arguments.executor) for policy in arithmetics]
-    asked = _asked(arguments, model, models[0])
-    names = ["pre", *arguments.schemes]
-    found = [_scored(arguments, name, one, asked) for name, one in zip(names, models, strict=True)]
+    ways, calibrated = _ways(arguments, model)
+    asked, source = _asked(arguments, model, ways)
+    found = [_evaluated(arguments, way, asked) for way in ways]
     compared = [compare(found[0], one) for one in found[1:]]
-    head = _head(arguments, model, arithmetics[0], asked)
+    head = _head(arguments, model, ways, source) | {"calibration": calibrated}
     values = as_json(found, compared)
     if arguments.out is not None:
         write_results(arguments.out, head, found, values)
     if arguments.json:
         print(strict_json.dumps(head | values, indent=1))
     else:
-        _print(arguments, model, arithmetics[0], asked, found, compared)
+        print_evaluations(head, found, compared)
     return 0
 
 
@@ -99,41 +95,70 @@ def _check(arguments: Arguments) -> None:
         raise ConfigError(f"--out {str(out)!r} is a file; name a folder")
     if out is not None and not out.parent.is_dir():
         raise ConfigError(f"--out: {str(out.parent)!r} is not a folder; make it first")
-    repeated = [name for name in arguments.schemes if arguments.schemes.count(name) > 1]
-    if repeated:
-        raise ConfigError(f"--scheme {repeated[0]} is given twice; give each once")
+    both = [
+        path for path in arguments.calibration or () if path.resolve() in {p.resolve() for p in arguments.text or ()}
+    ]
+    if both:
+        raise ConfigError(f"--calibration {both[0]} is evaluated, too; calibrate on other text")
 
 
-def _arithmetics(arguments: Arguments, model: Model) -> Iterator[Arithmetic]:
-    from qsim.evaluation import own_format
+def _ways(arguments: Arguments, model: Model) -> tuple[list[Way], str | None]:
+    """The first is what the others are compared with; and what those that calibrate do so on."""
+    from qsim.evaluation import Way
+    from qsim.importing import open_model, own_format
     from qsim.policy import parse_policy
 
     policy = parse_policy(arguments.policy or own_format(model))
-    yield policy
-    for scheme in arguments.schemes:
-        yield policy.quantized(scheme)
+    own = Way(name="post" if arguments.against else "quantized" if model.quantization else "pre", model=model,
+              policy=policy)  # fmt: skip
+    ways = [own]
+    if arguments.against is not None:
+        other = open_model(arguments.against)
+        ways = [Way(name="pre", model=other, policy=parse_policy(arguments.policy or own_format(other))), own]
+    ways += [Way(name=name, model=model, policy=parse_policy(name)) for name in arguments.policies]
+    quantized, calibrated = quantized_ways(arguments, own, arguments.schemes)
+    ways += quantized
+    names = [way.name for way in ways]
+    repeated = [name for name in names if names.count(name) > 1]
+    if repeated:
+        raise ConfigError(f"{repeated[0]} is given twice; give each once")
+    return ways, calibrated
 
 
-def _asked(arguments: Arguments, model: Model, reader: LanguageModel) -> _Asked:
-    from qsim.evaluation import EvaluationError, last_word_task, next_paragraph_task, read_task
+def _asked(arguments: Arguments, model: Model, ways: Sequence[Way]) -> tuple[Questions, str]:
+    """And where the text comes from."""
+    from qsim.evaluation import (
+        DecoderLanguageModel,
+        EvaluationError,
+        Questions,
+        check_same_tokens,
+        last_word_task,
+        next_paragraph_task,
+        read_task,
+    )
 
-    files = [_task_file(text) for text in arguments.tasks]
-    tasks = [read_task(kind, path, limit=arguments.limit_items) for kind, path in files]
+    readers = [
+        DecoderLanguageModel(way.model, way.policy, arguments.executor) for way in ways[: 1 + bool(arguments.against)]
+    ]
+    reader, length = readers[-1], min(one.length for one in readers)
+    tasks = [read_task(kind, path, limit=arguments.limit_items) for kind, path in map(_task_file, arguments.tasks)]
     tokens, text, source = _text(arguments, model, reader)
     if tokens is None and not tasks:
         raise EvaluationError(f"{arguments.model} is no run with text of its own; give --text or --task")
+    if tokens is not None and text is not None and len(readers) > 1:
+        check_same_tokens(readers[0], text, tokens)
     items = arguments.items if arguments.items is not None else 0 if tasks else _ITEMS
     if items and text is None:
         raise EvaluationError("there is no text to make items from; give --text, or --items 0")
     if items and text is not None:
         how = {"number": items, "seed": arguments.seed}
-        tasks = [
-            last_word_task(text, **how),
-            next_paragraph_task(text, reader.tokenizer, reader.length, **how),
-            *tasks,
-        ]
+        tasks = [last_word_task(text, **how), next_paragraph_task(text, reader.tokenizer, length, **how), *tasks]
     cut = None if tokens is None else tokens[: arguments.limit]
-    return _Asked(tokens=cut, bytes=_bytes(cut, reader, text), source=source, tasks=tuple(tasks))
+    window = arguments.length or length
+    asked = Questions(
+        tokens=cut, tasks=tuple(tasks), bytes=_bytes(cut, reader, text), length=window, stride=arguments.stride
+    )
+    return asked, source
 
 
 def _task_file(text: str) -> tuple[str, Path]:
@@ -168,117 +193,29 @@ def _bytes(tokens: np.ndarray | None, reader: LanguageModel, text: str | None) -
     return len(reader.tokenizer.decode(tokens[1:]).encode())
 
 
-def _scored(arguments: Arguments, name: str, model: LanguageModel, asked: _Asked) -> Evaluation:
-    import dataclasses
+def _evaluated(arguments: Arguments, way: Way, asked: Questions) -> Evaluation:
     import sys
 
-    from qsim.evaluation import Evaluation, evaluate_tasks, perplexity
+    from qsim.evaluation import evaluate
     from qsim.progress import shown, silent
 
     bar = shown if sys.stderr.isatty() else silent
 
     def begin(what: str, begun: int, steps: int) -> Any:
-        return bar(f"{name}: {what}", begun, steps)
+        return bar(f"{way.name}: {what}", begun, steps)
 
-    text = None
-    if asked.tokens is not None:
-        text = perplexity(model, asked.tokens, length=arguments.length, stride=arguments.stride, begin=begin)
-        text = dataclasses.replace(text, bytes=asked.bytes)
-    return Evaluation(name=name, text=text, tasks=evaluate_tasks(model, asked.tasks, begin=begin))
+    return evaluate(way.language_model(arguments.executor, held=not arguments.by_layer), way.name, asked, begin=begin)
 
 
-def _head(arguments: Arguments, model: Model, policy: Arithmetic, asked: _Asked) -> dict[str, Any]:
+def _head(arguments: Arguments, model: Model, ways: Sequence[Way], source: str) -> dict[str, Any]:
+    policy = ways[0].policy
     return {
         "model": str(model.source),
         "architecture": model.architecture,
         "policy": policy.name,
         "accumulator": policy.site("qkv", "fprop").accumulator,
         "executor": arguments.executor,
-        "text": asked.source,
+        "text": source,
         "seed": arguments.seed,
+        "ways": [way.as_json() for way in ways],
     }
-
-
-# As tables
-
-
-def _print(
-    arguments: Arguments,
-    model: Model,
-    policy: Arithmetic,
-    asked: _Asked,
-    found: Sequence[Evaluation],
-    compared: Sequence[Comparison],
-) -> None:
-    row = policy.site("qkv", "fprop")
-    print(
-        f"{model.source} ({model.architecture}); pre is {policy.name}, sums {row.accumulator}, {arguments.executor}"
-    )
-    if found[0].text is not None:
-        text = found[0].text
-        print(f"text: {asked.source}, {len(text.losses)} tokens in windows of {text.length}, stride {text.stride}\n")
-    print_columns([_summary(one, c) for one, c in zip(found, [None, *compared], strict=True)])
-    if asked.tasks:
-        print_columns(list(_task_rows(found, compared)), by="task")
-    unscored = sum(s.not_finite for e in found for s in e.tasks) + sum(e.text.not_finite for e in found if e.text)
-    if unscored:
-        print(f"\n{unscored} losses are not finite: logits overflowed or are NaN; such items count as wrong")
-
-
-def _summary(one: Evaluation, compared: Comparison | None) -> dict[str, Any]:
-    text = one.text
-    bits = None if text is None else text.bits_per_byte
-    return {
-        "arithmetic": one.name,
-        "loss": None if text is None else f"{text.loss:.5f}",
-        "perplexity": None if text is None else f"{text.perplexity:.5g}",
-        "bits/byte": None if bits is None else f"{bits:.5f}",
-        "loss - pre (95 %)": None if compared is None else _span(compared.delta_loss),
-        "degradation (95 %)": None if compared is None else _span(compared.degradation, percent=True),
-    }
-
-
-def _task_rows(found: Sequence[Evaluation], compared: Sequence[Comparison]) -> Iterator[dict[str, Any]]:
-    from qsim.evaluation.items import METRICS
-
-    tasks = found[0].tasks
-    metrics = [name for name in METRICS if any(name in score.task.metrics for score in tasks)]
-    for i, task in enumerate(tasks):
-        for one, other in zip(found, [None, *compared], strict=True):
-            score, change = one.tasks[i], None if other is None else other.tasks[i]
-            own = {name: _accuracy(score, name) for name in metrics}
-            yield {
-                "task": f"{task.task.name}, {len(score.answers)} items",
-                "arithmetic": one.name,
-                **own,
-                "loss": f"{score.losses.mean():.4f}",
-                **_change(change),
-            }
-
-
-def _change(change: TaskComparison | None) -> dict[str, Any]:
-    if change is None:
-        return dict.fromkeys(("(post - pre)/pre", "lost, gained", "McNemar p", "loss - pre (95 %)"))
-    return {
-        "(post - pre)/pre": None if change.change is None else f"{100 * change.change:+.2f} %",
-        "lost, gained": f"{change.lost}, {change.gained}",
-        "McNemar p": f"{change.p_value:.3g}",
-        "loss - pre (95 %)": _span(change.delta_loss),
-    }
-
-
-def _accuracy(score: TaskScore, metric: str) -> str | None:
-    if metric not in score.task.metrics:
-        return None
-    value, error = score.accuracy(metric)
-    return f"{value:.4f}" if error is None else f"{value:.4f} +- {error:.4f}"
-
-
-def _span(interval: Interval | None, *, percent: bool = False) -> str | None:
-    if interval is None:
-        return None
-    scale, digits, unit = (100, 2, " %") if percent else (1, 5, "")
-    value = f"{scale * interval.value:+.{digits}f}{unit}"
-    if interval.low is None or interval.high is None:
-        return value
-    return f"{value} [{scale * interval.low:+.{digits}f}, {scale * interval.high:+.{digits}f}]"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from precision.backends import BACKENDS
 from qsim import strict_json
 from qsim.commands.command import AddCommand, Arguments
+from qsim.commands.quantization_options import add_quantization_options, quantized_ways
 
 _TOKENS = 64
 
@@ -24,19 +25,20 @@ def add(command: AddCommand) -> None:
     )
     parser.add_argument("--policy", help="the model's own 16-bit format by default")
     parser.add_argument("--scheme", metavar="NAME", help="quantize linear layers so; see qsim quantizers")
+    add_quantization_options(parser)
     parser.add_argument("--executor", choices=BACKENDS, default="numba", help="default numba")
 
 
 def _generate(arguments: Arguments) -> int:
-    from qsim.evaluation import DecoderLanguageModel, Sampling, encoded, generate, own_format, written
-    from qsim.importing import open_model
+    from qsim.evaluation import Sampling, Way, encoded, generate, written
+    from qsim.importing import open_model, own_format
     from qsim.policy import parse_policy
 
     sampling = Sampling(temperature=arguments.temperature, top_k=arguments.top_k, seed=arguments.seed)
     opened = open_model(arguments.model)
-    policy = parse_policy(arguments.policy or own_format(opened))
-    policy = policy if arguments.scheme is None else policy.quantized(arguments.scheme)
-    model = DecoderLanguageModel(opened, policy, arguments.executor)
+    way = Way(name="pre", model=opened, policy=parse_policy(arguments.policy or own_format(opened)))
+    quantized, _ = quantized_ways(arguments, way, [] if arguments.scheme is None else [arguments.scheme])
+    model = (quantized[0] if quantized else way).language_model(arguments.executor)
     prompt = encoded(model.tokenizer, arguments.prompt, model.vocabulary)
     room = max(1, min(_TOKENS, model.length - len(prompt) + 1))
     number = room if arguments.tokens is None else arguments.tokens
@@ -44,7 +46,8 @@ def _generate(arguments: Arguments) -> int:
     pieces = written(model.tokenizer, _kept(generate(model, prompt, number, sampling), tokens), arguments.until)
     if arguments.json:
         text = "".join(pieces)
-        print(strict_json.dumps({"prompt": arguments.prompt, "text": text, "tokens": tokens, "policy": policy.name}))
+        policy = model.calculator.policy.name
+        print(strict_json.dumps({"prompt": arguments.prompt, "text": text, "tokens": tokens, "policy": policy}))
         return 0
     for piece in pieces:
         print(piece, end="", flush=True)

@@ -10,16 +10,19 @@ Importing it registers the model as ``qsim``: ``simple_evaluate(model="qsim", mo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from qsim.evaluation.error import EvaluationError
 from qsim.evaluation.generation import Sampling, generate, written
-from qsim.evaluation.language_model import DecoderLanguageModel, encoded, own_format, prefix_token
+from qsim.evaluation.language_model import encoded, prefix_token
 from qsim.evaluation.likelihood import continuation_request, score
-from qsim.importing import open_model
+from qsim.evaluation.ways import Way
+from qsim.importing import open_model, own_format
 from qsim.policy import parse_policy
+from qsim.post_training import PostTraining
+from qsim.post_training.how import Working
 
 try:
     from lm_eval.api.model import TemplateLM
@@ -36,7 +39,8 @@ _MOST = 256  # tokens, where a task sets no limit
 
 @register_model("qsim")
 class HarnessModel(TemplateLM):
-    """pretrained: MODEL as everywhere; policy: by default its own 16-bit format; scheme: as ``qsim evaluate`` has it.
+    """pretrained: MODEL as everywhere; policy: by default its own 16-bit format; scheme, kv, dequantize_to: as
+    ``qsim evaluate`` has them, those schemes that calibrate left out: ``qsim quantize`` writes a MODEL of them.
 
     Contexts, continuations and rolling windows are parted by the harness itself; scores are those of ``score``.
     Batch sizes and devices are taken and not used: passes are as large as memory for their logits allows.
@@ -47,6 +51,8 @@ class HarnessModel(TemplateLM):
         pretrained: str,
         policy: str | None = None,
         scheme: str | None = None,
+        kv: Literal["int8"] | None = None,
+        dequantize_to: Working = "fp16",
         executor: str = "numba",
         batch_size: Any = None,
         max_batch_size: Any = None,
@@ -55,9 +61,12 @@ class HarnessModel(TemplateLM):
         super().__init__()
         del batch_size, max_batch_size, device
         opened = open_model(pretrained)
-        chosen = parse_policy(policy or own_format(opened))
-        chosen = chosen if scheme is None else chosen.quantized(scheme)
-        self.language_model = DecoderLanguageModel(opened, chosen, executor)
+        chosen, how = parse_policy(policy or own_format(opened)), None
+        if scheme is not None or kv is not None:
+            working: Any = chosen.parameters
+            how = PostTraining(scheme=scheme, kv=kv, working=working, dequantize_to=dequantize_to)
+        way = Way(name=scheme or "pre", model=opened, policy=chosen, how=how)
+        self.language_model = way.language_model(executor)
 
     @property
     def eot_token_id(self) -> int:

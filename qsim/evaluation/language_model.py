@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from functools import cached_property
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from precision.quantization.scheme import QScheme
 from qsim.arithmetic import Arithmetic
-from qsim.decoder import KeyValueCache, decoder_forward
+from qsim.decoder import KeyValueCache, ResidentWeights, Weights, decoder_forward
 from qsim.evaluation.error import EvaluationError
+from qsim.held_weights import hold
 from qsim.importing import Model
-from qsim.importing.json_file import read_json
-from qsim.sites import Calculator
+from qsim.post_training import calculator_for
 from qsim.tokenizers import Tokenizer
 
-_HALVES = ("bf16", "fp16")
 _ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<s>")
 
 
@@ -41,12 +40,32 @@ class LanguageModel(Protocol):
         ...
 
 
-class DecoderLanguageModel:
-    """A model under a policy on an executor."""
+@runtime_checkable
+class ContextReader(Protocol):
+    """A ``LanguageModel`` that reads a context of several continuations once."""
 
-    def __init__(self, model: Model, policy: Arithmetic, executor: str) -> None:
-        self.model, self.calculator = model, Calculator(policy, executor)
+    def logits_behind(self, context: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """Of one context (n,) and of tokens (B, T) behind it, at its last position and at theirs: (B, 1 + T, V)."""
+        ...
+
+
+class DecoderLanguageModel:
+    """A model, quantized or not, under a policy on an executor.
+
+    held: its parameters are read and rounded once, at the first pass, and stay in memory; otherwise a layer of them
+    is read and rounded on every pass, so that models larger than memory are scored.  The bits are the same.
+    """
+
+    def __init__(self, model: Model, policy: Arithmetic, executor: str, *, held: bool = True) -> None:
+        self.model, self.calculator = model, calculator_for(model, policy, executor)
         self.rows_independent = rows_are_independent(self.calculator.policy)
+        self._held = held and not isinstance(model.weights, ResidentWeights)  # in memory, and scanned, as they are
+
+    @cached_property
+    def weights(self) -> Weights:
+        """Parameters as they are computed with."""
+        weights = self.model.weights
+        return hold(weights, self.model.config.layers, self.calculator) if self._held else weights
 
     @property
     def vocabulary(self) -> int:
@@ -72,8 +91,19 @@ class DecoderLanguageModel:
 
     def logits(self, tokens: np.ndarray, cache: KeyValueCache | None = None) -> np.ndarray:
         """(B, T) -> (B, T, V) float32; cache: see ``decoder_forward``."""
-        found = decoder_forward(self.calculator, self.model.config, self.model.weights, tokens, cache=cache)
+        found = decoder_forward(self.calculator, self.model.config, self.weights, tokens, cache=cache)
         return np.asarray(found).reshape(*tokens.shape, -1)
+
+    def logits_behind(self, context: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """The context is read once, its keys and values by every row; the bits of passes over the whole."""
+        cache, rows = self.new_cache(), len(tokens)
+        last = self.logits(context[None], cache)[:, -1:].repeat(rows, axis=0)
+        if not tokens.shape[1]:
+            return last
+        xp = self.calculator.xp
+        for layer in cache.layers:
+            layer |= {name: xp.tile(x, (rows, 1, 1)) for name, x in layer.items()}
+        return np.concatenate([last, self.logits(tokens, cache)], axis=1)
 
 
 def rows_are_independent(policy: Arithmetic) -> bool:
@@ -88,17 +118,6 @@ def _by_rows(scheme: Any) -> bool:
         return True
     own = not isinstance(scheme.x, QScheme) or scheme.x.granularity == "vector"
     return own and scheme.threshold is None
-
-
-def own_format(model: Model) -> str:
-    """The 16-bit format that a model is "pre" in: what its run worked in, or config.json says; else ``fp16``."""
-    if model.run is not None:
-        worked = model.run.policy.parameters
-        return worked if worked in _HALVES else "fp16"
-    file = model.source / "config.json"
-    values: Mapping[str, Any] = read_json(file) if file.is_file() else {}
-    said = str(values.get("torch_dtype") or values.get("dtype") or "")
-    return "bf16" if said.endswith("bfloat16") else "fp16"
 
 
 def prefix_token(tokenizer: Tokenizer) -> int:

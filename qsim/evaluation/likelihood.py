@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qsim.evaluation.error import EvaluationError
-from qsim.evaluation.language_model import LanguageModel
+from qsim.evaluation.language_model import ContextReader, LanguageModel
 from qsim.progress import Progress, silent
 
 Begin = Callable[[str, int, int], Progress]
@@ -23,6 +23,11 @@ class Request:
 
     inputs: np.ndarray
     targets: np.ndarray
+
+    @property
+    def context(self) -> np.ndarray:
+        """What is read before the first target: (n - k + 1,)."""
+        return self.inputs[: len(self.inputs) - len(self.targets) + 1]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,23 +82,42 @@ def score(
 ) -> list[Scored]:
     """Losses of every request, in their order.
 
-    Sequences of similar length share a pass, padded behind, where the model's rows are independent; otherwise each
-    has a pass of its own, so that no result depends on its neighbours.  Logits of one pass are in memory at a time.
+    Where the model's rows are independent, sequences of similar length share a pass, padded behind, and a
+    ``ContextReader`` reads a context of several once; otherwise each has a pass of its own, so that no result depends
+    on its neighbours.  Logits of one pass are in memory at a time.
     """
     found: dict[int, Scored] = {}
     total, tokens = 0.0, 0
     with begin(name, 0, len(requests)) as progress:
-        for numbers in _batches(model, requests, batch_tokens):
-            _score_batch(model, requests, numbers, found)
-            total += sum(found[i].losses.sum() for i in numbers)
-            tokens += sum(len(found[i].losses) for i in numbers)
+        for numbers, logits in _passes(model, requests, batch_tokens):
+            for own, i in zip(logits, numbers, strict=True):
+                found[i] = scored = _scored(own, requests[i])
+                total, tokens = total + scored.losses.sum(), tokens + len(scored.losses)
             progress.update(len(found), total / tokens)
     return [found[i] for i in range(len(requests))]
 
 
-def _batches(model: LanguageModel, requests: Sequence[Request], batch_tokens: int) -> Iterator[list[int]]:
-    """Places of requests, the longest first."""
-    order = sorted(range(len(requests)), key=lambda i: (-len(requests[i].inputs), i))
+def _passes(
+    model: LanguageModel, requests: Sequence[Request], batch_tokens: int
+) -> Iterator[tuple[list[int], list[np.ndarray]]]:
+    """Places of requests, and the logits (k, V) that predict the targets of each."""
+    alike: dict[bytes, list[int]] = {}
+    sharing = isinstance(model, ContextReader) and model.rows_independent
+    for i, request in enumerate(requests):
+        alike.setdefault(request.context.tobytes() if sharing else str(i).encode(), []).append(i)
+    for numbers in alike.values():
+        if isinstance(model, ContextReader) and len(numbers) > 1:
+            yield numbers, _behind_one_context(model, [requests[i] for i in numbers])
+    single = [numbers[0] for numbers in alike.values() if len(numbers) == 1]
+    for numbers in _batches(model, requests, single, batch_tokens):
+        yield numbers, _side_by_side(model, [requests[i] for i in numbers])
+
+
+def _batches(
+    model: LanguageModel, requests: Sequence[Request], places: Sequence[int], batch_tokens: int
+) -> Iterator[list[int]]:
+    """These places of requests, the longest first."""
+    order = sorted(places, key=lambda i: (-len(requests[i].inputs), i))
     most = min(batch_tokens, _LOGITS // model.vocabulary) if model.rows_independent else 0
     start = 0
     while start < len(order):
@@ -102,16 +126,27 @@ def _batches(model: LanguageModel, requests: Sequence[Request], batch_tokens: in
         start += rows
 
 
-def _score_batch(
-    model: LanguageModel, requests: Sequence[Request], numbers: list[int], found: dict[int, Scored]
-) -> None:
-    tokens = np.zeros((len(numbers), len(requests[numbers[0]].inputs)), np.int32)
-    for row, i in zip(tokens, numbers, strict=True):
-        row[: len(requests[i].inputs)] = requests[i].inputs
-    for own, i in zip(model.logits(tokens), numbers, strict=True):
-        length, targets = len(requests[i].inputs), requests[i].targets
-        rows = own[length - len(targets) : length]
-        found[i] = Scored(losses=token_losses(rows, targets), greedy=greedy_matches(rows, targets))
+def _side_by_side(model: LanguageModel, requests: Sequence[Request]) -> list[np.ndarray]:
+    logits = model.logits(_padded([one.inputs for one in requests]))
+    ends = [(len(one.inputs), len(one.targets)) for one in requests]
+    return [own[length - count : length] for own, (length, count) in zip(logits, ends, strict=True)]
+
+
+def _behind_one_context(model: ContextReader, requests: Sequence[Request]) -> list[np.ndarray]:
+    logits = model.logits_behind(requests[0].context, _padded([one.targets[:-1] for one in requests]))
+    return [own[: len(one.targets)] for own, one in zip(logits, requests, strict=True)]
+
+
+def _padded(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """(B, T) int32, zeros behind those that are shorter than the longest."""
+    found = np.zeros((len(rows), max(map(len, rows))), np.int32)
+    for row, own in zip(found, rows, strict=True):
+        row[: len(own)] = own
+    return found
+
+
+def _scored(logits: np.ndarray, request: Request) -> Scored:
+    return Scored(losses=token_losses(logits, request.targets), greedy=greedy_matches(logits, request.targets))
 
 
 def continuation_request(

@@ -54,6 +54,10 @@ class GgufFile:
         if kind not in _READ:
             raise ModelError(f"{self.path} holds {name} as {kind}, which is not read; {', '.join(_READ)} are")
 
+    def kind(self, name: str) -> tuple[str, int]:
+        tensor = self._tensors[name]
+        return str(tensor.tensor_type.name), int(tensor.n_bytes)
+
     def read(self, name: str) -> np.ndarray:
         tensor = self._tensors[name]
         values = np.asarray(self._gguf.quants.dequantize(tensor.data, tensor.tensor_type), np.float32)

@@ -35,7 +35,7 @@ def tokenizer_of(file: GgufFile) -> HuggingFaceTokenizer:
         "decoder": _BYTES,
         "model": {"type": "BPE", "vocab": {token: i for i, token in enumerate(tokens)}, "merges": merges},
     }
-    return HuggingFaceTokenizer(model=json.dumps(whole).encode())
+    return HuggingFaceTokenizer(model=json.dumps(whole).encode(), source=f"the tokenizer of {file.path}")
 
 
 def _added(number: int, token: str) -> dict[str, Any]:

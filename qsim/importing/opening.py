@@ -140,7 +140,7 @@ def _tokenizer_in(folder: Path) -> Tokenizer:
     file = folder / "tokenizer.json"
     if not file.is_file():
         raise ModelError(f"{folder} has no tokenizer.json; give tokens, or put the model's beside it")
-    return HuggingFaceTokenizer(model=file.read_bytes())
+    return HuggingFaceTokenizer(model=file.read_bytes(), source=str(file))
 
 
 def _gguf(path: Path) -> Model:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from qsim.importing.json_file import read_json
 from qsim.importing.refusal import ModelError
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-_READ = ("F32", "F16", "BF16")
+_READ = {"F32": 4, "F16": 2, "BF16": 2}  # bytes of a value
 
 
 class SafetensorsFiles:
@@ -41,6 +42,10 @@ class SafetensorsFiles:
         dtype = opened.get_slice(name).get_dtype()
         if dtype not in _READ:
             raise ModelError(f"{file} holds {name} as {dtype}, which is not read; {', '.join(_READ)} are")
+
+    def kind(self, name: str) -> tuple[str, int]:
+        dtype = str(self._of[name][1].get_slice(name).get_dtype())
+        return dtype, math.prod(self._shapes[name]) * _READ[dtype]
 
     def read(self, name: str) -> np.ndarray:
         file, opened = self._of[name]

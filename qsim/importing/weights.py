@@ -34,6 +34,10 @@ class TensorFile(Protocol):
         """ModelError where the tensor's type is not read."""
         ...
 
+    def kind(self, name: str) -> tuple[str, int]:
+        """The tensor's type, and its bytes in the file."""
+        ...
+
     def read(self, name: str) -> np.ndarray:
         """The tensor in float32, every value as it is in the file."""
         ...
@@ -58,6 +62,10 @@ class FileWeights:
         if not 0 <= number < self.config.layers:
             raise IndexError(f"layer {number} of a model of {self.config.layers} layers; they count from 0")
         return {row.ours: self._read(row, number) for row in self._layers}
+
+    def types(self) -> list[tuple[str, int]]:
+        """(type, bytes) of each tensor of the file that is read."""
+        return [self._file.kind(name) for name, _ in self._wanted()]
 
     def _found_prefix(self) -> str:
         """Of the names in this file, by the table of tokens, which every model has."""

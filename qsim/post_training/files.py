@@ -23,8 +23,8 @@ from qsim.config import ConfigError
 from qsim.decoder_config import DecoderConfig, layer_shapes
 from qsim.importing.opening import Model
 from qsim.importing.refusal import ModelError
-from qsim.importing.tokenizer import HuggingFaceTokenizer
-from qsim.post_training.how import PostTraining, from_json
+from qsim.importing.tokenizer import HuggingFaceTokenizer, MissingPackageError
+from qsim.post_training.how import PostTraining, Working, from_json
 from qsim.post_training.quantizing import Quantizing
 from qsim.post_training.weights import Facts, Held, QuantizedWeights, expected, shapes_outside
 from qsim.runs import require_new
@@ -59,6 +59,16 @@ def quantize_to(quantizing: Quantizing, out: Path, seen: Callable[[Held], None] 
     return write_quantized(quantizing.model, quantizing.how, watched(), lambda: quantizing.source_sha256, out)
 
 
+def write_unquantized(model: Model, working: Working, out: Path) -> Path:
+    """The same of a model that is not quantized, its parameters in a format; ``open_model`` reads it as such.
+
+    Errors: ModelError for a quantized model; RunError where the folder exists.
+    """
+    if model.quantization is not None:
+        raise ModelError(f"{model.source} is quantized ({model.quantization}); copy its folder, which opens as it is")
+    return quantize_to(Quantizing(model=model, how=PostTraining(scheme=None, working=working)), out)
+
+
 def write_quantized(
     model: Model, how: PostTraining, parts: Iterable[Held], source_sha256: Callable[[], str], out: Path
 ) -> Path:
@@ -85,11 +95,12 @@ def _names(config: DecoderConfig) -> list[str]:
 
 
 def _write_tokenizer(model: Model, write: Callable[[str, bytes], None]) -> str | None:
-    """Its kind; None where the model has none that is read."""
+    """Its kind; None where the model has none that is read.  ModelError, DataError for one that does not fit."""
     try:
         tokenizer = model.tokenizer
     except (ModelError, DataError):
         return None
+    _check_fits(model, tokenizer)
     if tokenizer.model is not None:
         write(_TOKENIZER_FILES[tokenizer.name], tokenizer.model)
     if model.source.is_dir() and model.run is None:
@@ -97,6 +108,19 @@ def _write_tokenizer(model: Model, write: Callable[[str, bytes], None]) -> str |
             if (model.source / name).is_file():
                 write(name, (model.source / name).read_bytes())
     return tokenizer.name
+
+
+def _check_fits(model: Model, tokenizer: Tokenizer) -> None:
+    """Whether the model has a row for every token; unknown without the package that reads a tokenizer."""
+    try:
+        size = tokenizer.vocabulary_size
+    except MissingPackageError:
+        return
+    if size > model.config.vocabulary:
+        raise ModelError(
+            f"the tokenizer of {model.source} has {size} tokens and the model only {model.config.vocabulary}; put "
+            "the model's own tokenizer beside it"
+        )
 
 
 def open_quantized(folder: Path, values: dict[str, Any]) -> Model:
@@ -123,7 +147,7 @@ def open_quantized(folder: Path, values: dict[str, Any]) -> Model:
         weights=weights,
         source=folder,
         read_tokenizer=partial(_tokenizer, folder, values["tokenizer"], files),
-        quantization=how,
+        quantization=how if how.quantizes else None,
     )
 
 
@@ -182,5 +206,7 @@ def _tokenizer(folder: Path, kind: str | None, files: dict[str, str]) -> Tokeniz
         raise ModelError(f"{folder} has no tokenizer, as the model that it was made of; give tokens")
     if kind == "bytes":
         return ByteTokenizer()
-    model = _checked(folder, _TOKENIZER_FILES[kind], files).read_bytes()
-    return HuggingFaceTokenizer(model=model) if kind == "huggingface" else SentencePieceTokenizer(model=model)
+    file = _checked(folder, _TOKENIZER_FILES[kind], files)
+    if kind == "huggingface":
+        return HuggingFaceTokenizer(model=file.read_bytes(), source=str(file))
+    return SentencePieceTokenizer(model=file.read_bytes())

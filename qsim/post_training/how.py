@@ -25,8 +25,8 @@ class PostTraining:
 
     Fields
         scheme: of the linear layers, a name of ``precision.SCHEMES`` or ``int4_group<g>`` and the like that gives
-            w codes; None: they stay.  Where a scheme multiplies columns of outliers apart, their rows of w are the
-            dequantized ones: codes are all that is held.
+            w codes; None: they stay, in ``working``.  Where a scheme multiplies columns of outliers apart, their rows
+            of w are the dequantized ones: codes are all that is held.
         kv: ``int8``: keys and values of attention under the scheme ``int8_kv``, an fp16 scale a token and head.
         sites: which products; ``mlp_up`` is both of a gated MLP.  ``logits``: the head too, of a tied model a copy of
             its table.  ``scores``, ``values``: attention's, both operands on the fly, under an integer scheme.
@@ -65,7 +65,6 @@ class PostTraining:
 
     def _contradictions(self) -> list[tuple[bool, str]]:
         return [
-            (self.kv is None, "nothing is quantized; name a scheme, or keys and values by kv"),
             (
                 self.alpha is not None,
                 f"alpha {self.alpha} smooths what a scheme quantizes; name one, or leave it out",
@@ -95,6 +94,11 @@ class PostTraining:
             (self.alpha is not None and not set(self.sites) & set(SMOOTHED_SITES),
              f"alpha smooths {' and '.join(SMOOTHED_SITES)}, and neither is quantized; leave it out"),
         ]  # fmt: skip
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether anything is quantized: otherwise parameters are in ``working``, and that is all."""
+        return self.scheme is not None or self.kv is not None
 
     @property
     def calibrates(self) -> bool:

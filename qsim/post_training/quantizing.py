@@ -70,6 +70,8 @@ class Quantizing:
         """Ready to go, ranges observed.  Errors: as ``quantize_model``."""
         if model.quantization is not None:
             raise ModelError(f"{model.source} is quantized already ({model.quantization}); name the model it was")
+        if not how.quantizes:
+            raise ModelError("nothing is quantized; name a scheme, or keys and values by kv")
         if how.calibrates and calibration is None:
             what = "smoothing takes" if how.alpha is not None else "static ranges take"
             raise ModelError(f"{what} the activations of some text; give tokens to calibrate on")

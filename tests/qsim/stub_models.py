@@ -28,6 +28,11 @@ class StubModel:
         found = [[self.row(tuple(map(int, row[: i + 1]))) for i in range(len(row))] for row in tokens]
         return np.array(found, np.float32)
 
+    def logits_behind(self, context: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        return self.logits(np.concatenate([np.tile(context, (len(tokens), 1)), tokens], axis=1))[
+            :, len(context) - 1 :
+        ]
+
 
 def drawn(vocabulary: int = 256, scale: float = 3.0) -> Row:
     """Logits that depend on all that was read: the same for the same tokens."""

@@ -16,10 +16,11 @@ from harness_lines import LINES
 from small_runs import assert_sentence, small_run, write_text
 
 from qsim.data import load_data
-from qsim.evaluation import DecoderLanguageModel, perplexity
+from qsim.evaluation import DecoderLanguageModel, Way, perplexity
 from qsim.evaluation.task_files import KINDS
 from qsim.importing import open_model
 from qsim.policy import parse_policy
+from qsim.post_training.how import from_json
 from qsim.training import held_out_loss
 
 
@@ -82,8 +83,50 @@ def test_schemes_are_compared_with_pre(run: Path, tmp_path: Path, cli: Cli) -> N
     code, printed, err = cli(*command, *schemes)
     assert (code, err) == (0, "")
     lines = printed.splitlines()
-    assert [line.split()[0] for line in lines[3:7]] == ["arithmetic", "pre", "int8_vectorwise", "int8_tensorwise"]
-    assert f"{pre:.5f}" in lines[4]
+    assert [line.split()[0] for line in lines[5:9]] == ["arithmetic", "pre", "int8_vectorwise", "int8_tensorwise"]
+    assert f"{pre:.5f}" in lines[6]
+
+
+def test_every_way_of_quantizing(run: Path, cli: Cli) -> None:
+    """kv by itself and combined, other policies, schemes that calibrate: those on what the run was trained on."""
+    words = ("--also", "fp32", "--scheme", "kv", "--scheme", "smoothquant", "--scheme", "int4_group8+kv")
+    command = ("evaluate", run, "--limit", 100, "--items", 0, *words, "--dequantize-to", "bf16", *NUMPY)
+    found = cli.rows(*command)
+    assert [one["name"] for one in found["ways"]] == ["pre", "fp32", "kv", "smoothquant", "int4_group8+kv"]
+    assert found["calibration"].startswith("what the run was trained on, ")
+    how = found["ways"][4]["quantization"]
+    assert (how["scheme"], how["kv"], how["working"], how["dequantize_to"]) == ("int4_group8", "int8", "bf16", "bf16")
+    losses = [one["text"]["loss"] for one in found["evaluations"]]
+    assert len(set(losses)) == 5
+    way = Way(name="a", model=open_model(run), policy=parse_policy("bf16"), how=from_json(how))
+    assert perplexity(way.language_model("numpy"), load_data(run).validation[:100]).loss == losses[4]
+    assert cli.rows(*command, "--by-layer")["evaluations"] == found["evaluations"]
+    both = cli.rows(
+        "evaluate", run, "--limit", 100, "--items", 0, "--kv", "int8", "--scheme", "int8_vectorwise", *NUMPY
+    )
+    assert [one["name"] for one in both["evaluations"]] == ["pre", "int8_vectorwise+kv"]
+    assert cli.rows("evaluate", run, "--limit", 100, "--items", 0, "--kv", "int8", *NUMPY)["ways"][1]["name"] == "kv"
+    _, printed, _ = cli(*command)
+    assert "int4_group8+kv: bf16; int4_group8 of qkv, attention_out, mlp_up, mlp_down; keys and values" in printed
+
+
+def test_a_quantized_model_as_it_is_and_against_another(run: Path, tmp_path: Path, cli: Cli) -> None:
+    cli.rows("quantize", run, "--out", tmp_path / "q")
+    how = ("--text", passages(tmp_path), "--limit", 100, "--items", 0, *NUMPY)
+    alone, scheme = (
+        cli.rows("evaluate", *words, *how) for words in ((tmp_path / "q",), (run, "--scheme", "int8_vectorwise"))
+    )
+    assert [one["name"] for one in alone["evaluations"]] == ["quantized"]
+    assert (alone["policy"], alone["comparisons"]) == ("bf16", [])
+    assert alone["ways"][0]["quantization"] == scheme["ways"][1]["quantization"]
+    assert alone["evaluations"][0]["text"] == scheme["evaluations"][1]["text"]
+    against = cli.rows("evaluate", tmp_path / "q", "--against", run, *how)
+    assert [one["name"] for one in against["evaluations"]] == ["pre", "post"]
+    assert against["comparisons"][0]["delta_loss"] == scheme["comparisons"][0]["delta_loss"]
+    text = ("generate", "--prompt", "the sum ", "--tokens", 6, *NUMPY)
+    assert cli.rows(*text, tmp_path / "q") == cli.rows(*text, run, "--scheme", "int8_vectorwise")
+    other = with_letters(tmp_path, 26)
+    assert_sentence(cli.refused(tmp_path, "evaluate", run, "--against", other, *how), "part the text differently")
 
 
 def test_tasks_from_files(run: Path, tmp_path: Path, cli: Cli) -> None:
@@ -157,6 +200,12 @@ def refusals(run: Path, folder: Path) -> list[tuple[list[Any], tuple[str, ...]]]
         (["evaluate", run, "--text", folder / "short.txt", *new], ("no sentence whose last word", "--items 0")),
         (["evaluate", run, "--scheme", "int8", *new], ("unknown quantization scheme 'int8'",)),
         (["evaluate", run, "--scheme", "llm_int8", "--scheme", "llm_int8"], ("llm_int8 is given twice",)),
+        (["evaluate", run, "--scheme", "llm_int8", "--calibration", broken], ("leave it out",)),
+        (["evaluate", run, "--scheme", "smoothquant", "--calibration", folder / "short.txt", "--text",
+          folder / "short.txt"], ("is evaluated, too",)),
+        (["evaluate", run, "--also", "what"], ("'what'",)),
+        (["evaluate", run, "--scheme", "llm_int8+what"], ("SCHEME+kv",)),
+        (["evaluate", run, "--against", folder / "absent"], ("does not exist",)),
         (["evaluate", run, "--length", 17, "--items", 0, *new], ("windows of 17 tokens", "1 to 16")),
         (["evaluate", run, "--stride", 0], ("--stride is 0",)),
         (["evaluate", run, "--items", -1], ("--items is -1",)),

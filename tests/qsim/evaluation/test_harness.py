@@ -15,10 +15,11 @@ import pytest
 from refusals import refused
 from small_runs import small_run
 
-from qsim.evaluation import DecoderLanguageModel, EvaluationError, Sampling, generate
+from qsim.evaluation import DecoderLanguageModel, EvaluationError, Sampling, Way, generate
 from qsim.evaluation.likelihood import continuation_request, score
 from qsim.importing import open_model
 from qsim.policy import parse_policy
+from qsim.post_training import PostTraining
 
 ADAPTER = "qsim.evaluation.harness"
 
@@ -77,7 +78,8 @@ def asked(*arguments: Any) -> Any:
 @pytest.mark.filterwarnings("ignore")
 def test_scores_are_those_of_the_project(adapter: Any, run: Path) -> None:
     model = adapter.HarnessModel(str(run), scheme="int8_vectorwise", executor="numpy", batch_size=4, device="cpu")
-    own = DecoderLanguageModel(open_model(run), parse_policy("bf16").quantized(), "numpy")
+    how = PostTraining(scheme="int8_vectorwise", working="bf16")
+    own = Way(name="post", model=open_model(run), policy=parse_policy("bf16"), how=how).language_model("numpy")
 
     def expected(context: str, continuation: str) -> tuple[float, bool]:
         tokens = (np.frombuffer(text.encode(), np.uint8).astype(np.int32) for text in (context, continuation))

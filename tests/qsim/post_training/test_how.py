@@ -18,7 +18,6 @@ from qsim.post_training.how import from_json
         ({"scheme": "int9"}, ("int9", "known schemes")),
         ({"scheme": "mxfp8_e4m3"}, ("mxfp8_e4m3", "integer one")),
         ({"scheme": "int8_kv"}, ("int8_kv", "say kv")),
-        ({"scheme": None}, ("nothing", "name a scheme")),
         ({"scheme": None, "kv": "int8", "alpha": 0.5}, ("alpha 0.5", "leave it out")),
         ({"scheme": None, "kv": "int8", "static": True}, ("static", "leave static out")),
         ({"kv": "int4"}, ("int4", "int8")),

@@ -12,6 +12,7 @@ from command_line import Cli
 from quantized_models import logits, small_model
 from small_runs import small_run
 
+from qsim.data import load_data
 from qsim.importing import open_model
 from qsim.post_training import PostTraining, quantize_model
 from qsim.runs import RunFolder
@@ -73,6 +74,19 @@ def test_calibration_by_text(cli: Cli, run: RunFolder, tmp_path: Path) -> None:
     assert_same_bits(open_model(tmp_path / "s").layer(1)["qkv.limits"], true.layer(1)["qkv.limits"])
 
 
+def test_runs_calibrate_on_what_they_were_trained_on(cli: Cli, run: RunFolder, tmp_path: Path) -> None:
+    length, options = run.config.model.length, ("--scheme", "smoothquant", "--calibration-tokens", 40)
+    cli.rows("quantize", run.path, *options, "--executor", "numpy", "--out", tmp_path / "q")
+    tokens = load_data(run.path).train[: 40 // length * length].astype(np.int32).reshape(-1, length)
+    how = PostTraining(scheme="smoothquant", working="fp16")
+    true = quantize_model(open_model(run.path), how, calibration=tokens, executor="numpy")
+    assert_same_bits(logits(open_model(tmp_path / "q"), "fp16", tokens=tokens), logits(true, "fp16", tokens=tokens))
+    source = small_model(tmp_path).source
+    assert "give tokens to calibrate on" in cli.refused(
+        tmp_path, "quantize", source, "--scheme", "smoothquant", "--out", tmp_path / "new"
+    )
+
+
 def test_what_is_refused(cli: Cli, run: RunFolder, tmp_path: Path) -> None:
     out = tmp_path / "q"
     latin, empty = tmp_path / "latin.txt", tmp_path / "empty.txt"
@@ -81,7 +95,6 @@ def test_what_is_refused(cli: Cli, run: RunFolder, tmp_path: Path) -> None:
     for arguments, part in (
         (("--scheme", "int9"), "known schemes"),
         (("--scheme", "none"), "nothing is quantized"),
-        (("--scheme", "smoothquant"), "give tokens to calibrate on"),
         (("--calibration", latin, "--alpha", "0.5"), "latin.txt is not UTF-8 at byte 3"),
         (("--calibration", empty, "--alpha", "0.5"), "holds no text"),
         (("--calibration", tmp_path / "none.txt", "--alpha", "0.5"), "none.txt"),
