@@ -9,8 +9,7 @@ import numpy as np
 
 from experiments.quantizing import INT8, PRE, Evaluation, how_of
 from qsim.analysis import Analysis, analyze, windows
-from qsim.evaluation import own_format
-from qsim.importing import Model, open_model
+from qsim.importing import Model, open_model, own_format
 from qsim.policy import parse_policy
 from qsim.post_training import quantize_model
 
