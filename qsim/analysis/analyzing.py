@@ -11,14 +11,14 @@ import numpy as np
 from precision.quantization.scheme import MatmulScheme
 from precision.quantization.schemes import parse_scheme
 from qsim.analysis.listening import Listener
-from qsim.analysis.parameters import parameter_rows
+from qsim.analysis.parameters import ObservedWeights, ParameterRows
 from qsim.analysis.ranges import LossRow, RangeRow, loss_rows, range_row
 from qsim.analysis.results import Analysis
 from qsim.config import ConfigError
 from qsim.decoder import decoder_forward
 from qsim.importing import Model
 from qsim.policy import Arithmetic, parse_policy
-from qsim.sites import Calculator
+from qsim.post_training import calculator_for
 
 EXECUTORS = ("numpy", "numba")
 THRESHOLDS = (6.0,)
@@ -40,11 +40,13 @@ def analyze(
 ) -> Analysis:
     """Everything ``Analysis`` has of a model that reads tokens (S, T) under a policy.
 
-    scheme: what X^ and W^ are made by; the forward pass itself is that of the policy.  thresholds: of outliers.
+    scheme: what X^ and W^ are made by; the forward pass itself is that of the policy, of a quantized model with its
+    products quantized as they are there, its weights being what codes stand for.  thresholds: of outliers.
     batch: sequences computed at once, by default as many as come to 1,024 tokens; it changes no figure under a policy
     that promises bits.  name, text: what the model and the text are called.  progress: told how many sequences are
     done.
-    One layer of a file and one batch's activations are in memory at a time.
+    One layer of a file and one batch's activations are in memory at a time; the first batch's layers are read once,
+    for the pass and for what is measured of them.
     Errors: ConfigError for an executor whose values cannot be heard, the float64 policy, thresholds that are no
     positive numbers; TokenError for tokens that the model does not read; ValueError for an unknown scheme or policy.
     """
@@ -52,7 +54,7 @@ def analyze(
     _check(arithmetic, executor, thresholds, batch)
     sequences, length = tokens.shape
     size = batch or max(1, _TOKENS_AT_ONCE // length)
-    calculator, config = Calculator(arithmetic, executor), model.config
+    calculator, config = calculator_for(model, arithmetic, executor), model.config
     listener = Listener(
         config.layers,
         max(config.hidden, config.sizes["q"]),
@@ -61,15 +63,16 @@ def analyze(
         thresholds=thresholds,
     )
     calculator.listener = listener
+    seen = ObservedWeights(model.weights, how, executor)
     for first in range(0, sequences, size):
         part = tokens[first : first + size]
         listener.begin(part)
-        decoder_forward(calculator, config, model.weights, part)
+        decoder_forward(calculator, config, seen, part)
         listener.end()
         if progress is not None:
             progress(first + len(part))
     return _analysis(
-        model, listener, how, executor,
+        model, listener, seen.found, how, executor,
         model=name or model.source.name, policy=arithmetic.name, text=text, sequences=sequences, length=length,
     )  # fmt: skip
 
@@ -87,12 +90,15 @@ def _check(policy: Arithmetic, executor: str, thresholds: Sequence[float], batch
         raise ConfigError(f"batch is {batch}; at least one sequence is computed at once")
 
 
-def _analysis(measured: Model, listener: Listener, scheme: MatmulScheme, executor: str, **facts: Any) -> Analysis:
+def _analysis(
+    measured: Model, listener: Listener, found: ParameterRows, scheme: MatmulScheme, executor: str, **facts: Any
+) -> Analysis:
     """facts: fields of the result that were given."""
-    found, (ranges, losses) = parameter_rows(measured, scheme, executor), _of_activations(listener)
+    (ranges, losses), how = _of_activations(listener), measured.quantization
     return Analysis(
         source=str(measured.source),
         architecture=measured.architecture,
+        quantization=None if how is None else str(how),
         executor=executor,
         scheme=scheme.name,
         layers=measured.config.layers,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,8 +37,10 @@ class HistogramRow:
 def histogram(layer: int | None, tensor: str, x: np.ndarray, *, bins: int, symmetric: bool) -> HistogramRow:
     """Of the finite values; where these are all alike, over one unit about them."""
     values = np.asarray(x, np.float64).ravel()
-    values = values[np.isfinite(values)]
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        values = values[np.isfinite(values)]
+        low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
     if symmetric:
         low, high = -max(abs(low), abs(high)), max(abs(low), abs(high))
     if low == high:

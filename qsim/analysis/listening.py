@@ -44,10 +44,11 @@ class InputFigures:
     def add(self, x: np.ndarray, scheme: MatmulScheme, backend: str) -> None:
         """x (T, k), a sequence."""
         self.tokens += len(x)
-        self.signal.append(metrics.power(x))
-        self.noise.append(metrics.noise_power(x, reconstructed_input(x, scheme, backend)))
-        self._add_tokens(Moments.of(x, -1))
-        whole, channels, counted = Moments.of(x), Moments.of(x, 0), observed(x, backend)
+        wide = x.astype(np.float64)
+        self.signal.append(metrics.power(wide))
+        self.noise.append(metrics.noise_power(wide, reconstructed_input(x, scheme, backend)))
+        self._add_tokens(Moments.of(wide, -1))
+        whole, channels, counted = Moments.of(wide), Moments.of(wide, 0), observed(x, backend)
         self.moments = whole if self.moments is None else self.moments + whole
         self.channels = channels if self.channels is None else self.channels + channels
         self.counted = counted if self.counted is None else self.counted + counted

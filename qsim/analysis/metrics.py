@@ -36,7 +36,7 @@ def power(x: Any) -> float:
 def noise_power(x: Any, reconstructed: Any) -> float:
     """sum (x^ - x)^2."""
     with np.errstate(all="ignore"):
-        return power(np.asarray(reconstructed, np.float64) - np.asarray(x, np.float64))
+        return power(np.subtract(reconstructed, x, dtype=np.float64))
 
 
 def root_mean(total: float, count: int) -> float:
@@ -81,7 +81,8 @@ class Moments:
             mean = x.mean(axis=axis, keepdims=True)
             d = x - mean
             square = d * d
-            sums = [part.sum(axis=axis) for part in (square, square * d, square * square)]
+            sums = [square.sum(axis=axis), np.multiply(square, d, out=d).sum(axis=axis)]
+            sums.append(np.multiply(square, square, out=square).sum(axis=axis))
         count = x.size if axis is None else x.shape[axis]
         return cls(count=count, mean=mean.reshape(np.shape(sums[0])), m2=sums[0], m3=sums[1], m4=sums[2])
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from qsim.analysis.metrics import Moments, spectral_norm
 from qsim.analysis.ranges import LossRow, RangeRow, loss_rows, observed, range_row
 from qsim.analysis.reconstruction import reconstructed_weight
 from qsim.analysis.results import GainRow, WeightRow
-from qsim.importing import Model
+from qsim.decoder import Parameters, Weights
 
 
 @dataclass(kw_only=True)
@@ -35,26 +35,49 @@ class ParameterRows:
         return {(row.layer, row.norm): row.std for row in self.gains}
 
 
-def parameter_rows(model: Model, scheme: MatmulScheme, backend: str) -> ParameterRows:
-    """Of all parameters; linear layers of the blocks are the weights.  One layer is in memory at a time."""
-    found = ParameterRows()
-    for layer, name, w in _parameters(model):
-        counted = observed(w, backend)
+class ObservedWeights:
+    """``Weights`` that measures each part when it is first read, so that nothing is read just to be measured.
+
+    Linear layers of the blocks are the weights among the rows.
+    """
+
+    def __init__(self, weights: Weights, scheme: MatmulScheme, backend: str) -> None:
+        self._weights, self._scheme, self._backend = weights, scheme, backend
+        self._found: dict[int | None, ParameterRows] = {}
+
+    @property
+    def found(self) -> ParameterRows:
+        """Rows of what has been read: of the blocks, then of what is outside them."""
+        rows = ParameterRows()
+        for layer in sorted(self._found, key=lambda layer: math.inf if layer is None else layer):
+            for kind in fields(ParameterRows):
+                getattr(rows, kind.name).extend(getattr(self._found[layer], kind.name))
+        return rows
+
+    def outer(self) -> Parameters:
+        return self._observed(None, self._weights.outer())
+
+    def layer(self, number: int) -> Parameters:
+        return self._observed(number, self._weights.layer(number))
+
+    def _observed(self, layer: int | None, parameters: Parameters) -> Parameters:
+        if layer not in self._found:
+            self._found[layer] = ParameterRows()
+            for name, w in parameters.items():
+                if not name.endswith(".limits"):  # of static ranges: no parameter
+                    self._add(layer, name, _values(w))
+        return parameters
+
+    def _add(self, layer: int | None, name: str, w: np.ndarray) -> None:
+        found, counted = self._found[layer], observed(w, self._backend)
         found.ranges.append(range_row("weights", layer, name, counted))
         found.losses += loss_rows("weights", layer, name, counted)
         if name.endswith(".gain"):
             found.gains.append(_gain_row(layer, name.removesuffix(".gain"), w))
             found.histograms.append(histogram(layer, name, w, bins=GAIN_BINS, symmetric=False))
         elif layer is not None and name.endswith(".weight"):
-            found.weights.append(_weight_row(layer, name, w, scheme, backend))
+            found.weights.append(_weight_row(layer, name, w, self._scheme, self._backend))
             found.histograms.append(histogram(layer, name, w, bins=WEIGHT_BINS, symmetric=True))
-    return found
-
-
-def _parameters(model: Model) -> Iterator[tuple[int | None, str, np.ndarray]]:
-    for layer in range(model.config.layers):
-        yield from ((layer, name, _values(w)) for name, w in model.layer(layer).items())
-    yield from ((None, name, _values(w)) for name, w in model.weights.outer().items())
 
 
 def _values(w: Any) -> np.ndarray:
@@ -77,8 +100,10 @@ def _gain_row(layer: int | None, norm: str, gain: np.ndarray) -> GainRow:
 
 
 def _weight_row(layer: int, name: str, w: np.ndarray, scheme: MatmulScheme, backend: str) -> WeightRow:
-    moments, norm = Moments.of(w), spectral_norm(w)
+    wide = w.astype(np.float64)
+    moments, norm = Moments.of(wide), spectral_norm(wide)
     again = reconstructed_weight(w, scheme, backend)
+    noise, signal = (None, None) if again is None else (metrics.noise_power(wide, again), metrics.power(wide))
     return WeightRow(
         layer=layer,
         tensor=name,
@@ -89,6 +114,6 @@ def _weight_row(layer: int, name: str, w: np.ndarray, scheme: MatmulScheme, back
         std=float(moments.std),
         kurtosis=float(moments.kurtosis),
         infinity_norm=metrics.infinity_norm(w),
-        rmse=None if again is None else metrics.rmse(w, again),
-        sqnr_db=None if again is None else metrics.sqnr_db(w, again),
+        rmse=None if noise is None else metrics.root_mean(noise, w.size),
+        sqnr_db=None if noise is None or signal is None else metrics.decibels(signal, noise),
     )

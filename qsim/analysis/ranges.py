@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-import precision as pr
+from precision.backends import get_backend
 from precision.binades import Binades
+from precision.formats import FP32
 from precision.statistics import LOWEST_EXPONENT, Statistics
 from qsim.ranges import offered
 
@@ -53,8 +54,9 @@ class LossRow:
 
 
 def observed(x: Any, backend: str) -> Statistics:
-    """Counts of float32 values; two of them add."""
-    return pr.statistics(x, "fp32", backend=backend)
+    """Counts of float32 values, without extremes and squares; two of them add."""
+    counts, significands = get_backend(backend).statistics(x, x, FP32)
+    return Statistics.from_counts(FP32, x.size, counts, significands)
 
 
 def range_row(kind: str, layer: int | None, place: str, found: Statistics) -> RangeRow:
@@ -75,16 +77,27 @@ def range_row(kind: str, layer: int | None, place: str, found: Statistics) -> Ra
 
 
 def loss_rows(kind: str, layer: int | None, place: str, found: Statistics) -> Iterator[LossRow]:
-    """In every registered format of which counts per binade tell all (``precision.binades``)."""
+    """In FP32, which loses nothing but flushed subnormal values, and in every registered format of which counts per
+    binade tell all (``precision.binades``).
+
+    Integer formats hold no value without a scale: what one would lose is in RMSE and SQNR under a scheme.
+    """
     binades = Binades(significands=found.significands)
-    for name, fmt in offered().items():
-        yield LossRow(
+    finite = int(binades.total.sum())
+
+    def row(name: str, underflowed: int, flushed: int, overflowed: int) -> LossRow:
+        return LossRow(
             kind=kind,
             layer=layer,
             place=place,
             format=name,
-            finite=int(binades.total.sum()),
-            underflowed=int(binades.underflowed(fmt, 0)),
-            flushed=int(binades.underflowed(fmt, 0, "flush")),
-            overflowed=int(binades.overflowed(fmt, 0)),
+            finite=finite,
+            underflowed=int(underflowed),
+            flushed=int(flushed),
+            overflowed=int(overflowed),
         )
+
+    yield row(FP32.name, 0, found.subnormal, 0)
+    for name, fmt in offered().items():
+        kept, flushing = (binades.underflowed(fmt, 0, way) for way in ("keep", "flush"))
+        yield row(name, kept, flushing, binades.overflowed(fmt, 0))

@@ -94,12 +94,14 @@ class OutputRow:
 class Analysis:
     """Everything measured of one model; ``tables`` gives it as rows.
 
-    sequences, length: of the tokens read.  text: where they come from, in words.
+    quantization: how the model is quantized, in words; None where it is not.  sequences, length: of the tokens read.
+    text: where they come from, in words.
     """
 
     model: str
     source: str
     architecture: str
+    quantization: str | None
     policy: str
     executor: str
     scheme: str

@@ -8,7 +8,7 @@ from typing import Any
 
 from qsim.analysis.results import PAPER_NAMES, Analysis
 
-_SHOWN = ("fp16", "bf16", "e5m2", "e4m3fn", "e4m3", "e3m4", "e2m3", "e2m1")
+_SHOWN = ("fp32", "fp16", "bf16", "e5m2", "e4m3fn", "e4m3", "e3m4", "e2m3", "e2m1")
 
 
 @dataclass(frozen=True, kw_only=True)

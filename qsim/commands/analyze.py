@@ -100,8 +100,9 @@ def _print(analyses: Sequence[Analysis]) -> None:
 
     for one in analyses:
         tokens = one.sequences * one.length
+        kind = one.architecture if one.quantization is None else f"{one.architecture} quantized ({one.quantization})"
         print(
-            f"{one.model}: {one.architecture}, {one.layers} blocks of {one.hidden}, {one.policy} on {one.executor}, "
+            f"{one.model}: {kind}, {one.layers} blocks of {one.hidden}, {one.policy} on {one.executor}, "
             f"X^ by {one.scheme}, {tokens} tokens of {one.text}"
         )
     print_columns([_site_cells(vars(row)) for one in analyses for row in overview(one)], by="model")

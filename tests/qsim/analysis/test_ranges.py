@@ -15,6 +15,7 @@ from qsim.analysis.ranges import LossRow, loss_rows, observed, range_row
 
 PATTERNS = arrays(np.uint32, st.integers(0, 40), elements=st.integers(0, 2**32 - 1))
 NATIVE = {
+    "fp32": np.float32,
     "fp16": np.float16,
     "bf16": ml_dtypes.bfloat16,
     "e4m3fn": ml_dtypes.float8_e4m3fn,
