@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qsim.analysis.results import PAPER_NAMES, Analysis
+from qsim.analysis.ridges import blocks_of, fill_ridges, numbers_of_ridges
 from qsim.report.curves import label_decimals
 from qsim.report.numbers import Numbers
 from qsim.report.sheet import INK, MUTED, WIDE, Figure, Sheet, Style, draw, key_height, series
@@ -22,6 +23,7 @@ __all__ = ["figures"]
 Curve = Callable[[Analysis], Sequence[tuple[int, float]]]  # (block, value)
 Panel = tuple[str, str, Curve]  # what, where, and the values
 Filled = tuple[str, str, Callable[["Axes"], None]]
+_SQNR = "SQNR in dB"
 _SITES = ("qkv", "mlp_up", "attention_out", "mlp_down")
 
 
@@ -31,6 +33,7 @@ def figures(analyses: Sequence[Analysis], block: int | None = None) -> list[Figu
     number = min(one.layers for one in analyses) // 2 if block is None else block
     return [
         _by_block(analyses, styles, "figure5", "Quantization error and its companions by block", _figure5()),
+        _all_distributions(analyses, styles),
         _distributions(analyses, styles, number),
         _by_block(analyses, styles, "sites", "Error and tails at all four sites by block", _all_sites()),
         _by_block(analyses, styles, "outputs", "Largest and median magnitude of what blocks give out", _outputs()),
@@ -67,7 +70,7 @@ def _figure5() -> list[Panel]:
 
 
 def _all_sites() -> list[Panel]:
-    metrics = (("SQNR in dB", "sqnr_db"), ("kurtosis", "kurtosis"), ("infinity norm", "infinity_norm"))
+    metrics = ((_SQNR, "sqnr_db"), ("kurtosis", "kurtosis"), ("infinity norm", "infinity_norm"))
     return [(words, f"{site}.input", _input(site, metric)) for words, metric in metrics for site in _SITES]
 
 
@@ -89,14 +92,14 @@ def _by_block(
     ]
     numbers = Numbers(columns=("figure", "place", "model", "block", "value"), rows=rows)
 
-    def panel(axes: Axes, curve: Curve) -> None:
+    def panel(axes: Axes, what: str, curve: Curve) -> None:
         for one, style in zip(analyses, styles, strict=True):
             _line(axes, curve(one), style)
-        _scale(axes)
+        _scale(axes, decibels=what == _SQNR)
         axes.set_xlabel("block", color=INK, labelpad=2)
 
-    drawn: list[Filled] = [(what, where, partial(panel, curve=curve)) for what, where, curve in panels]
-    return draw(name, label, numbers, lambda width: _grid(analyses, styles, drawn, width))
+    drawn: list[Filled] = [(what, where, partial(panel, what=what, curve=curve)) for what, where, curve in panels]
+    return draw(name, label, numbers, lambda width: _grid(analyses, styles, drawn, width), pixels=True)
 
 
 def _line(axes: Axes, points: Sequence[tuple[int, float]], style: Style) -> None:
@@ -105,14 +108,17 @@ def _line(axes: Axes, points: Sequence[tuple[int, float]], style: Style) -> None
     axes.plot(blocks, [v if math.isfinite(v) else math.nan for v in values], linewidth=1.4, **marker, **style)
 
 
-def _scale(axes: Axes) -> None:
-    """Whole blocks; values from zero, or logarithmic where they span more than a factor of 30."""
+def _scale(axes: Axes, *, decibels: bool) -> None:
+    """Whole blocks; values from zero, or logarithmic beyond a factor of 30; decibels as they lie."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
     drawn = np.concatenate([np.asarray(line.get_ydata(), np.float64) for line in axes.lines])
     drawn = drawn[np.isfinite(drawn)]
-    if drawn.size and drawn.min() > 0 and drawn.max() / drawn.min() > 30:
+    if decibels:
+        axes.margins(y=0.12)
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+    elif drawn.size and drawn.min() > 0 and drawn.max() / drawn.min() > 30:
         _logarithmic(axes)
     elif drawn.size and drawn.min() >= 0:
         axes.set_ylim(0, drawn.max() * 1.08 or 1.0)
@@ -129,13 +135,14 @@ def _grid(
     styles: Sequence[Style],
     panels: Sequence[Filled],
     width: int,
+    height: float | None = None,
 ) -> Sheet:
     """Panels side by side, four on a desk (two where there are only two), one on a phone, under one key."""
     names, wide = [one.model for one in analyses], width == WIDE
     across = min(len(panels), 4) if wide else 1
-    left, gap, foot, height = 46.0, 18.0, 58.0, (150.0 if wide else 140.0)
-    if across == 2:
-        height = 200.0
+    left, gap, foot = 46.0, 18.0, 58.0
+    if height is None:
+        height = 200.0 if across == 2 else 150.0 if wide else 140.0
     head = 10 + key_height(names, width - 8)
     each = (width - 8 - gap * (across - 1)) / across
     sheet = Sheet(width, head + math.ceil(len(panels) / across) * (height + foot + 34))
@@ -151,10 +158,35 @@ def _grid(
 
 # Distributions: Figure 4
 
+_TENSORS = ("qkv.weight", "layernorm_1.gain", "mlp_up.weight", "layernorm_2.gain")
+
+
+def _all_distributions(analyses: Sequence[Analysis], styles: Sequence[Style]) -> Figure:
+    """Of weights and gains of every block, a ridge each, the first block on top."""
+    ridges = {
+        tensor: [(row, style) for one, style in zip(analyses, styles, strict=True) for row in blocks_of(one, tensor)]
+        for tensor in _TENSORS
+    }
+    drawn: list[Filled] = [
+        (
+            _density(tensor),
+            PAPER_NAMES.get(place := tensor.rpartition(".")[0], place),
+            partial(fill_ridges, rows=rows),
+        )
+        for tensor, rows in ridges.items()
+    ]
+    height = 40 + 15.0 * max(one.layers for one in analyses)
+    label = "Weights and gains of every block"
+    numbers = numbers_of_ridges(analyses, _TENSORS)
+    return draw("figure4", label, numbers, lambda width: _grid(analyses, styles, drawn, width, height), pixels=True)
+
+
+def _density(tensor: str) -> str:
+    return "density of weights W" if tensor.endswith(".weight") else "density of gains g"
+
 
 def _distributions(analyses: Sequence[Analysis], styles: Sequence[Style], block: int) -> Figure:
     """Of weights and gains of one block, one model over the other."""
-    tensors = ("qkv.weight", "layernorm_1.gain", "mlp_up.weight", "layernorm_2.gain")
     label = f"Weights and gains of block {block}"
     numbers = Numbers(columns=("tensor", "model", "low", "high", "density"), rows=list(_bins(analyses, block)))
 
@@ -171,14 +203,9 @@ def _distributions(analyses: Sequence[Analysis], styles: Sequence[Style], block:
         axes.tick_params(axis="y", labelcolor=MUTED)
 
     drawn: list[Filled] = [
-        (
-            "density of weights W" if tensor.endswith(".weight") else "density of gains g",
-            _where(tensor, block),
-            partial(panel, tensor=tensor),
-        )
-        for tensor in tensors
+        (_density(tensor), _where(tensor, block), partial(panel, tensor=tensor)) for tensor in _TENSORS
     ]
-    return draw("figure4", label, numbers, lambda width: _grid(analyses, styles, drawn, width))
+    return draw("block", label, numbers, lambda width: _grid(analyses, styles, drawn, width), pixels=True)
 
 
 def _where(tensor: str, block: int) -> str:
@@ -218,4 +245,10 @@ def _outliers(analyses: Sequence[Analysis], styles: Sequence[Style]) -> Figure:
         ("outlier dimensions", f"the reading that finds {words}", partial(panel, choose=choose))
         for words, choose in (("most", max), ("fewest", min))
     ]
-    return draw("outliers", "Outlier dimensions by threshold", numbers, lambda w: _grid(analyses, styles, drawn, w))
+    return draw(
+        "outliers",
+        "Outlier dimensions by threshold",
+        numbers,
+        lambda width: _grid(analyses, styles, drawn, width),
+        pixels=True,
+    )

@@ -1,4 +1,4 @@
-"""What ``--out`` holds: analysis.json, a CSV of every table, every figure as SVG, and one self-contained page."""
+"""What ``--out`` holds: analysis.json, a CSV of every table, figures as SVG and PNG, and a self-contained page."""
 
 from __future__ import annotations
 
@@ -37,15 +37,16 @@ def write(analyses: Sequence[Analysis], folder: Path, *, block: int | None = Non
     block: whose distributions are drawn, the middle one by default.
     """
     drawn, compared = figures(analyses, block), compare(analyses)
-    files = {"analysis.json": strict_json.dumps(as_json(analyses))}
+    files: dict[str, str | bytes] = {"analysis.json": strict_json.dumps(as_json(analyses))}
     files |= {f"{name}.csv": table.csv() for name, table in tables(analyses).items()}
     if compared:
         files["comparison.csv"] = _comparison(compared).csv()
     files |= {f"{figure.name}.svg": figure.file for figure in drawn}
+    files |= {f"{figure.name}.png": figure.png for figure in drawn}
     files["analysis.html"] = html(analyses, compared, drawn)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        write_atomically(folder / name, text.encode("utf-8"))
+    for name, data in files.items():
+        write_atomically(folder / name, data.encode("utf-8") if isinstance(data, str) else data)
     return [folder / name for name in files]
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qsim.report.numbers import Numbers
-from qsim.report.svg import ALARM, HEAT, INK, MUTED, RULE, SERIES, inline, standalone
+from qsim.report.svg import ALARM, HEAT, INK, LIGHT, MUTED, PALETTE, RULE, SERIES, inline, standalone
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,6 +74,7 @@ class Figure:
     narrow: str
     file: str
     numbers: Numbers
+    png: bytes = b""  # the file as pixels, where asked for
 
 
 class Sheet:
@@ -142,17 +143,46 @@ class Sheet:
             self.figure.savefig(target, format="svg", transparent=True, metadata=nothing)
         return target.getvalue()
 
+    def png(self) -> bytes:
+        """In the colours of the light page and on its ground, two pixels to a CSS pixel; the last thing done with
+        a sheet, whose colours it replaces."""
+        target = io.BytesIO()
+        _recolour(self.figure)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")
+            self.figure.savefig(
+                target, format="png", dpi=144, facecolor=PALETTE["page"][0], metadata={"Software": None}
+            )
+        return target.getvalue()
 
-def draw(name: str, label: str, numbers: Numbers, drawing: Callable[[int], Sheet]) -> Figure:
-    """The picture at both widths."""
+
+def _recolour(figure: Any) -> None:
+    """Sentinel colours of everything on a figure by those of the light page."""
+    from matplotlib.colors import to_hex, to_rgba_array
+
+    for artist in figure.findobj():
+        for kind in ("color", "edgecolor", "facecolor", "markerfacecolor", "markeredgecolor"):
+            if not hasattr(artist, f"get_{kind}") or not hasattr(artist, f"set_{kind}"):
+                continue
+            found = to_rgba_array(getattr(artist, f"get_{kind}")())
+            names = [to_hex(colour) for colour in found]
+            if any(name in LIGHT for name in names):
+                new = [(*to_rgba_array(LIGHT.get(n, n))[0, :3], c[3]) for n, c in zip(names, found, strict=True)]
+                getattr(artist, f"set_{kind}")(new[0] if len(new) == 1 else new)
+
+
+def draw(name: str, label: str, numbers: Numbers, drawing: Callable[[int], Sheet], *, pixels: bool = False) -> Figure:
+    """The picture at both widths; pixels: as PNG, too."""
     import matplotlib
 
-    drawn, sheets = [], []
+    drawn, sheets, png = [], [], b""
     for width in (WIDE, NARROW):
         settings: Any = _SETTINGS | {"svg.hashsalt": f"{name}-{width}"}
         with matplotlib.rc_context(settings):
             sheets.append(drawing(width))
             drawn.append(sheets[-1].svg())
+            if pixels and width == WIDE:
+                png = sheets[-1].png()
     return Figure(
         name=name,
         label=label,
@@ -160,6 +190,7 @@ def draw(name: str, label: str, numbers: Numbers, drawing: Callable[[int], Sheet
         narrow=inline(drawn[1], f"{name}-{NARROW}", label),
         file=standalone(drawn[0], label, sheets[0].width, sheets[0].height),
         numbers=numbers,
+        png=png,
     )
 
 

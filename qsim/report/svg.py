@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from html import escape
 
-__all__ = ["ALARM", "HEAT", "INK", "MUTED", "PALETTE", "RULE", "SERIES", "inline", "standalone"]
+__all__ = ["ALARM", "HEAT", "INK", "LIGHT", "MUTED", "PALETTE", "RULE", "SERIES", "inline", "standalone"]
 
 INK, MUTED, RULE, HEAT, ALARM = "#000010", "#000020", "#000030", "#000040", "#000050"
 SERIES = ("#0000a1", "#0000a2", "#0000a3", "#0000a4", "#0000a5")
@@ -35,6 +35,7 @@ _NAMES = {
     ALARM: "alarm",
     **{colour: f"series-{i}" for i, colour in enumerate(SERIES, start=1)},
 }
+LIGHT = {sentinel: PALETTE[name][0] for sentinel, name in _NAMES.items()}  # colours of the light page
 _FONTS = "system-ui, -apple-system, Segoe UI, Roboto, Helvetica Neue, Liberation Sans, Arial, sans-serif"
 
 
@@ -58,8 +59,8 @@ def standalone(svg: str, label: str, width: float, height: float) -> str:
         f'<rect width="100%" height="100%" fill="{PALETTE["page"][0]}"/>'
     )
     body = head + _body(svg)
-    for colour, variable in _NAMES.items():
-        body = body.replace(colour, PALETTE[variable][0])
+    for sentinel, colour in LIGHT.items():
+        body = body.replace(sentinel, colour)
     return re.sub(r"\s*\n\s*", "\n", body)
 
 

@@ -201,7 +201,7 @@ def test_files_hold_everything_and_are_the_same_every_time(models: dict[str, Mod
     for one, other in zip(*written, strict=True):
         assert one.read_bytes() == other.read_bytes()
     names = {path.name for path in written[0]}
-    assert names >= {"analysis.json", "analysis.html", "comparison.csv", "figure4.svg", "figure5.svg"}
+    assert names >= {"analysis.json", "analysis.html", "comparison.csv", "figure4.svg", "figure4.png", "block.svg"}
     assert names >= {f"{name}.csv" for name in tables(both)}
     for name in ("figure4.svg", "figure5.svg", "analysis.html"):
         text = (tmp_path / "a" / name).read_text()

@@ -14,7 +14,7 @@ from refusals import refused
 from small_checkpoints import CHECKPOINTS
 
 from qsim.importing import ModelError, open_model
-from qsim.importing.tokenizer import HuggingFaceTokenizer
+from qsim.importing.tokenizer import HuggingFaceTokenizer, MissingPackageError
 from qsim.text_sources import DataError
 
 # a byte-pair vocabulary of four letters, two merges and a special token
@@ -54,7 +54,7 @@ def test_a_folder_without_one(tmp_path: Path) -> None:
 
 def test_the_package_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with refused(DataError, "the package tokenizers; pip install 'qsim-precision[hf]'"):
+    with refused(MissingPackageError, "the package tokenizers; pip install 'qsim-precision[hf]'"):
         HuggingFaceTokenizer(model=TEXT.encode()).encode("abc")
 
 
@@ -78,5 +78,5 @@ def test_text_there_and_back(tmp_path: Path) -> None:
 def test_what_is_refused() -> None:
     with refused(DataError, "token 7 is unknown"):
         own().decode([0, 7])
-    with refused(DataError, "is not one", "restore it"):
+    with refused(DataError, "is no tokenizer.json", "restore it"):
         HuggingFaceTokenizer(model=TEXT.encode()[:-1]).encode("a")
