@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from experiments.comparable import part
 from experiments.drawing import COLOURS, bars, figure
 from experiments.experiment import Experiment
-from experiments.judging import NOT_REPRODUCED, REPRODUCED, UNTOLD, Verdict, all_of, untold
+from experiments.judging import NOT_REPRODUCED, REPRODUCED, UNTOLD, Verdict, all_of, unless, untold
 from experiments.results import Results
 from experiments.scales import Scale
 from experiments.statistics import Interval, interval
@@ -62,7 +62,7 @@ def spread(results: Results, label: str) -> tuple[float, float]:
 def judge(results: Results) -> Verdict:
     units = [label for label in results.labels if label not in (CONTROL, HALF, NARROW)]
     told = untold(part(results, [CONTROL, *units]))
-    return told or all_of([one for label in units for one in _judged(results, label)])
+    return unless(told, lambda: all_of([one for label in units for one in _judged(results, label)]))
 
 
 def _judged(results: Results, label: str) -> list[Verdict]:

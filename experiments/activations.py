@@ -23,7 +23,7 @@ from experiments.compared import analysis_of
 from experiments.drawing import COLOURS, figure, from_zero
 from experiments.experiment import Experiment
 from experiments.half_precision import LABELS, PAIRS, VARIANTS
-from experiments.judging import Verdict, all_of, ratio_verdict, untold
+from experiments.judging import Verdict, all_of, ratio_verdict, unless, untold
 from experiments.published import FP16_OVER_BF16
 from experiments.results import Results
 
@@ -40,7 +40,9 @@ HELD = {"rmse": "rmse", "std": "token_std", "std_gain": "gain_std"}  # fields of
 
 def judge(results: Results) -> Verdict:
     told = untold(results)
-    return told or all_of([ratio_verdict(results, *PAIRS[0], name, words) for name, words in METRICS.items()])
+    return unless(
+        told, lambda: all_of([ratio_verdict(results, *PAIRS[0], name, words) for name, words in METRICS.items()])
+    )
 
 
 def draw(results: Results) -> Figure:

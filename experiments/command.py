@@ -16,6 +16,7 @@ from experiments.plan import Planned, open_data, plan
 from experiments.rows import Store
 from experiments.scales import Scale, scale_named
 from experiments.standalone import Standalone, concluded, make_parts, planned
+from qsim import strict_json
 from qsim.atomic import write_atomically
 from qsim.config import ConfigError
 
@@ -37,6 +38,7 @@ class Request:
     compare: Sequence[Path] = ()
     time_limit: float | None = None
     planned_only: bool = False
+    only_made: bool = False
     began: float = field(default_factory=time.time)
 
     def __post_init__(self) -> None:
@@ -67,7 +69,7 @@ def listed() -> list[dict[str, Any]]:
 
 
 def run(request: Request, say: Any) -> list[dict[str, Any]]:
-    """Make the rows that are missing and conclude; of ``planned_only`` the plan, a line a row.
+    """Make the rows that are missing and conclude; of ``planned_only`` the plan, a line a row; ``only_made``: none.
 
     say: is told, in sentences, what it costs before it starts.
     Errors: ConfigError, DataError, RowError; KeyboardInterrupt where a signal ended the work.
@@ -77,6 +79,8 @@ def run(request: Request, say: Any) -> list[dict[str, Any]]:
     alone = [one for one in named if isinstance(one, Standalone)]
     scale = scale_named(request.scale).changed(executor=request.executor, seeds=request.seeds)
     out, store = request.out, Store(request.out)
+    if request.only_made:
+        return _of_what_is_there(experiments, alone, scale, request)
     corpus = open_data(out, scale.config, request.text, request.tokenizer_model, request.data)
     rows = plan(experiments, scale, corpus, store.rows())
     parts = [line for one in alone for line in planned(one, scale, out)]
@@ -89,6 +93,21 @@ def run(request: Request, say: Any) -> list[dict[str, Any]]:
     _make(request, scale, [row.training for row in rows if not row.done])
     found = conclude(experiments, scale, corpus.sha256, store.rows(), out, request.compare)
     return found + _alone(alone, scale, request, say)
+
+
+def _of_what_is_there(
+    experiments: Sequence[Experiment], alone: Sequence[Standalone], scale: Scale, request: Request
+) -> list[dict[str, Any]]:
+    """Conclusions alone; of the data their hash is all that it takes, so that a folder without tokens does."""
+    path, store = request.out / "data" / "data.json", Store(request.out)
+    if not path.is_file():
+        raise ConfigError(f"{str(request.out)!r} holds no data/data.json, so no rows either; leave out --no-make")
+    store.write_table()
+    sha256 = strict_json.loads(path.read_text(encoding="utf-8"))["sha256"]
+    found = conclude(experiments, scale, sha256, store.rows(), request.out, request.compare)
+    others = [concluded(one, scale, request.out) for one in alone]
+    keep(others, request.out)
+    return found + others
 
 
 def _alone(alone: Sequence[Standalone], scale: Scale, request: Request, say: Any) -> list[dict[str, Any]]:

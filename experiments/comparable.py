@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from experiments.judging import untold
+from experiments.judging import unfit
 from experiments.results import Results
 
 
@@ -23,4 +23,4 @@ def comparable(results: Results, label: str, apart: bool = False) -> bool:
     """Whether a variant learned, and ended close to its control unless it may lie ``apart``."""
     control = results.variant(label).control
     pair = [label] if control is None else [control, label]
-    return untold(part(results, pair), except_for=[label] if apart else []) is None
+    return not unfit(part(results, pair), except_for=[label] if apart else [])

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.judging import NOTABLE
 from experiments.published import Published
 from experiments.quantizing import INT8
 from experiments.results import Results
@@ -16,6 +17,8 @@ from experiments.statistics import Interval
 
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#000000")
 DEGRADATION = "increase of held-out loss, %"
+SMALL, LETTERS = 32, 48  # letters of labels side by side, above which they are small, slanted
+READ = "whiskers, bands: 95 % intervals; shaded: within 0.06, not notable"
 
 
 def figure(columns: int, width: float = 3.4, height: float = 2.8, rows: int = 1) -> tuple[Figure, Any]:
@@ -25,15 +28,28 @@ def figure(columns: int, width: float = 3.4, height: float = 2.8, rows: int = 1)
 
 
 def bars(axes: Axes, labels: Sequence[str], intervals: Sequence[Interval], title: str) -> None:
-    """A bar a variant, its bootstrap interval as a whisker."""
+    """A bar a variant, its bootstrap interval as a whisker, on no finer a scale than what is notable at all."""
     for place, found in enumerate(intervals):
         axes.bar(place, found.mean, width=0.6, color=COLOURS[place % len(COLOURS)])
         if found.low is not None and found.high is not None:
             axes.plot([place, place], [found.low, found.high], color="black", linewidth=1)
-    axes.set_xticks(range(len(labels)), labels, rotation=20 if len(labels) > 3 else 0)
+    letters = max((len(line) for label in labels for line in label.split("\n")), default=0)
+    slanted: dict[str, Any] = (
+        {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if letters * len(labels) > LETTERS else {}
+    )
+    axes.set_xticks(range(len(labels)), labels, fontsize=7 if letters * len(labels) > SMALL else 8, **slanted)
     axes.axhline(0, color="black", linewidth=0.6)
+    notable(axes)
     axes.set_title(title)
     axes.set_ylabel(DEGRADATION)
+
+
+def notable(axes: Axes) -> None:
+    """Shade what lies within 0.06 points of 0, which the paper calls no notable difference, and show all of it."""
+    axes.axhspan(-NOTABLE, NOTABLE, color="grey", alpha=0.12, linewidth=0, zorder=0)
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(low, -1.1 * NOTABLE), max(high, 1.1 * NOTABLE))
+    axes.figure.supxlabel(READ, fontsize=6)  # type: ignore[union-attr]
 
 
 def over_steps(axes: Axes, results: Results, labels: Sequence[str], title: str, scheme: str = INT8) -> None:
@@ -48,7 +64,8 @@ def over_steps(axes: Axes, results: Results, labels: Sequence[str], title: str, 
     axes.set_xlabel("step")
     axes.set_ylabel(DEGRADATION)
     axes.set_title(title)
-    axes.legend(frameon=False)
+    notable(axes)
+    axes.legend(frameon=False, fontsize=6)
 
 
 def from_zero(axes: Axes) -> None:
@@ -62,8 +79,10 @@ def from_zero(axes: Axes) -> None:
 
 
 def published(axes: Axes, numbers: Sequence[Published], places: Sequence[float]) -> None:
-    """The paper's numbers, hollow, on an axis of their own: they are of accuracies, ours of losses."""
+    """The paper's numbers, hollow, on an axis of their own with 0 where ours is: of accuracies, ours of losses."""
     other = axes.twinx()
     other.scatter(places, [one.value for one in numbers], s=36, facecolors="none", edgecolors="black", marker="D")
-    other.set_ylim(bottom=min(0.0, *(one.value for one in numbers)))
+    low, high = axes.get_ylim()
+    top = 1.1 * max(one.value for one in numbers)
+    other.set_ylim(top * low / high, top)
     other.set_ylabel("published (hollow): accuracy lost, %")

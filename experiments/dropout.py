@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from experiments.drawing import bars, figure
 from experiments.experiment import Experiment
-from experiments.judging import Verdict, all_of, more, untold
+from experiments.judging import Verdict, all_of, more, unless, untold
 from experiments.results import Results
 from experiments.variant import Variant
 
@@ -28,7 +28,7 @@ VARIANTS = [
 
 def judge(results: Results) -> Verdict:
     told = untold(results, except_for=(EXCEPTED,))
-    return told or all_of([more(results, f"dropout {p:g}", "dropout 0") for p in RATES[2:]])
+    return unless(told, lambda: all_of([more(results, f"dropout {p:g}", "dropout 0") for p in RATES[2:]]))
 
 
 def draw(results: Results) -> Figure:

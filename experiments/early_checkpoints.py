@@ -26,7 +26,7 @@ from experiments import dropout, gradient_clipping, half_precision, weight_decay
 from experiments.comparable import comparable, part
 from experiments.drawing import figure
 from experiments.experiment import Experiment
-from experiments.judging import NOT_REPRODUCED, REPRODUCED, UNTOLD, Verdict, untold
+from experiments.judging import NOT_REPRODUCED, REPRODUCED, UNTOLD, Verdict, unless, untold
 from experiments.results import Results
 from experiments.scales import Scale
 from experiments.statistics import Interval
@@ -54,8 +54,10 @@ def judged(results: Results) -> list[str]:
 
 
 def judge(results: Results) -> Verdict:
-    if (told := untold(part(results, [CONTROL]))) is not None:
-        return told
+    return unless(untold(part(results, [CONTROL])), lambda: _judged(results))
+
+
+def _judged(results: Results) -> Verdict:
     labels = judged(results)
     if len(labels) < FEWEST:
         return Verdict(outcome=UNTOLD, reason=f"{len(labels)} variants can be compared, and an order takes {FEWEST}")

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from experiments.drawing import bars, figure, over_steps
 from experiments.experiment import Experiment
-from experiments.judging import REPRODUCED, UNTOLD, Verdict, all_of, more, untold
+from experiments.judging import REPRODUCED, UNTOLD, Verdict, all_of, more, unless, untold
 from experiments.results import Results
 from experiments.variant import Variant
 
@@ -51,8 +51,10 @@ VARIANTS = [
 
 
 def judge(results: Results) -> Verdict:
-    if (told := untold(results)) is not None:
-        return told
+    return unless(untold(results), lambda: _judged(results))
+
+
+def _judged(results: Results) -> Verdict:
     worse = [name for name in BAD if more(results, name, GOOD).outcome == REPRODUCED]
     if not worse:
         reasons = "; ".join(more(results, name, GOOD).reason for name in BAD)
@@ -64,7 +66,7 @@ def draw(results: Results) -> Figure:
     drawn, axes = figure(2, width=5.2, height=4.2)
     names = [label.replace(", then", ",\nthen").replace(", no", ",\nno") for label in results.labels]
     bars(axes[0, 0], names, list(map(results.degraded, results.labels)), "after INT8")
-    axes[0, 0].tick_params(axis="x", labelrotation=60)
+    axes[0, 0].tick_params(axis="x", labelrotation=60, labelsize=7)
     later = [label for label in results.labels if label not in FIRST]
     over_steps(axes[0, 1], results, later, "while trained on")
     for label, style in zip(FIRST, ("--", ":", "-."), strict=True):

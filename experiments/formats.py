@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from experiments.comparable import part
 from experiments.drawing import bars, figure, over_steps
 from experiments.experiment import Experiment
-from experiments.judging import Verdict, more, untold
+from experiments.judging import Verdict, more, unless, untold
 from experiments.results import Results
 from experiments.variant import Variant
 
@@ -32,7 +32,7 @@ VARIANTS = [
 
 
 def judge(results: Results) -> Verdict:
-    return untold(part(results, [BF16, INTEGERS])) or more(results, BF16, INTEGERS)
+    return unless(untold(part(results, [BF16, INTEGERS])), lambda: more(results, BF16, INTEGERS))
 
 
 def draw(results: Results) -> Figure:

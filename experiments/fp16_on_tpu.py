@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from experiments.comparable import comparable, part
 from experiments.drawing import bars, figure, over_steps, published
 from experiments.experiment import Experiment
-from experiments.judging import NOT_REPRODUCED, REPRODUCED, UNTOLD, Verdict, all_of, more, untold
+from experiments.judging import NOT_REPRODUCED, REPRODUCED, UNTOLD, Verdict, all_of, more, unless, untold
 from experiments.published import FP16_DECAY_001
 from experiments.results import Results
 from experiments.scales import Scale
@@ -51,8 +51,10 @@ def variants(scale: Scale) -> list[Variant]:
 
 
 def judge(results: Results) -> Verdict:
-    if (told := untold(part(results, [BF16, PLAIN]))) is not None:
-        return told
+    return unless(untold(part(results, [BF16, PLAIN])), lambda: _judged(results))
+
+
+def _judged(results: Results) -> Verdict:
     ways = [label for label in results.labels if label not in (BF16, PLAIN)]
     trained = [label for label in ways if comparable(results, label)]
     lost = [label for label in ways if label not in trained]

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from experiments.drawing import bars, figure
 from experiments.experiment import Experiment
-from experiments.judging import Verdict, more, untold
+from experiments.judging import Verdict, more, unless, untold
 from experiments.results import Results
 from experiments.variant import Variant
 from experiments.weight_decay import CLIPS, label
@@ -33,7 +33,7 @@ VARIANTS = [
 
 
 def judge(results: Results) -> Verdict:
-    return untold(results) or more(results, label(DECAYS[0], NONE), label(DECAYS[0], CLIPPED))
+    return unless(untold(results), lambda: more(results, label(DECAYS[0], NONE), label(DECAYS[0], CLIPPED)))
 
 
 def draw(results: Results) -> Figure:

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from experiments.drawing import bars, figure, over_steps, published
 from experiments.experiment import Experiment
-from experiments.judging import Verdict, all_of, more, untold
+from experiments.judging import Verdict, all_of, more, unless, untold
 from experiments.published import FP16_DECAY_001, FP16_OVER_BF16
 from experiments.results import Results
 from experiments.variant import Variant
@@ -46,7 +46,7 @@ VARIANTS = [
 
 
 def judge(results: Results) -> Verdict:
-    return untold(results) or all_of([more(results, *pair) for pair in (*PAIRS, AMPLIFIED)])
+    return unless(untold(results), lambda: all_of([more(results, *pair) for pair in (*PAIRS, AMPLIFIED)]))
 
 
 def draw(results: Results) -> Figure:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from experiments.drawing import bars, figure, over_steps, published
 from experiments.experiment import Experiment
-from experiments.judging import Verdict, all_of, more, untold
+from experiments.judging import Verdict, all_of, more, unless, untold
 from experiments.published import INT4
 from experiments.results import Results
 from experiments.variant import Variant
@@ -37,7 +37,7 @@ VARIANTS = [
 
 
 def judge(results: Results) -> Verdict:
-    return untold(results) or all_of([more(results, label, GOOD, SCHEME) for label in OTHERS])
+    return unless(untold(results), lambda: all_of([more(results, label, GOOD, SCHEME) for label in OTHERS]))
 
 
 def draw(results: Results) -> Figure:

@@ -13,7 +13,7 @@ all are, not reproduced where one is not, and cannot be told otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,23 +44,35 @@ class Verdict:
 
 def untold(results: Results, except_for: Sequence[str] = ()) -> Verdict | None:
     """Why nothing is told, None where something can be; ``except_for``: labels whose loss may lie apart."""
+    reasons = unfit(results, except_for)
     if results.seeds < FEWEST_SEEDS:
-        return Verdict(outcome=UNTOLD, reason=f"{results.seeds} seed(s), and a verdict takes {FEWEST_SEEDS}")
-    for label in results.labels:
-        if not np.isfinite(results.losses(label)).all():
-            return Verdict(outcome=UNTOLD, reason=f"the loss of {label} is no number")
-        if label in except_for:
-            continue
-        if (share := results.learned(label)) > LEARNED:
-            reason = f"{label} learned too little, its loss is {share:.2f} of the unigram entropy (limit {LEARNED})"
-            return Verdict(outcome=UNTOLD, reason=reason)
-        if (apart := results.apart(label)) is not None and abs(apart) > CLOSE:
-            control = results.variant(label).control
-            reason = (
-                f"before quantization {label} lies {100 * apart:+.1f} % from {control} (limit {100 * CLOSE:.0f} %)"
-            )
-            return Verdict(outcome=UNTOLD, reason=reason)
+        reasons.insert(0, f"{results.seeds} seed(s), and a verdict takes {FEWEST_SEEDS}")
+    return Verdict(outcome=UNTOLD, reason="; ".join(reasons)) if reasons else None
+
+
+def unfit(results: Results, except_for: Sequence[str] = ()) -> list[str]:
+    """What is wrong with the losses before quantization, a sentence a variant of which nothing can be told."""
+    found = (_unfit(results, label, label in except_for) for label in results.labels)
+    return [reason for reason in found if reason is not None]
+
+
+def _unfit(results: Results, label: str, excepted: bool) -> str | None:
+    if not np.isfinite(results.losses(label)).all():
+        return f"the loss of {label} is no number"
+    if excepted:
+        return None
+    if (share := results.learned(label)) > LEARNED:
+        what = "learned too little" if share <= 1 else "did not train"
+        return f"{label} {what}, its loss is {share:.2f} of the unigram entropy (limit {LEARNED})"
+    if (apart := results.apart(label)) is not None and abs(apart) > CLOSE:
+        control = results.variant(label).control
+        return f"before quantization {label} lies {100 * apart:+.1f} % from {control} (limit {100 * CLOSE:.0f} %)"
     return None
+
+
+def unless(told: Verdict | None, found: Callable[[], Verdict]) -> Verdict:
+    """What is found; where something stands against telling, that, and what is found beside it."""
+    return found() if told is None else Verdict(outcome=told.outcome, reason=f"{told.reason}; {found().reason}")
 
 
 def more(results: Results, higher: str, lower: str, scheme: str = INT8) -> Verdict:

@@ -22,6 +22,7 @@ from experiments.results import CLOSE, LEARNED, Results
 from experiments.statistics import FEWEST_SEEDS
 from experiments.variant import Variant
 
+STYLES = ("-", "--")  # they may lie on one another
 WIDE, NARROW = "LayerNorm in float32", "LayerNorm in fp16"
 VARIANTS = [Variant(label=WIDE, policy="fp16"), Variant(label=NARROW, policy="fp16-ln16", control=WIDE)]
 
@@ -47,8 +48,10 @@ def draw(results: Results) -> Figure:
     for number, label in enumerate(results.labels):
         for row in results.rows[label]:
             losses = {int(step): loss for step, loss in row["training"]["losses"].items()}
-            axes[0, 0].plot(list(losses), list(losses.values()), color=COLOURS[number], linewidth=0.8)
-        axes[0, 0].plot([], [], color=COLOURS[number], label=label)
+            axes[0, 0].plot(
+                list(losses), list(losses.values()), color=COLOURS[number], linewidth=1, linestyle=STYLES[number]
+            )
+        axes[0, 0].plot([], [], color=COLOURS[number], linestyle=STYLES[number], label=label)
     axes[0, 0].set(xlabel="step", ylabel="training loss", title="does it train?")
     axes[0, 0].legend(frameon=False)
     bars(axes[0, 1], [WIDE, NARROW], list(map(results.degraded, results.labels)), "after training: INT8")

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from experiments.drawing import COLOURS, figure, over_steps
 from experiments.experiment import Experiment
-from experiments.judging import Verdict, all_of, more, untold
+from experiments.judging import Verdict, all_of, more, unless, untold
 from experiments.results import Results
 from experiments.variant import Variant
 from qsim.config import OptimizerConfig, override_all
@@ -34,7 +34,7 @@ VARIANTS = [
 
 def judge(results: Results) -> Verdict:
     told = untold(results, except_for=(CONSTANT,))
-    return told or all_of([more(results, STABLE, CONSTANT), more(results, COSINE, CONSTANT)])
+    return unless(told, lambda: all_of([more(results, STABLE, CONSTANT), more(results, COSINE, CONSTANT)]))
 
 
 def rates(results: Results, label: str) -> np.ndarray:

@@ -19,10 +19,20 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.drawing import COLOURS, DEGRADATION, figure
+from experiments.drawing import COLOURS, DEGRADATION, figure, notable
 from experiments.experiment import Experiment
 from experiments.half_precision import VARIANTS as HALVES
-from experiments.judging import NOT_REPRODUCED, NOTABLE, REPRODUCED, UNTOLD, Verdict, above_zero, all_of, untold
+from experiments.judging import (
+    NOT_REPRODUCED,
+    NOTABLE,
+    REPRODUCED,
+    UNTOLD,
+    Verdict,
+    above_zero,
+    all_of,
+    unless,
+    untold,
+)
 from experiments.quantizing import INT8, LLM_INT8, SCHEMES, SMOOTHQUANT, TENSORWISE
 from experiments.results import Results
 
@@ -30,8 +40,10 @@ GOOD = "bf16, decay 0.1"
 
 
 def judge(results: Results) -> Verdict:
-    if (told := untold(results)) is not None:
-        return told
+    return unless(untold(results), lambda: _judged(results))
+
+
+def _judged(results: Results) -> Verdict:
     coarse = results.between(GOOD, TENSORWISE, INT8)
     first = Verdict(outcome=above_zero(coarse), reason=f"{TENSORWISE} minus {INT8}: {coarse} points")
     return all_of([first, *(_needless(results, scheme) for scheme in (LLM_INT8, SMOOTHQUANT))])
@@ -59,6 +71,7 @@ def draw(results: Results) -> Figure:
                 one.plot([place, place], [each.low, each.high], color="black", linewidth=0.8)
     one.set_xticks(range(len(SCHEMES)), [_short(scheme) for scheme in SCHEMES])
     one.axhline(0, color="black", linewidth=0.6)
+    notable(one)
     one.set(title="one model, many methods", ylabel=DEGRADATION)
     one.legend(frameon=False)
     return drawn

@@ -94,6 +94,7 @@ def _draw(experiment: Experiment, results: Results, out: Path, compared: Sequenc
 
     def drawn() -> Figure:
         figure = experiment.draw(results)
+        _say_seeds(figure, results.seeds)
         if compared and experiment.compare is not None:
             experiment.compare(figure, results, compared)
         return figure
@@ -102,6 +103,12 @@ def _draw(experiment: Experiment, results: Results, out: Path, compared: Sequenc
     if experiment.compare is None:
         return "models given by --compare have no place in this figure" if compared else None
     return None if compared else ABSENT
+
+
+def _say_seeds(figure: Figure, seeds: int) -> None:
+    """Below the picture, for an interval over the sequences of one seed says nothing of another."""
+    said = [figure.get_supxlabel(), f"{seeds} seeds" if seeds > 1 else "one seed"]
+    figure.supxlabel("; ".join(filter(None, said)), fontsize=6)
 
 
 def draw_into(out: Path, name: str, draw: Callable[[], Figure]) -> None:

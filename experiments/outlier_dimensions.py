@@ -19,13 +19,14 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from experiments import early_checkpoints
 from experiments.comparable import part
 from experiments.drawing import figure
 from experiments.early_checkpoints import CONTROL, FEWEST, judged
 from experiments.experiment import Experiment
-from experiments.judging import NOT_REPRODUCED, REPRODUCED, UNTOLD, Verdict, untold
+from experiments.judging import NOT_REPRODUCED, REPRODUCED, UNTOLD, Verdict, unless, untold
 from experiments.mechanism import THRESHOLDS
 from experiments.results import Results
 from experiments.statistics import Interval, rank_correlation
@@ -48,8 +49,10 @@ def correlations(results: Results, labels: list[str], threshold: str) -> list[In
 
 
 def judge(results: Results) -> Verdict:
-    if (told := untold(part(results, [CONTROL]))) is not None:
-        return told
+    return unless(untold(part(results, [CONTROL])), lambda: _judged(results))
+
+
+def _judged(results: Results) -> Verdict:
     labels = judged(results)
     if len(labels) < FEWEST:
         return Verdict(outcome=UNTOLD, reason=f"{len(labels)} variants can be compared, and an order takes {FEWEST}")
@@ -76,16 +79,30 @@ def draw(results: Results) -> Figure:
     ).T
     image = axes[0, 0].imshow(found, aspect="auto", cmap="RdBu_r", vmin=-1, vmax=1)
     axes[0, 0].set_yticks(range(len(names)), names, fontsize=5)
-    axes[0, 0].set_xticks(range(len(KEYS)), [f"|x| {key}" for key in KEYS])
+    axes[0, 0].set_xticks(range(len(KEYS)), KEYS)
+    axes[0, 0].set_xlabel("threshold")
     axes[0, 0].set_title("rank correlation with degradation\n(white: no order)")
     drawn.colorbar(image, ax=axes[0, 0])
-    reading = names.index(SHOWN)
+    reading = _shown(results, labels, names)
     for one, key in zip(axes[0, 1:], KEYS, strict=True):
         counts = [results.outliers(label, key)[:, reading].mean() for label in labels]
         one.scatter(counts, [results.degradation(label).mean() for label in labels], s=14, color="#4477aa")
-        one.set(title=f"|x| >= {key}, {SHOWN}", xlabel="outlier dimensions", ylabel="increase of held-out loss, %")
+        one.set(
+            title=f"|x| >= {key}, {names[reading]}",
+            xlabel="outlier dimensions",
+            ylabel="increase of held-out loss, %",
+        )
         one.title.set_fontsize(7)
+        one.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
     return drawn
+
+
+def _shown(results: Results, labels: list[str], names: list[str]) -> int:
+    """The one that is drawn: the strictest; where it is all alike at the lowest threshold, what varies most there."""
+    counts = np.array([results.outliers(label, KEYS[-1]).mean(axis=0) for label in labels])
+    spread = np.ptp(counts, axis=0)
+    strictest = names.index(SHOWN)
+    return strictest if spread[strictest] > 0 else int(spread.argmax())
 
 
 def table(results: Results) -> list[dict[str, Any]]:

@@ -62,6 +62,12 @@ class Store:
             sync_file(self.path)
             write_atomically(self.folder / "rows.csv", table([*found.values(), row]).encode())
 
+    def write_table(self) -> None:
+        """The table anew, of the rows that are there."""
+        if rows := self.rows():
+            with self._locked():
+                write_atomically(self.folder / "rows.csv", table([*rows.values()]).encode())
+
     def _drop_cut_line(self) -> None:
         if not self.path.is_file():
             return

@@ -21,9 +21,9 @@ from matplotlib.ticker import LogFormatterMathtext, LogLocator
 
 from experiments.comparable import part
 from experiments.compared import degradation_of
-from experiments.drawing import COLOURS, DEGRADATION, figure
+from experiments.drawing import COLOURS, DEGRADATION, figure, notable
 from experiments.experiment import Experiment
-from experiments.judging import NOT_REPRODUCED, NOTABLE, REPRODUCED, UNTOLD, Verdict, untold
+from experiments.judging import NOT_REPRODUCED, NOTABLE, REPRODUCED, UNTOLD, Verdict, unless, untold
 from experiments.published import SCALE
 from experiments.quantizing import INT8
 from experiments.results import Results
@@ -65,8 +65,10 @@ def variants(scale: Scale) -> list[Variant]:
 
 def judge(results: Results) -> Verdict:
     ladder = [label(one, GOOD) for one in PARTS]
-    if (told := untold(part(results, ladder))) is not None:
-        return told
+    return unless(untold(part(results, ladder)), lambda: _judged(results, ladder))
+
+
+def _judged(results: Results, ladder: list[str]) -> Verdict:
     largest, smallest = results.degradation(ladder[-1]), results.degradation(ladder[0])
     found = interval(largest - smallest)
     reason = f"{ladder[-1]} minus {ladder[0]}: {found} points"
@@ -95,6 +97,7 @@ def draw(results: Results) -> Figure:
             name = f"{recipe}, {'before' if scheme == 'pre' else 'after INT8'}"
             axes[0, 1].plot(across, losses, style, marker="o", markersize=3, color=COLOURS[number], label=name)
     axes[0, 0].axhline(0, color="black", linewidth=0.6)
+    notable(axes[0, 0])
     axes[0, 0].set(title="degradation against size", ylabel=DEGRADATION)
     axes[0, 1].set(title="loss before and after", ylabel="held-out loss")
     _published(axes[0, 2])

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 
 from experiments.drawing import COLOURS, bars, figure
 from experiments.experiment import Experiment
-from experiments.judging import UNTOLD, Verdict, all_of, more, untold
+from experiments.judging import UNTOLD, Verdict, all_of, more, unless, untold
 from experiments.results import Results
 from experiments.variant import Variant
 from qsim.policy import POLICIES, Arithmetic, LossScaling
@@ -61,24 +61,50 @@ def lost(results: Results, label: str) -> float:
     return float(found)
 
 
+def trained(results: Results, label: str) -> bool:
+    """Whether it ended below the unigram entropy of the text, which a model that knows no context has."""
+    return bool(results.learned(label) < 1)
+
+
 def judge(results: Results) -> Verdict:
+    return unless(untold(results), lambda: _judged(results))
+
+
+def _judged(results: Results) -> Verdict:
     most, least = lost(results, MOST), lost(results, LEAST)
-    if (told := untold(results)) is not None:
-        return told
+    reason = f"{MOST} loses {most:.1e} of gradients, {LEAST} {least:.1e}"
     if most < TIMES * least or most == 0:
-        return Verdict(outcome=UNTOLD, reason=f"{MOST} loses {most:.1e} of gradients, {LEAST} {least:.1e}")
-    return all_of([more(results, MOST, BF16), more(results, MOST, LEAST)])
+        return Verdict(outcome=UNTOLD, reason=reason)
+    found = all_of([more(results, MOST, BF16), more(results, MOST, LEAST)])
+    return Verdict(outcome=found.outcome, reason=f"{reason}; {found.reason}")
 
 
 def draw(results: Results) -> Figure:
-    drawn, axes = figure(3, width=3.8, height=3.4)
+    drawn, axes = figure(3, width=4.2, height=5.6)
     labels = [label.replace("fp16, ", "").replace(", ", "\n") for label in results.labels]
-    bars(axes[0, 0], labels, list(map(results.degraded, results.labels)), "after training: INT8")
+    bars(
+        axes[0, 0],
+        labels,
+        list(map(results.degraded, results.labels)),
+        "after training: INT8 (hatched: did not train)",
+    )
+    _hatch_untrained(axes[0, 0], results)
     _shares(axes[0, 1], results, labels)
     _by_site(axes[0, 2], results)
     for one in axes[0, :2]:
         one.tick_params(axis="x", labelrotation=75)
     return drawn
+
+
+def _hatch_untrained(axes: Any, results: Results) -> None:
+    """What INT8 adds to a loss above the unigram entropy says nothing."""
+    for patch, label in zip(axes.patches, results.labels, strict=False):  # behind the bars: the band
+        if not trained(results, label):
+            patch.set(hatch="////", edgecolor="black", alpha=0.6)
+            text = f"did not train:\nloss {results.losses(label).mean():.1f}"
+            place = patch.get_x() + patch.get_width() / 2
+            axes.annotate(text, (place, axes.get_ylim()[1]), (0, -4), textcoords="offset points", ha="center",
+                          va="top", fontsize=6)  # fmt: skip
 
 
 def _shares(axes: Any, results: Results, labels: list[str]) -> None:
@@ -101,9 +127,11 @@ def _by_site(axes: Any, results: Results) -> None:
     shares = np.array([[_share(results, label, site) for label in results.labels] for site in sites])
     with np.errstate(divide="ignore"):
         image = axes.imshow(np.log10(shares), aspect="auto", cmap="viridis", vmin=-8, vmax=0)
-    axes.set_yticks(range(len(sites)), sites, fontsize=4)
-    axes.set_xticks(range(len(results.labels)), results.labels, rotation=75, fontsize=5)
-    axes.set_title("by site, log10 of the share")
+    axes.set_yticks(range(len(sites)), sites, fontsize=5.5)
+    axes.set_xticks(
+        range(len(results.labels)), [label.replace("fp16, ", "") for label in results.labels], rotation=75
+    )
+    axes.set_title("by site, log10 of the share (white: none)")
     axes.figure.colorbar(image, ax=axes)
 
 
@@ -116,6 +144,7 @@ def _share(results: Results, label: str, site: str) -> float:
 def table(results: Results) -> list[dict[str, Any]]:
     lines = results.table()
     for line in lines:
+        line["trained"] = "yes" if trained(results, line["variant"]) else "no"
         line["gradients that became zero"] = f"{lost(results, line['variant']):.2e}"
         line["skipped steps"] = int(results.training(line["variant"], "skipped_steps").sum())
     return lines

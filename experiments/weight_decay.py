@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from experiments.drawing import bars, figure, published
 from experiments.experiment import Experiment
-from experiments.judging import Verdict, all_of, more, untold
+from experiments.judging import Verdict, all_of, more, unless, untold
 from experiments.published import WEIGHT_DECAY
 from experiments.results import Results
 from experiments.variant import Variant
@@ -41,7 +41,7 @@ VARIANTS = [
 
 def judge(results: Results) -> Verdict:
     pairs = [(label(DECAYS[-1], clip), label(DECAYS[0], clip)) for clip, _ in CLIPS]
-    return untold(results) or all_of([more(results, higher, lower) for higher, lower in pairs])
+    return unless(untold(results), lambda: all_of([more(results, higher, lower) for higher, lower in pairs]))
 
 
 def draw(results: Results) -> Figure:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from precision.backends import BACKENDS
-from qsim.commands import bench_inference
+from qsim.commands import bench_inference, bench_train
+from qsim.commands.bench_train import up_to
 from qsim.commands.columns import print_columns
 from qsim.commands.command import AddCommand, Arguments, Run
 from qsim.commands.options import check_out
@@ -24,9 +24,6 @@ ARRAY = (4096, 1024)
 LARGEST_ORDER = 8192
 ORDERS = (512, 1024, 2048)
 GEMM_REPEATS = 15
-MOST_LAYERS = 96
-DEPTHS = (2, 8)
-STEPS = 7
 
 Result = dict[str, Any]
 
@@ -66,28 +63,8 @@ def _size(text: str) -> int:
     return size
 
 
-def _up_to(most: int, noun: str, example: int) -> Callable[[str], int]:
-    """The type of an option that is a number from 1 on."""
-
-    def parsed(text: str) -> int:
-        if not text.isdecimal() or not 1 <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a {noun}; give 1 to {most}, such as {example}")
-        return int(text)
-
-    return parsed
-
-
-def _peak(text: str) -> float:
-    if not re.fullmatch(r"\d{1,6}(\.\d+)?", text) or float(text) == 0:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a number of 10^12 operations a second; give 989 or the like"
-        )
-    return float(text)
-
-
-_count = _up_to(10_000, "count", REPEATS)
-_order = _up_to(LARGEST_ORDER, "size", 1024)  # of square matrices
-_depth = _up_to(MOST_LAYERS, "number of layers", 4)
+_count = up_to(10_000, "count", REPEATS)
+_order = up_to(LARGEST_ORDER, "size", 1024)  # of square matrices
 
 
 def _add_rounding_options(parser: argparse.ArgumentParser) -> None:
@@ -114,25 +91,6 @@ def _add_quantizers_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=_order, nargs="+", metavar="N", default=list(ORDERS), help=sizes)
     parser.add_argument("--threads", type=_count, metavar="N", help="of the kernels and of BLAS; all by default")
     _add_common_options(parser, REPEATS)
-
-
-def _add_train_options(parser: argparse.ArgumentParser) -> None:
-    size = "tiny, small or another preset's size; by default small with a vocabulary of 256, which has bars"
-    parser.add_argument("--preset", help=size)
-    parser.add_argument("--layers", type=_depth, metavar="N", help="in place of the size's own")
-    depths = "layers at which compiling is timed, 2 and 8 by default"
-    parser.add_argument("--depths", type=_depth, nargs="+", metavar="N", default=list(DEPTHS), help=depths)
-    parser.add_argument("--policy", nargs="+", metavar="NAME", default=[], help="see qsim policy")
-    parser.add_argument(
-        "--executor", nargs="+", choices=BACKENDS, default=[], help="on which; jax for other policies"
-    )
-    full = "native policies in the device's own arithmetic against plain bfloat16; so it is on any device but a CPU"
-    parser.add_argument("--full-speed", action="store_true", help=full)
-    peak = "10^12 operations a second of the device, for its utilisation: 989 of an H100 in bfloat16"
-    parser.add_argument("--peak-tflops", type=_peak, metavar="X", help=peak)
-    steps = f"rounds in which each contender makes a step (default {STEPS})"
-    parser.add_argument("--steps", type=_count, metavar="N", default=STEPS, help=steps)
-    _add_output_options(parser)
 
 
 def _add_common_options(parser: argparse.ArgumentParser, repeats: int) -> None:
@@ -171,8 +129,8 @@ def _train(arguments: Arguments) -> int:
     from qsim.bench.train_table import print_training, training_markdown
 
     if arguments.full_speed or get_backend("jax").devices.platform() != "cpu":
-        return _report(arguments, _measured_full_speed, full_speed_markdown, print_full_speed)
-    return _report(arguments, _measured_train, training_markdown, print_training)
+        return _report(arguments, bench_train.measured_full_speed, full_speed_markdown, print_full_speed)
+    return _report(arguments, bench_train.measured, training_markdown, print_training)
 
 
 def _report(
@@ -267,60 +225,6 @@ def _measured_quantizers(arguments: Arguments) -> Result:
     }
 
 
-def _measured_train(arguments: Arguments) -> Result:
-    """What ``--json`` prints."""
-    from qsim.bench import train
-    from qsim.bench.threads import bandwidth
-    from qsim.config import as_json
-    from qsim.runs import environment
-
-    config = train.configured(arguments.preset, arguments.layers)
-    chosen = train.entries(arguments.policy, arguments.executor)
-    compiling = []  # first: to compile anew throws away what is compiled
-    for depth in dict.fromkeys(arguments.depths):
-        print(f"compiling, {depth} layers", file=sys.stderr, flush=True)
-        compiling += train.compile_rows(config, chosen=chosen, depth=depth)
-    print(f"{len(chosen)} policies, at most {arguments.steps} steps", file=sys.stderr, flush=True)
-    return {
-        "benchmark": "train",
-        "environment": environment(),
-        "threads": bandwidth().most_threads(),
-        "steps": arguments.steps,
-        "model": as_json(config.model),
-        "batch": config.data.batch_size,
-        "data": train.DATA,
-        "rows": train.step_rows(config, chosen=chosen, steps=arguments.steps),
-        "compiling": compiling,
-    }
-
-
-def _measured_full_speed(arguments: Arguments) -> Result:
-    """What ``--json`` prints."""
-    from precision.backends import get_backend
-    from qsim.bench import full_speed, train
-    from qsim.bench.threads import bandwidth
-    from qsim.config import as_json
-    from qsim.runs import environment
-
-    config = train.configured(arguments.preset, arguments.layers)
-    policies = list(dict.fromkeys(arguments.policy or full_speed.POLICIES))
-    full_speed.check_policies(policies)
-    print(f"{len(policies)} policies, at most {arguments.steps} steps", file=sys.stderr, flush=True)
-    return {
-        "benchmark": "train",
-        "environment": environment(),
-        "threads": bandwidth().most_threads(),
-        "device": get_backend("jax").devices.platform(),
-        "steps": arguments.steps,
-        "model": as_json(config.model),
-        "batch": config.data.batch_size,
-        "accumulation": config.data.accumulation,
-        "peak_tflops": arguments.peak_tflops,
-        "data": train.DATA,
-        "rows": full_speed.rows(config, policies=policies, steps=arguments.steps, peak=arguments.peak_tflops),
-    }
-
-
 def _add_replay_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default="tiny", help="size of the recorded run (default tiny)")
     parser.add_argument("--base", default="fp32", metavar="POLICY", help="of the recorded run (default fp32)")
@@ -352,6 +256,11 @@ def _measured_replay(arguments: Arguments) -> Result:
         "data": replay.DATA,
         "rows": replay.rows(arguments.preset, base=arguments.base, policies=policies, steps=arguments.repeats),
     }
+
+
+def _add_train_options(parser: argparse.ArgumentParser) -> None:
+    bench_train.add_options(parser, _count)
+    _add_output_options(parser)
 
 
 def _add_inference_options(parser: argparse.ArgumentParser) -> None:

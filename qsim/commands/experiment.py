@@ -31,6 +31,7 @@ def add(command: AddCommand) -> None:
     parser.add_argument("--work", type=Path, metavar="DIR", help="run folders, to be thrown away (default OUT/runs)")
     parser.add_argument("--compare", type=Path, nargs="+", default=[], metavar="MODEL", help="into figures with room")
     parser.add_argument("--time-limit", type=float, metavar="SECONDS", help="then stop, to be gone on with later")
+    parser.add_argument("--no-make", action="store_true", help="judge and draw what is in OUT; train nothing")
     parser.add_argument(
         "--plan", action="store_true", help="show rows and their cost in the order of making, no more"
     )
@@ -55,6 +56,7 @@ def _experiment(arguments: Arguments) -> int:
         compare=arguments.compare,
         time_limit=arguments.time_limit,
         planned_only=arguments.plan,
+        only_made=arguments.no_make,
     )
     found = command.run(request, lambda text: print(f"qsim experiment: {text}", file=sys.stderr, flush=True))
     if arguments.plan or arguments.json:
