@@ -49,7 +49,7 @@ def notable(axes: Axes) -> None:
     axes.axhspan(-NOTABLE, NOTABLE, color="grey", alpha=0.12, linewidth=0, zorder=0)
     low, high = axes.get_ylim()
     axes.set_ylim(min(low, -1.1 * NOTABLE), max(high, 1.1 * NOTABLE))
-    axes.figure.supxlabel(READ, fontsize=6)  # type: ignore[union-attr]
+    axes.figure.supxlabel(READ, fontsize=6)
 
 
 def over_steps(axes: Axes, results: Results, labels: Sequence[str], title: str, scheme: str = INT8) -> None:
