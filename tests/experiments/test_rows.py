@@ -24,9 +24,9 @@ def key(variant: Variant, seed: int = 0, data: str = DATA, scale: Any = SMALL) -
 
 def row(name: str) -> dict[str, Any]:
     config = {"steps": 2, "optimizer": {"weight_decay": 0.1, "clip": None, "learning_rate": 1e-3}}
-    config |= {"model": {"dropout": 0.0, "positions": "learned"}}
+    config |= {"model": {"dropout": 0.0, "positions": "learned", "length": 4}}
     facts = dict.fromkeys(("label", "scale", "policy", "executor", "policy_sha256", "data_sha256"), "x")
-    last = {"losses": {"pre": [1.0, 2.0]}, "accuracy": {"pre": 0.5}}
+    last = {"losses": {"pre": [1.0, 2.0]}, "right": {"pre": [3, 1]}}
     more = {"training": {"skipped_steps": 0}, "checkpoints": {"2": last}, "hashes": {"loss": "y"}}
     return facts | {"key": name, "seed": 0, "seconds": 1.0, "unigram_entropy": 3.0, "config": config} | more
 
