@@ -93,8 +93,8 @@ def _by_block(
     numbers = Numbers(columns=("figure", "place", "model", "block", "value"), rows=rows)
 
     def panel(axes: Axes, what: str, curve: Curve) -> None:
-        for one, style in zip(analyses, styles, strict=True):
-            _line(axes, curve(one), style)
+        for i, (one, style) in enumerate(zip(analyses, styles, strict=True)):
+            _line(axes, curve(one), style, width=1.4 + min(len(analyses) - 1 - i, 3))
         _scale(axes, decibels=what == _SQNR)
         axes.set_xlabel("block", color=INK, labelpad=2)
 
@@ -102,10 +102,11 @@ def _by_block(
     return draw(name, label, numbers, lambda width: _grid(analyses, styles, drawn, width), pixels=True)
 
 
-def _line(axes: Axes, points: Sequence[tuple[int, float]], style: Style) -> None:
+def _line(axes: Axes, points: Sequence[tuple[int, float]], style: Style, *, width: float) -> None:
+    """Wider than those to be drawn over it, so that it is seen where they coincide."""
     marker: dict[str, Any] = {"marker": "o", "markersize": 3} if len(points) <= 40 else {}
     blocks, values = ([point[i] for point in points] for i in range(2))
-    axes.plot(blocks, [v if math.isfinite(v) else math.nan for v in values], linewidth=1.4, **marker, **style)
+    axes.plot(blocks, [v if math.isfinite(v) else math.nan for v in values], linewidth=width, **marker, **style)
 
 
 def _scale(axes: Axes, *, decibels: bool) -> None:
@@ -170,7 +171,7 @@ def _all_distributions(analyses: Sequence[Analysis], styles: Sequence[Style]) ->
     drawn: list[Filled] = [
         (
             _density(tensor),
-            PAPER_NAMES.get(place := tensor.rpartition(".")[0], place),
+            _where(tensor, "every block"),
             partial(fill_ridges, rows=rows),
         )
         for tensor, rows in ridges.items()
@@ -191,6 +192,8 @@ def _distributions(analyses: Sequence[Analysis], styles: Sequence[Style], block:
     numbers = Numbers(columns=("tensor", "model", "low", "high", "density"), rows=list(_bins(analyses, block)))
 
     def panel(axes: Axes, tensor: str) -> None:
+        from matplotlib.ticker import MaxNLocator
+
         for one, style in zip(analyses, styles, strict=True):
             for row in one.histograms:
                 if (row.layer, row.tensor) == (block, tensor):
@@ -199,18 +202,19 @@ def _distributions(analyses: Sequence[Analysis], styles: Sequence[Style], block:
             _logarithmic(axes)
         else:
             axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
         axes.set_xlabel("value", color=INK, labelpad=2)
         axes.tick_params(axis="y", labelcolor=MUTED)
 
     drawn: list[Filled] = [
-        (_density(tensor), _where(tensor, block), partial(panel, tensor=tensor)) for tensor in _TENSORS
+        (_density(tensor), _where(tensor, f"block {block}"), partial(panel, tensor=tensor)) for tensor in _TENSORS
     ]
     return draw("block", label, numbers, lambda width: _grid(analyses, styles, drawn, width), pixels=True)
 
 
-def _where(tensor: str, block: int) -> str:
+def _where(tensor: str, blocks: str) -> str:
     place = tensor.rpartition(".")[0]
-    return f"{PAPER_NAMES.get(place, place)}, block {block}"
+    return f"{PAPER_NAMES.get(place, place)}, {blocks}"
 
 
 def _bins(analyses: Sequence[Analysis], block: int) -> Iterator[tuple[Any, ...]]:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["blocks_of", "fill_ridges", "numbers_of_ridges"]
 
-_DECADES = 6  # of the density of weights, that a ridge shows
 _MERGED = 3  # bins of weights that are drawn as one
 _HEIGHT = 0.92  # of a ridge, in blocks
 _TICKS = 16  # most block numbers on an axis
@@ -68,12 +67,9 @@ def fill_ridges(axes: Axes, rows: Sequence[tuple[HistogramRow, Style]]) -> None:
     axes.set_yticks(list(shown), [str(block) for block in shown])
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
     axes.set_xlabel("value", color=INK, labelpad=2)
-    axes.set_ylabel("block", color=INK, labelpad=1)
 
 
 def _heights(counts: np.ndarray, *, logarithmic: bool) -> np.ndarray:
-    """Of bins, relative to the fullest: 0 to 1."""
-    share = counts / (counts.max() or 1.0)
-    if not logarithmic:
-        return share
-    return np.maximum(0.0, 1 + np.log10(np.maximum(share, 10.0**-_DECADES)) / _DECADES)
+    """Of bins, relative to the fullest, 0 to 1; logarithmic: of one more than a count, 0 where there is none."""
+    sizes = np.log1p(counts) if logarithmic else counts
+    return sizes / (sizes.max() or 1.0)

@@ -13,6 +13,7 @@ from small_runs import small_run
 
 from qsim.analysis import windows
 from qsim.importing import open_model
+from qsim.post_training import PostTraining, quantize_model, save_quantized
 from qsim.runs import RunFolder
 
 FEW = ("--tokens", "32", "--policy", "fp32")
@@ -37,6 +38,19 @@ def test_two_checkpoints_side_by_side(cli: Cli, run: RunFolder, tmp_path: Path) 
         assert words in out, words
     assert (tmp_path / "out/analysis.html").is_file()
     assert "nan" not in out.lower()
+
+
+def test_a_quantized_model_beside_the_one_it_was(cli: Cli, run: RunFolder, tmp_path: Path) -> None:
+    how = PostTraining(scheme="int8_vectorwise", dequantize_to="bf16", kv="int8")
+    out = save_quantized(quantize_model(open_model(run.path), how), tmp_path / "codes")
+    (tmp_path / "a.txt").write_bytes(b"abcdefgh" * 8)
+    flags = ("--text", tmp_path / "a.txt", "--out", tmp_path / "out")
+    code, said, err = cli("analyze", run.path, out, *FEW, *flags)
+    assert (code, err) == (0, "")
+    assert f"codes: qsim quantized ({how})" in said
+    assert f"codes is quantized: {how}." in (tmp_path / "out/analysis.html").read_text()
+    plain, quantized = cli.rows("analyze", run.path, out, *FEW, "--text", tmp_path / "a.txt")["models"]
+    assert (plain["quantization"], quantized["quantization"]) == (None, str(how))
 
 
 def test_json_holds_every_row(cli: Cli, run: RunFolder) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,10 +20,12 @@ from qsim import strict_json
 from qsim.analysis import READINGS, Analysis, analyze, compare, tables
 from qsim.analysis.page import as_json, write
 from qsim.analysis.reconstruction import reconstructed_input
+from qsim.analysis.ridges import numbers_of_ridges
 from qsim.config import ConfigError
 from qsim.decoder import ResidentWeights, decoder_forward
 from qsim.importing import Model, open_model
 from qsim.policy import parse_policy
+from qsim.post_training import PostTraining, calculator_for, quantize_model
 from qsim.site_policy import QUANTIZED_SITES
 from qsim.sites import Calculator
 
@@ -96,6 +99,51 @@ def test_weights_and_gains_are_those_of_the_model(models: dict[str, Model], name
         norm = {"qkv": "layernorm_1", "mlp_up": "layernorm_2"}.get(row.site)
         assert row.gain_std == (None if norm is None else by_layer[row.layer, norm])
         assert row.paper == {"qkv": "attn-kqv-proj", "mlp_up": "outer-expander-mlp"}.get(row.site)
+
+
+@pytest.mark.parametrize("how", [{"scheme": "int8_vectorwise"}, {"scheme": "int8_tensorwise", "static": True}])
+def test_a_quantized_model_is_heard_as_it_computes(models: dict[str, Model], how: dict[str, Any]) -> None:
+    """Activations of the quantized model, weights that codes stand for, whatever enters the first layer apart."""
+    chosen = PostTraining(dequantize_to="bf16", **how)
+    model = quantize_model(models["gpt2"], chosen, calibration=TOKENS if chosen.calibrates else None)
+    calculator = calculator_for(model, "bf16", "numpy")
+    kept: dict[tuple[int | None, str], np.ndarray] = {}
+    calculator.listener = lambda layer, place, x: kept.setdefault((layer, place), np.array(x))
+    decoder_forward(calculator, model.config, model.weights, TOKENS)
+    found, plain = (analyze(one, TOKENS, executor="numpy", batch=1) for one in (model, models["gpt2"]))
+    assert (found.quantization, plain.quantization) == (str(chosen), None)
+    for row in found.inputs:
+        assert row.infinity_norm == np.abs(kept[row.layer, f"{row.site}.input"]).max()
+    assert {row.infinity_norm for row in found.inputs[1:]} != {row.infinity_norm for row in plain.inputs[1:]}
+    for row in found.weights:
+        w = np.asarray(model.layer(row.layer)[row.tensor].dequantize(), np.float64)
+        assert row.spectral_norm == pytest.approx(np.linalg.norm(w, 2), rel=1e-12)
+    assert not any("limits" in row.place for row in found.ranges)
+
+
+def test_layers_are_read_once(models: dict[str, Model]) -> None:
+    model, read = models["gpt2"], []
+
+    class Counted:
+        def outer(self) -> dict[str, Any]:
+            read.append(None)
+            return model.weights.outer()
+
+        def layer(self, number: int) -> dict[str, Any]:
+            read.append(number)
+            return model.layer(number)
+
+    analyze(dataclasses.replace(model, weights=Counted()), TOKENS, executor="numpy")
+    assert read == [None, *range(LAYERS)]
+
+
+def test_ridges_hold_every_value_of_every_block(models: dict[str, Model]) -> None:
+    found = analyze(models["gpt2"], TOKENS[:1], executor="numpy")
+    rows = numbers_of_ridges([found], ["qkv.weight", "layernorm_1.gain"]).rows
+    assert [row[2] for row in rows] == 2 * list(range(LAYERS))
+    for row in rows:
+        size = models["gpt2"].layer(row[2])[row[0]].size
+        assert sum(map(int, row[5].split())) == size
 
 
 def test_batches_and_executors_change_no_figure(models: dict[str, Model]) -> None:
@@ -201,6 +249,8 @@ def test_files_hold_everything_and_are_the_same_every_time(models: dict[str, Mod
     for one, other in zip(*written, strict=True):
         assert one.read_bytes() == other.read_bytes()
     names = {path.name for path in written[0]}
+    for path in (tmp_path / "a").glob("*.png"):
+        assert path.read_bytes().startswith(b"\x89PNG")
     assert names >= {"analysis.json", "analysis.html", "comparison.csv", "figure4.svg", "figure4.png", "block.svg"}
     assert names >= {f"{name}.csv" for name in tables(both)}
     for name in ("figure4.svg", "figure5.svg", "analysis.html"):
