@@ -171,10 +171,7 @@ class Site:
             if accumulator.summation == "exact" and self._how == NEAREST_EVEN and self.policy.scaling == "none":
                 start = self._calculator.xp.zeros((*a.shape[:2], b.shape[2]), np.float32)
                 return self._backend.round_exact(*self._backend.exact_matmul(a, b, start), self.output_format)
-            proofs = self._calculator.proofs
-            if self._calculator.hardware and self._how == NEAREST_EVEN and self._calculator.recorder is None:
-                return self._backend.matmul(a, b, None, accumulator, self._operands, proofs, self.output_format)
-            return self._backend.matmul(a, b, None, accumulator, self._operands, proofs)
+            return self._backend.matmul(a, b, None, accumulator, self._operands, self._calculator.proofs)
 
         return product
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,6 @@ from qsim.held_weights import HeldWeights, hold
 from qsim.importing import Model, open_model
 from qsim.policy import parse_policy
 from qsim.post_training import PostTraining, calculator_for, quantize_model
-from qsim.sites import Calculator
 
 DEFAULT = DecoderConfig(  # 28 million parameters
     layers=8,
@@ -129,13 +129,13 @@ def _bytes(w: Any) -> int:
 
 
 def torch_reader(model: Model, threads: int) -> Reader:
-    weights = hold(model.weights, model.config.layers, Calculator(parse_policy(FLOAT32), "numba"))
+    decoder = TorchDecoder(model.config, model.weights, threads)
     return Reader(
         name=TORCH,
         executor="torch",
-        read=TorchDecoder(model.config, weights, threads),
-        empty=list,
-        continued=list,
+        read=decoder,
+        empty=decoder.empty_cache,
+        continued=copy.deepcopy,
         weights_bytes=4 * count(model.config),
     )
 
@@ -175,7 +175,8 @@ def rows(
     repeats: int,
     threads: int,
 ) -> list[Row]:
-    """Two rows a contender, all measured in turns; torch is among them where it is installed and has such layers.
+    """Two rows a contender, all measured in turns; transformers' Llama is among them where it is installed and the
+    model is of its type.
 
     Errors: ValueError for more positions than the model has.
     """
@@ -188,7 +189,7 @@ def rows(
     prompt = np.random.default_rng(0).integers(0, config.vocabulary, (1, tokens), np.int32)
     with limited(threads):
         readers = [reader(model, *one) for one in chosen]
-        if torch_decoder.version() is not None and torch_decoder.takes(config):
+        if torch_decoder.installed() and torch_decoder.takes(config):
             readers.append(torch_reader(model, threads))
         work = [Work(reader=one, prompt=prompt, new=new) for one in readers]
         found = []

@@ -18,7 +18,7 @@ def print_inference(result: Mapping[str, Any]) -> None:
     print(f"best of at most {result['repeats']} rounds in which the contenders take turns\n")
     print_columns([_in_words(row) for row in result["rows"]])
     if result["torch"] is None:
-        print("absent: torch; where it is installed, its float32 is a contender")
+        print("absent: torch and transformers (extra oracle), whose float32 is a contender where they are installed")
     if result["memory"]:
         print("\npeak memory in a process of its own, above the interpreter with its libraries and kernels\n")
         print_columns([_memory_in_words(one) for one in result["memory"]])

@@ -1,29 +1,39 @@
-"""A decoder in plain float32 torch, where that is installed: what the passes of ``qsim bench inference`` are held
-against.  The same weights, in the same memory."""
+"""``LlamaForCausalLM`` of transformers with a model's own weights, float32: a peer of ``qsim bench inference``, where
+torch and transformers are installed."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator
 from importlib import metadata
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
 from qsim.decoder import Weights
 from qsim.decoder_config import DecoderConfig
-from qsim.positions import rotary_table
 
 Tensor = Any
-Cache = list[tuple[Tensor, Tensor]]
+_NORMS = {"input_layernorm": "layernorm_1", "post_attention_layernorm": "layernorm_2"}
+_LINEAR = {
+    "self_attn.o_proj": "attention_out",
+    "mlp.up_proj": "mlp_up",
+    "mlp.gate_proj": "mlp_gate",
+    "mlp.down_proj": "mlp_down",
+}
 
 
-def version() -> str | None:
-    """None where torch is not installed."""
-    try:
-        return metadata.version("torch")
-    except metadata.PackageNotFoundError:
-        return None
+_PACKAGES = ("torch", "transformers")
+
+
+def installed() -> bool:
+    return all(find_spec(name) is not None for name in _PACKAGES)
+
+
+def versions() -> str | None:
+    """None where one of the packages is missing."""
+    return ", ".join(f"{name} {metadata.version(name)}" for name in _PACKAGES) if installed() else None
 
 
 def takes(config: DecoderConfig) -> bool:
@@ -34,58 +44,53 @@ def takes(config: DecoderConfig) -> bool:
 
 
 class TorchDecoder:
-    """Logits (B T, V) of tokens (B, T), as torch's own kernels make them; a cache is added to."""
+    """Logits (B T, V) of tokens (B, T); a cache, one of ``empty_cache``, is added to."""
 
     def __init__(self, config: DecoderConfig, weights: Weights, threads: int) -> None:
         self.torch = importlib.import_module("torch")
+        self.transformers = importlib.import_module("transformers")
         self.torch.set_num_threads(threads)
-        self.config = config
-        self._outer = self._tensors(weights.outer())
-        self._layers = [self._tensors(weights.layer(number)) for number in range(config.layers)]
-        cosine, sine = rotary_table(config.length, config.rotary_width, config.rotary_theta)
-        self._cosine, self._sine = (self.torch.from_numpy(np.concatenate([x, x], axis=1)) for x in (cosine, sine))
+        with self.torch.device("meta"):
+            self.model = self.transformers.LlamaForCausalLM(self._config(config)).eval()
+        tensors = {name: self.torch.from_numpy(np.ascontiguousarray(w)) for name, w in _named(config, weights)}
+        self.model.load_state_dict(tensors, strict=False, assign=True)
+        self.model.tie_weights()
+        self.model.model.rotary_emb = type(self.model.model.rotary_emb)(self._config(config))  # it has no weights
 
-    def _tensors(self, parameters: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-        return {name: self.torch.from_numpy(w) for name, w in parameters.items()}
-
-    def __call__(self, tokens: np.ndarray, cache: Cache | None = None) -> np.ndarray:
-        with self.torch.inference_mode():
-            return self._logits(self.torch.from_numpy(tokens.astype(np.int64)), cache).numpy()
-
-    def _logits(self, tokens: Tensor, cache: Cache | None) -> Tensor:
-        nn = self.torch.nn.functional
-        table = self._outer["embedding.tokens"]
-        x = nn.embedding(tokens, table)  # (B, T, h)
-        for number, p in enumerate(self._layers):
-            x = x + self._attention(p, self._norm(p["layernorm_1.gain"], x), number, cache)
-            y = self._norm(p["layernorm_2.gain"], x)
-            gate = nn.silu(y @ p["mlp_gate.weight"]) * (y @ p["mlp_up.weight"])
-            x = x + gate @ p["mlp_down.weight"]
-        x = self._norm(self._outer["layernorm_final.gain"], x)
-        head = table.T if self.config.tied else self._outer["logits.weight"]
-        return (x @ head).reshape(-1, self.config.vocabulary)
-
-    def _norm(self, gain: Tensor, x: Tensor) -> Tensor:
-        return self.torch.nn.functional.rms_norm(x, gain.shape, gain, self.config.epsilon)
-
-    def _attention(self, p: dict[str, Tensor], x: Tensor, number: int, cache: Cache | None) -> Tensor:
-        c, sizes, (batch, length, _) = self.config, self.config.sizes, x.shape
-        parts = (x @ p["qkv.weight"]).split([sizes["q"], sizes["kv"], sizes["kv"]], dim=-1)
-        q, k, v = (y.view(batch, length, -1, c.head_size).transpose(1, 2) for y in parts)  # (B, heads, T, d)
-        earlier = cache[number] if cache is not None and number < len(cache) else None
-        first = 0 if earlier is None else earlier[0].shape[2]
-        q, k = self._turned(q, first), self._turned(k, first)
-        if earlier is not None:
-            k, v = (self.torch.cat(pair, dim=2) for pair in zip(earlier, (k, v), strict=True))
-        if cache is not None:
-            cache[number : number + 1] = [(k, v)]
-        # one new position attends to all
-        mixed = self.torch.nn.functional.scaled_dot_product_attention(
-            q, k, v, is_causal=length > 1, enable_gqa=c.heads != c.kv_heads
+    def _config(self, config: DecoderConfig) -> Any:
+        return self.transformers.LlamaConfig(
+            vocab_size=config.vocabulary,
+            hidden_size=config.hidden,
+            intermediate_size=config.intermediate,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.kv_heads,
+            head_dim=config.head_size,
+            max_position_embeddings=config.length,
+            rms_norm_eps=config.epsilon,
+            rope_theta=config.rotary_theta,
+            tie_word_embeddings=config.tied,
         )
-        return mixed.transpose(1, 2).reshape(batch, length, -1) @ p["attention_out.weight"]
 
-    def _turned(self, x: Tensor, first: int) -> Tensor:
-        rows = slice(first, first + x.shape[2])
-        a, b = x.chunk(2, dim=-1)
-        return x * self._cosine[rows] + self.torch.cat([-b, a], dim=-1) * self._sine[rows]
+    def empty_cache(self) -> Any:
+        return self.transformers.DynamicCache()
+
+    def __call__(self, tokens: np.ndarray, cache: Any = None) -> np.ndarray:
+        with self.torch.inference_mode():
+            given = self.torch.from_numpy(tokens.astype(np.int64))
+            logits = self.model(given, cache=cache, use_cache=cache is not None).logits
+        return logits.reshape(-1, logits.shape[-1]).numpy()
+
+
+def _named(config: DecoderConfig, weights: Weights) -> Iterator[tuple[str, np.ndarray]]:
+    """Parameters by their names there, matrices (out, in)."""
+    outer, q, kv = weights.outer(), config.sizes["q"], config.sizes["kv"]
+    yield "model.embed_tokens.weight", outer["embedding.tokens"]
+    yield "model.norm.weight", outer["layernorm_final.gain"]
+    yield "lm_head.weight", outer["embedding.tokens"] if config.tied else outer["logits.weight"].T
+    for number in range(config.layers):
+        p, prefix = weights.layer(number), f"model.layers.{number}"
+        for name, part in zip("qkv", np.split(p["qkv.weight"], (q, q + kv), axis=1), strict=True):
+            yield f"{prefix}.self_attn.{name}_proj.weight", part.T
+        yield from ((f"{prefix}.{theirs}.weight", p[f"{ours}.gain"]) for theirs, ours in _NORMS.items())
+        yield from ((f"{prefix}.{theirs}.weight", p[f"{ours}.weight"].T) for theirs, ours in _LINEAR.items())

@@ -56,7 +56,7 @@ def measured(arguments: Arguments, threads: int) -> dict[str, Any]:
         "source": "random" if arguments.model is None else str(arguments.model),
         "model": asdict(model.config),
         "parameters": inference.count(model.config),
-        "torch": torch_decoder.version(),
+        "torch": torch_decoder.versions(),
         "data": inference.DATA,
         "rows": rows,
         "memory": memory,

@@ -13,7 +13,6 @@ from strategies import EDGES, generator, sprinkled
 
 from precision.accumulators import parse_accumulator
 from precision.backends import BACKENDS, HARDWARE, choose_backend, get_backend
-from precision.backends.jax_.hardware import products
 from precision.formats import BF16, E4M3FN, E5M2, FP16, FP32, INT8, TF32, Format
 from precision.random_bits import Stream
 from precision.rounding_modes import Rounding
@@ -123,13 +122,6 @@ def test_products_are_of_narrow_operands(inputs: tuple[Format, Format], operand:
     np.testing.assert_allclose(product(a, b), np.asarray(a) @ np.asarray(b), rtol=1e-5, atol=1e-5)
     started = hardware.matmul(a, b, jnp.ones((2, 3, 5)), NATIVE, inputs)
     np.testing.assert_allclose(started, np.asarray(a) @ np.asarray(b) + 1, rtol=1e-5, atol=1e-5)
-
-
-def test_a_unit_may_round_its_own_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "UNIT_ROUNDS", True)
-    a, b = jnp.ones((1, 2, 8), jnp.bfloat16), jnp.ones((1, 8, 2), jnp.bfloat16)
-    assert hardware.matmul(a, b, None, NATIVE, (BF16, BF16), None, BF16).dtype == jnp.bfloat16
-    assert hardware.matmul(a, b, None, NATIVE, (BF16, BF16), None, FP16).dtype == jnp.float32
 
 
 def test_an_ordered_product_keeps_its_order() -> None:

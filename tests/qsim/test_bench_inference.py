@@ -90,7 +90,7 @@ def test_more_positions_than_the_model_has() -> None:
     assert_sentence(str(caught.value))
 
 
-@pytest.mark.skipif(torch_decoder.version() is None, reason="torch is not installed")
+@pytest.mark.skipif(not torch_decoder.installed(), reason="torch and transformers are not installed")
 def test_torch_computes_the_same_model() -> None:
     model = inference.random_model(SMALL)
     ours, theirs = inference.reader(model, "fp32", "numpy"), inference.torch_reader(model, 1)

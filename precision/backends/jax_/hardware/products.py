@@ -14,9 +14,6 @@ from precision.format import Format
 from precision.formats import BF16
 
 Array = Any
-# Whether a product of 16-bit operands leaves the unit in their type, half the memory, instead of as float32 to be
-# rounded by integers: one rounding to nearest even as well, unless the library splits k and adds rounded parts.
-UNIT_ROUNDS = False
 
 
 def matmul(
@@ -26,22 +23,19 @@ def matmul(
     accumulator: Accumulator,
     inputs: tuple[Format, Format],
     proofs: list[Array] | None = None,
-    output: Format | None = None,
 ) -> Array:
     """(B, m, k) x (B, k, n) added to c, or to 0; operands are values of the formats ``inputs``.
 
     ``native``: in the narrowest array type that holds both operands, summed in float32 as the unit does.  An ordered
-    or exact accumulator is what it always is.  output: what the caller rounds the product to next, in which the unit
-    gives it where ``UNIT_ROUNDS``.
+    or exact accumulator is what it always is.  Products leave the unit as float32, to be rounded apart: a library
+    that splits k could round parts, and their sum again.
     """
     if accumulator.summation != "native":
         start = None if c is None else wide(c)
         return gemm.matmul(wide(a), wide(b), start, accumulator, inputs, proofs)
     dtype = _common(*inputs)
-    rounds = UNIT_ROUNDS and c is None and output is not None and NARROW.get(output) == dtype
-    leaves_as = dtype if rounds else jnp.float32
     total = lax.dot_general(
-        a.astype(dtype), b.astype(dtype), (((2,), (1,)), ((0,), (0,))), preferred_element_type=leaves_as
+        a.astype(dtype), b.astype(dtype), (((2,), (1,)), ((0,), (0,))), preferred_element_type=jnp.float32
     )
     return total if c is None else wide(c) + total
 
