@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from executors import EXECUTORS, Executor
 from hypothesis import HealthCheck, settings
+from terminal_signals import as_a_terminal_has_it
 
+__all__ = ["as_a_terminal_has_it"]
 LARGEST_WORKER = 3 << 30
 
 settings.register_profile(

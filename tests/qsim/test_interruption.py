@@ -7,24 +7,13 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 
 import pytest
+from terminal_signals import SIGNALS
 
 from qsim.interruption import Interrupted, graceful, raising_on_termination
 
-SIGNALS = [signal.SIGINT, signal.SIGTERM]
-
-
-@pytest.fixture(autouse=True)
-def _as_a_terminal_has_it() -> Iterator[None]:
-    """SIGINT raises KeyboardInterrupt, which it does not where the tests run in the background."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("as_a_terminal_has_it")
 
 
 def send(number: int) -> None:
