@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from qsim.bench import inference
+from qsim.bench import decoder_readers
 from qsim.decoder_config import DecoderConfig
 
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _CARRIER = 4  # bytes of a float32
 _SMALL = replace(
-    inference.DEFAULT, layers=1, hidden=64, heads=2, kv_heads=1, head_size=32, intermediate=64, vocabulary=64
+    decoder_readers.DEFAULT, layers=1, hidden=64, heads=2, kv_heads=1, head_size=32, intermediate=64, vocabulary=64
 )
 
 
@@ -43,18 +43,18 @@ def counted(config: DecoderConfig, tokens: int) -> dict[str, int]:
     from; or, in a layer, scores and weights of attention beside the stream and [Q | K | V]."""
     wide = 2 * tokens * config.vocabulary
     layer = 2 * config.heads * tokens * tokens + tokens * (config.hidden + config.sizes["qkv"])
-    return {"weights": _CARRIER * inference.count(config), "activations": _CARRIER * max(wide, layer)}
+    return {"weights": _CARRIER * decoder_readers.count(config), "activations": _CARRIER * max(wide, layer)}
 
 
 def measured(source: Path | None, policy: str, executor: str, tokens: int) -> dict[str, Any]:
     """In this process: kernels are loaded by a pass over a small model first."""
     if source is not None and source.suffix == ".gguf":
         importlib.import_module("gguf.quants")
-    _pass(inference.random_model(_SMALL), policy, executor, 8)
+    _pass(decoder_readers.random_model(_SMALL), policy, executor, 8)
     before = _kilobytes("VmRSS")
     if before is not None:
         _RESET.write_text("5")  # the peak begins anew
-    config = _pass(inference.opened(source), policy, executor, tokens)
+    config = _pass(decoder_readers.opened(source), policy, executor, tokens)
     peak = _kilobytes("VmHWM")
     above = None if before is None or peak is None else 1024 * (peak - before)
     return {"peak": above, "counted": counted(config, tokens)}
@@ -62,7 +62,7 @@ def measured(source: Path | None, policy: str, executor: str, tokens: int) -> di
 
 def _pass(model: Any, policy: str, executor: str, tokens: int) -> DecoderConfig:
     prompt = np.random.default_rng(0).integers(0, model.config.vocabulary, (1, tokens), np.int32)
-    inference.reader(model, policy, executor).read(prompt, None)
+    decoder_readers.reader(model, policy, executor).read(prompt, None)
     return model.config
 
 

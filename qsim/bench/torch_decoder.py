@@ -52,7 +52,7 @@ class TorchDecoder:
         self.torch.set_num_threads(threads)
         with self.torch.device("meta"):
             self.model = self.transformers.LlamaForCausalLM(self._config(config)).eval()
-        tensors = {name: self.torch.from_numpy(np.ascontiguousarray(w)) for name, w in _named(config, weights)}
+        tensors = {name: self.torch.from_numpy(np.array(w, order="C")) for name, w in _named(config, weights)}
         self.model.load_state_dict(tensors, strict=False, assign=True)
         self.model.tie_weights()
         self.model.model.rotary_emb = type(self.model.model.rotary_emb)(self._config(config))  # it has no weights

@@ -33,11 +33,11 @@ def add_options(parser: argparse.ArgumentParser, count: Callable[[str], int]) ->
 
 def measured(arguments: Arguments, threads: int) -> dict[str, Any]:
     """What ``--json`` prints."""
-    from qsim.bench import inference, inference_memory, torch_decoder
+    from qsim.bench import decoder_readers, inference, inference_memory, torch_decoder
     from qsim.runs import environment
 
     chosen = inference.entries(arguments.policy, arguments.executor)
-    model = inference.opened(arguments.model)
+    model = decoder_readers.opened(arguments.model)
     print(f"{len(chosen)} policies, at most {arguments.repeats} rounds", file=sys.stderr, flush=True)
     rows = inference.rows(
         model,
@@ -55,7 +55,7 @@ def measured(arguments: Arguments, threads: int) -> dict[str, Any]:
         "repeats": arguments.repeats,
         "source": "random" if arguments.model is None else str(arguments.model),
         "model": asdict(model.config),
-        "parameters": inference.count(model.config),
+        "parameters": decoder_readers.count(model.config),
         "torch": torch_decoder.versions(),
         "data": inference.DATA,
         "rows": rows,
