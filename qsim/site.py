@@ -180,11 +180,25 @@ class Site:
         x = x if self._calculator.recorder is None else self._backend.computed_once(x)
         return self._recorded(x, self._planted(self._rounded(x)))
 
-    def _rounded(self, x: Array) -> Array:
+    def product(self, x: Array) -> Array:
+        """``output`` of what ``matmul`` has given and nobody reads again: rounded where it stands, and left alone where
+        it is of the output's format already."""
+        if self._calculator.watches_outputs or not isinstance(x, np.ndarray):
+            return self.output(x)
+        return x if self._sums_are_outputs else self._rounded(x, out=x)
+
+    @property
+    def _sums_are_outputs(self) -> bool:
+        """Chains give float32 whose NaNs are canonical."""
+        plain = self._scheme is None and self.policy.scaling == "none" and self.policy.accumulator is not None
+        float32 = self._how == NEAREST_EVEN and self.output_format is FP32
+        return plain and float32 and parse_accumulator(self.policy.accumulator or "").is_chain
+
+    def _rounded(self, x: Array, **out: Array) -> Array:
         if self._how == NEAREST_EVEN:
-            return self._backend.round_to(x, self.output_format)
+            return self._backend.round_to(x, self.output_format, **out)
         random = self._calculator.stream(self._key, x.shape) if self._how.stochastic else None
-        return self._backend.round_to(x, self.output_format, self._how, random)
+        return self._backend.round_to(x, self.output_format, self._how, random, **out)
 
     def _planted(self, rounded: Array) -> Array:
         """With the faults of this place."""

@@ -3,7 +3,8 @@
     total[i, j] = s_K,   s_0 = total[i, j] on entry,   s_(k+1) = step(s_k, a[i, k], b[k, j])
 
 A kernel is called with a (B, m, k) and b (B, k, n), float32 of any strides, total (B, m, n), float32 and contiguous,
-which holds the start and then the sums, and ``words``, int64, which chains do not read.  The work is cut as matrix
+which holds the start and then the sums, and ``words``, int64: a first one that is not 0 says that the start is +0,
+whatever ``total`` holds (``fp32_fma_flushing``, which others call with their words, reads none).  The work is cut as matrix
 products usually are (Goto and van de Geijn 2008): slices of k, of which a block of rows of a and one panel of b stay
 in the second cache; between slices the sums wait in ``total``, exactly.  Threads share blocks of outputs.
 Neither the cuts nor the threads change a bit, as every output walks its own k in order.
@@ -29,6 +30,7 @@ from precision.backends.numba_.microkernels import (
     IEEE,
     Lanes,
     add_values,
+    clear_words,
     copy_words,
     exchange_control,
     flushing_offered,
@@ -93,28 +95,39 @@ def _make_edge(name: str, tile: Any, width: int):
 
 
 def _make_sweep(name: str, step: StepBuilder, half: bool):
-    """Jitted: every tile of a block, from its panels."""
+    """Jitted: every tile of a block, from its panels; ``fresh`` where its sums start from +0."""
     lanes = Lanes(half)
     narrow, size = lanes.count, lanes.bytes
     wide = _VECTORS * narrow
     wide_tile, narrow_tile = make_tile(name, step, half, _ROWS, _VECTORS), make_tile(name, step, half, _ROWS, 1)
     wide_edge, narrow_edge = _make_edge(name, wide_tile, wide), _make_edge(name, narrow_tile, narrow)
 
+    @made_inline(f"clear_{name}")
+    def clear(sums, pitch, rows, columns):
+        for r in range(rows):
+            clear_words(sums + r * pitch, columns)
+
     @made_inline(f"sweep_{name}")
-    def sweep(a, b, sums, pitch, rows, columns, depth, scratch):
+    def sweep(a, b, sums, pitch, rows, columns, depth, scratch, fresh):
         whole = rows // _ROWS * _ROWS
         full = columns // wide * wide
         for j in range(0, full, wide):
             panel, place = b + j * depth * size, sums + j * 4
             for i in range(0, whole, _ROWS):
+                if fresh:
+                    clear(place + i * pitch, pitch, _ROWS, wide)
                 wide_tile(a + i * depth * 4, panel, place + i * pitch, pitch, depth)
             if whole < rows:
                 place += whole * pitch
+                if fresh:
+                    clear(place, pitch, rows - whole, wide)
                 wide_edge(a + whole * depth * 4, panel, place, pitch, depth, rows - whole, wide, scratch)
         for j in range(full, columns, narrow):
             lanes, panel = min(narrow, columns - j), b + j * depth * size
             for i in range(0, rows, _ROWS):
                 count, place = min(_ROWS, rows - i), sums + i * pitch + j * 4
+                if fresh:
+                    clear(place, pitch, count, lanes)
                 if count == _ROWS and lanes == narrow:
                     narrow_tile(a + i * depth * 4, panel, place, pitch, depth)
                 else:
@@ -145,7 +158,7 @@ def _make_block(name: str, control: int):
     widest = _VECTORS * Lanes(half).count
 
     @made_inline(f"block_{name}_{control}")
-    def block(a, a_row, a_k, b, b_k, b_column, sums, pitch, m, n, k):
+    def block(a, a_row, a_k, b, b_k, b_column, sums, pitch, m, n, k, fresh):
         before = exchange_control(control)
         depth_, rows_, columns_ = min(k, _DEPTH), min(m, _BLOCK_ROWS), min(n, _BLOCK_COLUMNS)
         of_a = _up(_up(rows_, _ROWS) * depth_ * 4, _LINE)
@@ -159,7 +172,7 @@ def _make_block(name: str, control: int):
         for j in range(0, n, _BLOCK_COLUMNS):
             columns = min(n - j, _BLOCK_COLUMNS)
             for k0 in range(0, max(k, 1), _DEPTH):
-                depth = min(k - k0, _DEPTH)
+                depth, starts = min(k - k0, _DEPTH), fresh and k0 == 0
                 source_b = b + k0 * b_k + j * b_column
                 if not any_operands:
                     any_operands = narrow_columns(source_b, b_column, b_k, columns, depth, packed_b) != 0
@@ -173,9 +186,9 @@ def _make_block(name: str, control: int):
                         wide_columns(source_b, b_column, b_k, columns, depth, packed_b)
                     if any_operands:
                         wide_rows(source_a, a_row, a_k, rows, depth, packed_a)
-                        wide_sweep(packed_a, packed_b, place, pitch, rows, columns, depth, scratch)
+                        wide_sweep(packed_a, packed_b, place, pitch, rows, columns, depth, scratch, starts)
                     else:
-                        narrow_sweep(packed_a, packed_b, place, pitch, rows, columns, depth, scratch)
+                        narrow_sweep(packed_a, packed_b, place, pitch, rows, columns, depth, scratch, starts)
         exchange_control(before)
         return memory[0]  # the addresses above do not keep it
 
@@ -206,11 +219,22 @@ def _grid(parts, m):
     return rows, parts // rows
 
 
-def _product(a, b, total, words):  # noqa: ARG001
+@_jit
+def _first_word(words):
+    return words.size > 0 and words[0] != 0
+
+
+@_jit
+def _never(words):  # noqa: ARG001
+    return False
+
+
+def _product(a, b, total, words):
     batch, m, n = total.shape
     k = a.shape[2]
     if total.size == 0:
         return
+    fresh = _starts_anew(words)
     down, across = _grid(_parts(_threads(), batch), m)
     height = _up(-(-m // down), _ROWS)
     breadth = _up(-(-n // across), _UNIT)
@@ -231,24 +255,25 @@ def _product(a, b, total, words):  # noqa: ARG001
                 min(height, m - i),
                 min(breadth, n - j),
                 k,
+                fresh,
             )
 
 
 _UNIT = _VECTORS * Lanes(False).count
-_threads, _block = _one, _make_block("fp32_fma", IEEE)
+_threads, _block, _starts_anew = _one, _make_block("fp32_fma", IEEE), _first_word
 
 
-def _make(name: str, step: str, control: int) -> Kernel:
-    block = _make_block(step, control)
+def _make(name: str, step: str, control: int, starts_anew: Any = _first_word) -> Kernel:
+    known = {"_block": _make_block(step, control), "_starts_anew": starts_anew}
     return Kernel(
-        specialised(_product, name, _block=block, _threads=_one),
-        specialised(_product, name + "_parallel", _block=block, _threads=_num_threads),
+        specialised(_product, name, _threads=_one, **known),
+        specialised(_product, name + "_parallel", _threads=_num_threads, **known),
     )
 
 
 CHAINS: dict[str, Kernel] = {name: _make(name, name, IEEE) for name in STEPS}
 if flushing_offered():
-    CHAINS["fp32_fma_flushing"] = _make("fp32_fma_flushing", "fp32_fma", FLUSHING)
+    CHAINS["fp32_fma_flushing"] = _make("fp32_fma_flushing", "fp32_fma", FLUSHING, _never)
 
 
 @kernel

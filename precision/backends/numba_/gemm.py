@@ -23,18 +23,22 @@ from precision.ordered_products import Events
 from precision.superaccumulator import LIMBS
 
 Array = np.ndarray
-_NO_WORDS = np.empty(0, np.int64)
+_NO_WORDS, _FROM_ZERO = np.empty(0, np.int64), np.ones(1, np.int64)
 _OPERANDS = (array(np.float32, "bmk"), array(np.float32, "bkn"))
 _TOTAL = (array(np.float32, "bmn"),)
 _GENERAL = 5  # multiply-adds of a fast kernel in the time of one of the general one, as a power of two
 
 
 class Plan(NamedTuple):
-    """kernel(a, b, total, words), its words, and how much a multiply-add of it costs, as a power of two."""
+    """kernel(a, b, total, words), its words, and how much a multiply-add of it costs, as a power of two.
+
+    from_zero: the words for a total of any contents that is to start from +0, where the kernel knows such.
+    """
 
     kernel: Kernel
     words: Array
     cost: int
+    from_zero: Array | None = None
 
 
 @lru_cache(maxsize=256)
@@ -43,7 +47,7 @@ def plan(accumulator: Accumulator, inputs: tuple[Format, Format]) -> Plan:
     if accumulator.is_chain and not accumulator.flushes:
         name = f"{accumulator.sum.name}_{'fma' if accumulator.product == 'exact' else 'mul_add'}"
         if name in CHAINS:
-            return Plan(CHAINS[name], _NO_WORDS, 0)
+            return Plan(CHAINS[name], _NO_WORDS, 0, _FROM_ZERO)
     general = ordered_kernels.words_of(accumulator, inputs, counting=False)
     if fused.takes(accumulator, inputs):
         return Plan(truncated, np.concatenate([fused.words_of(accumulator, inputs), general]), 2)
@@ -57,8 +61,8 @@ def plan(accumulator: Accumulator, inputs: tuple[Format, Format]) -> Plan:
 @lru_cache(maxsize=256)
 def foreign(accumulator: Accumulator, inputs: tuple[Format, Format]) -> tuple[Foreign, Array]:
     """``plan``, the kernel as XLA calls it."""
-    kernel, words, _ = plan(accumulator, inputs)
-    return Foreign(kernel=kernel, operands=_OPERANDS + _TOTAL, results=_TOTAL, starts=1), words
+    chosen = plan(accumulator, inputs)
+    return Foreign(kernel=chosen.kernel, operands=_OPERANDS + _TOTAL, results=_TOTAL, starts=1), chosen.words
 
 
 @lru_cache(maxsize=256)
@@ -83,13 +87,20 @@ def matmul(
     del proofs  # nothing is speculative here
     if accumulator.summation == "native":
         return native_matmul(a, b, c)
-    # written at once: pages of zeros that are first read and then written are mapped twice
-    total = np.full((*a.shape[:2], b.shape[2]), np.float32(0)) if c is None else np.array(c, np.float32, order="C")
     if accumulator.summation == "exact":
-        return round_exact(*exact_matmul(a, b, total), FP32)
-    kernel, words, cost = plan(accumulator, inputs)
-    kernel(a, b, total, words, work=(total.size * a.shape[2] >> 6) << cost)
+        return round_exact(*exact_matmul(a, b, _total(a, b, c)), FP32)
+    chosen = plan(accumulator, inputs)
+    if c is None and chosen.from_zero is not None:
+        total, words = np.empty((*a.shape[:2], b.shape[2]), np.float32), chosen.from_zero
+    else:
+        total, words = _total(a, b, c), chosen.words
+    chosen.kernel(a, b, total, words, work=(total.size * a.shape[2] >> 6) << chosen.cost)
     return total
+
+
+def _total(a: Array, b: Array, c: Array | None) -> Array:
+    """A copy of c, or zeros, written at once: pages of zeros that are first read and then written are mapped twice."""
+    return np.full((*a.shape[:2], b.shape[2]), np.float32(0)) if c is None else np.array(c, np.float32, order="C")
 
 
 def counted_matmul(

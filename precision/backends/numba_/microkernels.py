@@ -92,6 +92,7 @@ def _with_int64_arguments(emit: Callable, arguments: int) -> Any:
     typed = (signature, emit)
     shapes: dict[int, Callable] = {
         1: lambda _context, x: typed,
+        2: lambda _context, x, y: typed,
         3: lambda _context, x, y, z: typed,
         4: lambda _context, x, y, z, u: typed,
         5: lambda _context, x, y, z, u, v: typed,
@@ -230,6 +231,20 @@ def _copy_body(builder: Any, args: list[Any]) -> None:
 
 # (destination, source, count): words of 4 bytes
 copy_words = addresses_intrinsic("precision.copy_words", 3, _copy_body)
+
+
+def _clear_body(builder: Any, args: list[Any]) -> None:
+    destination, count = args
+
+    def one(builder: Any, index: Any, _carried: list[Any]) -> list[Any]:
+        store(builder, ir.Constant(vector(FLOAT, 1), [0.0]), destination, builder.mul(index, _number(4)))
+        return []
+
+    counted_loop(builder, count, [], one)
+
+
+# (destination, count): words of 4 bytes, all +0
+clear_words = addresses_intrinsic("precision.clear_words", 2, _clear_body)
 
 
 def _exchange_body(builder: Any, args: list[Any]) -> Any:
