@@ -54,7 +54,7 @@ class IdentitySite:
     def output(self, x: Array) -> Array:
         return x
 
-    narrowed = output
+    narrowed = own_output = output
 
     def deferred(self, x: Array, prepare: Callable[[Array], Array] = lambda x: x) -> Deferred:
         return Deferred(prepare(x))

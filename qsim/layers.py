@@ -90,7 +90,7 @@ def linear_forward(ar: Calculator, site: str, x: Array, weight: Array, bias: Arr
     ar.tell(f"{site}.input", x)
     products = shards.all_columns(fprop.matmul(x, shards.whole_rows(weight, x.shape[1])))
     if bias is None:
-        return fprop.product(products)
+        return fprop.own_output(products)
     return rounded_biased(fprop, products, bias)
 
 
@@ -116,7 +116,7 @@ def linear_backward(
     """
     xp, shards, dgrad, wgrad = ar.xp, ar.shards, ar.at(site, "dgrad"), ar.at(site, "wgrad")
     turned = xp.swapaxes(shards.turned(shards.whole_rows(weight, x.shape[1])), 0, 1)  # (o, i)
-    dx = dgrad.product(shards.all_columns(dgrad.matmul(dy, turned, keys[0])))
+    dx = dgrad.own_output(shards.all_columns(dgrad.matmul(dy, turned, keys[0])))
     rows = xp.swapaxes(in_chunks(x, chunks), 1, 2)  # (C, i, N / C)
     dw = fold_chunks(ar, wgrad.deferred(wgrad.matmul(rows, in_chunks(shards.own_columns(dy), chunks), keys[1])))
     return dx, dw
@@ -215,7 +215,7 @@ def attend(
         products = s.add(scores.reshape(batch, -1, *mask.shape), bias).reshape(scores.shape)
     weights = softmax_forward(ar, s.deferred(products, partial(masked, ar, mask)), mask)
     s = ar.at("values", "fprop")
-    return s.product(by_group(s, weights, v)), {"q": q, "k": k, "v": v, "weights": weights}
+    return s.own_output(by_group(s, weights, v)), {"q": q, "k": k, "v": v, "weights": weights}
 
 
 def by_group(s: Site, a: Array, b: Array) -> Array:
@@ -260,12 +260,12 @@ def attention_backward(ar: Calculator, cache: Cache, dy: Array, batch: int, head
     weights, mask = cache["weights"], causal_mask(ar, dmixed.shape[1])
     s = ar.at("values", "dgrad")
     dweights = s.deferred(s.matmul(dmixed, xp.swapaxes(cache["v"], 1, 2)), partial(masked, ar, mask))
-    dv = s.product(s.matmul(xp.swapaxes(weights, 1, 2), dmixed))
+    dv = s.own_output(s.matmul(xp.swapaxes(weights, 1, 2), dmixed))
     dscores = softmax_backward(ar, weights, dweights, mask)
     s = ar.at("scores", "dgrad")
-    dq = s.product(s.matmul(dscores, cache["k"]))
+    dq = s.own_output(s.matmul(dscores, cache["k"]))
     dq = s.output(s.multiply(dq, s.scalar(dq.shape[-1] ** -0.5)))
-    dk = s.product(s.matmul(xp.swapaxes(dscores, 1, 2), cache["q"]))
+    dk = s.own_output(s.matmul(xp.swapaxes(dscores, 1, 2), cache["q"]))
     return merge_heads(ar, [dq, dk, dv], batch)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,15 @@ Array = Any
 
 def causal_mask(ar: Calculator, length: int, earlier: int = 0) -> Array:
     """(T, earlier + T), true where a position may attend: to the earlier ones, and of its own up to itself."""
-    return ar.xp.asarray(np.tril(np.ones((length, earlier + length), np.bool_), earlier))
+    return ar.xp.asarray(_allowed(length, earlier))
+
+
+@lru_cache(maxsize=4)
+def _allowed(length: int, earlier: int) -> np.ndarray:
+    """The same on the host, for every layer of a pass."""
+    allowed = np.tril(np.ones((length, earlier + length), np.bool_), earlier)
+    allowed.flags.writeable = False
+    return allowed
 
 
 def masked(ar: Calculator, mask: Array, x: Array) -> Array:

@@ -180,9 +180,9 @@ class Site:
         x = x if self._calculator.recorder is None else self._backend.computed_once(x)
         return self._recorded(x, self._planted(self._rounded(x)))
 
-    def product(self, x: Array) -> Array:
-        """``output`` of what ``matmul`` has given and nobody reads again: rounded where it stands, and left alone where
-        it is of the output's format already."""
+    def own_output(self, x: Array) -> Array:
+        """``output`` of what ``matmul`` has given and nobody reads again: rounded where it stands, and left alone
+        where it is of the output's format already."""
         if self._calculator.watches_outputs or not isinstance(x, np.ndarray):
             return self.output(x)
         return x if self._sums_are_outputs else self._rounded(x, out=x)

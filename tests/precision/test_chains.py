@@ -26,6 +26,7 @@ STEPS = ("fp32_fma", "fp32_mul_add", "fp16_fma", "fp16_mul_add", "bf16_fma", "bf
 FRACTION = {"fp32": 23, "tf32": 10, "bf16": 7}
 DRAWS = ("bits", "few bits", "low", "far apart", "named")
 WORDS = np.zeros(1, np.int64)
+FROM_ZERO = np.ones(1, np.int64)
 needs_flushing = pytest.mark.skipif(not flushing_offered(), reason="no register that flushes on this processor")
 Chain = Callable[[Real, Real, Real], Real]
 
@@ -96,10 +97,17 @@ def _draw_fp16(rng: np.random.Generator, how: str, shape: tuple[int, ...]) -> np
     return np.ldexp(rng.integers(-largest, largest + 1, shape).astype(np.float32), rng.integers(low, high, shape))
 
 
-def run(name: str, a: np.ndarray, b: np.ndarray, start: np.ndarray, parallel: bool = False) -> np.ndarray:
+def run(
+    name: str,
+    a: np.ndarray,
+    b: np.ndarray,
+    start: np.ndarray,
+    parallel: bool = False,
+    words: np.ndarray = WORDS,
+) -> np.ndarray:
     out = start.copy()
     kernel = CHAINS[name]
-    (kernel._parallel if parallel else kernel._serial)(a, b, out, WORDS)
+    (kernel._parallel if parallel else kernel._serial)(a, b, out, words)
     return out
 
 
@@ -186,6 +194,14 @@ def test_every_shape_and_thread_count_gives_the_bits_of_the_plain_loop(name: str
     expected = reference(name, a, b, start)
     for parallel in (False, True):
         assert_same_bits(run(name, a, b, start, parallel), expected)
+        assert_same_bits(run(name, a, b, np.full_like(start, np.nan), parallel, FROM_ZERO), expected)
+
+
+def test_what_others_call_with_their_own_words_starts_where_it_is_told() -> None:
+    if "fp32_fma_flushing" not in CHAINS:
+        pytest.skip("this processor's arithmetic has no flushing kernel")
+    a, b, start = (np.full((1, 2, 2), value, np.float32) for value in (2, 3, 5))
+    assert_same_bits(run("fp32_fma_flushing", a, b, start, words=FROM_ZERO), np.full((1, 2, 2), 17, np.float32))
 
 
 def strided(x: np.ndarray) -> dict[str, np.ndarray]:

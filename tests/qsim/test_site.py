@@ -187,3 +187,24 @@ def test_blocks_of_weights_are_square_and_those_of_activations_and_gradients_are
     assert_same_bits(y, expected)
     other = block_scaled_product(module, a[None], b[None], lambda x, y: x @ y, formats, 2, not square)[0]
     assert (other != y).any()
+
+
+@pytest.mark.parametrize("name", ["fp32", "bf16", "fp16", "native-bf16"])
+def test_an_own_output_is_the_output_whose_memory_is_taken_over(name: str) -> None:
+    policy = POLICIES[name]
+    site = Calculator(policy, "numba").at("qkv", "fprop")
+    a, b = (pr.round_to(generator(seed).normal(size=(1, 8, 8)).astype(np.float32), "bf16") for seed in (1, 2))
+    a[0, 0, 0] = np.nan
+    products = site.matmul(a, b)
+    expected = site.output(products)
+    taken = site.own_output(products)
+    assert_same_bits(np.asarray(taken), np.asarray(expected))
+    assert np.shares_memory(taken, products)
+
+
+def test_what_is_recorded_keeps_its_products() -> None:
+    recorder = Recorder()
+    site = Calculator(POLICIES["fp16"], "numba", recorder).at("qkv", "fprop")
+    products = np.full((1, 2, 2), 1 + 2.0**-12, np.float32)
+    assert_same_bits(site.own_output(products), np.ones((1, 2, 2), np.float32))
+    assert_same_bits(products, np.full((1, 2, 2), 1 + 2.0**-12, np.float32))

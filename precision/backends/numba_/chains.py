@@ -4,9 +4,10 @@
 
 A kernel is called with a (B, m, k) and b (B, k, n), float32 of any strides, total (B, m, n), float32 and contiguous,
 which holds the start and then the sums, and ``words``, int64: a first one that is not 0 says that the start is +0,
-whatever ``total`` holds (``fp32_fma_flushing``, which others call with their words, reads none).  The work is cut as matrix
-products usually are (Goto and van de Geijn 2008): slices of k, of which a block of rows of a and one panel of b stay
-in the second cache; between slices the sums wait in ``total``, exactly.  Threads share blocks of outputs.
+whatever ``total`` holds (``fp32_fma_flushing``, which others call with their words, reads none).
+The work is cut as matrix products usually are (Goto and van de Geijn 2008): slices of k, of which a block of rows of
+a and one panel of b stay in the second cache; between slices the sums wait in ``total``, exactly.  Threads share
+blocks of outputs.
 Neither the cuts nor the threads change a bit, as every output walks its own k in order.
 
 Domain: any float32 a and b; the start is a value of the step's format.  Subnormals are kept, whatever the calling

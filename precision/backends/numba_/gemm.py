@@ -99,7 +99,7 @@ def matmul(
 
 
 def _total(a: Array, b: Array, c: Array | None) -> Array:
-    """A copy of c, or zeros, written at once: pages of zeros that are first read and then written are mapped twice."""
+    """A copy of c, or zeros, written at once: pages of zeros first read and then written are mapped twice."""
     return np.full((*a.shape[:2], b.shape[2]), np.float32(0)) if c is None else np.array(c, np.float32, order="C")
 
 
