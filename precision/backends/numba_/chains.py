@@ -26,6 +26,7 @@ from numba import prange, types
 
 from precision.backends.numba_.chain_steps import STEPS, StepBuilder
 from precision.backends.numba_.compilation import Kernel, kernel, made_inline, specialised
+from precision.backends.numba_.few_rows import FEW, make_few_rows
 from precision.backends.numba_.microkernels import (
     FLUSHING,
     IEEE,
@@ -157,10 +158,19 @@ def _make_block(name: str, control: int):
     narrow_rows, narrow_columns = _make_packs(step.fits, half) if has_narrow else (wide_rows, wide_columns)
     narrow_sweep = _make_sweep(f"{name}.narrow", step.narrow, half) if step.narrow is not None else wide_sweep
     widest = _VECTORS * Lanes(half).count
+    few_rows, lanes = make_few_rows(f"{name}.any", step.any), Lanes(False).count
 
     @made_inline(f"block_{name}_{control}")
     def block(a, a_row, a_k, b, b_k, b_column, sums, pitch, m, n, k, fresh):
         before = exchange_control(control)
+        if m <= FEW and b_column == 4 and n >= lanes and k > 0:
+            row = np.empty(m * k, np.float32)
+            whole = n // lanes * lanes
+            few_rows(a, a_row, a_k, b, b_k, sums, pitch, m, whole, k, fresh, row.ctypes.data)
+            b, sums, n = b + whole * 4, sums + whole * 4, n - whole
+            if n == 0:
+                exchange_control(before)
+                return row.view(np.uint8)[0]  # its address above does not keep it
         depth_, rows_, columns_ = min(k, _DEPTH), min(m, _BLOCK_ROWS), min(n, _BLOCK_COLUMNS)
         of_a = _up(_up(rows_, _ROWS) * depth_ * 4, _LINE)
         of_b = _up(_up(columns_, widest) * depth_ * 4, _LINE)
