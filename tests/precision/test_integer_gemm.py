@@ -25,6 +25,8 @@ from precision.backends.numba_.integer_tiles import UNIT, target_features, unit_
 NO_WORDS = np.empty(0, np.int64)
 EVERY_CODE = np.arange(-128, 128).astype(np.int8)
 SHAPES = [
+    (2, 1, 37, 600),
+    (1, 1, 0, 5),
     # B, m, k, n: odd sizes, empty ones, one beside a tile, a depth that is packed in two goes
     (1, 1, 1, 1),
     (1, 3, 7, 5),

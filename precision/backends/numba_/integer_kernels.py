@@ -13,6 +13,7 @@ from precision.backends.numba_.integer_tiles import UNIT, join_columns, make_til
 _LANES, _ROWS, _VECTORS = UNIT.lanes, UNIT.rows, UNIT.vectors
 _GROUPS = 256  # groups of four k packed at a time: a panel of b stays in a first-level cache or just outside it
 _TILES = 16  # tiles of rows that meet a panel of b in one go
+_PIECE = 512  # columns of b that a thread takes where there is one row, which meets b as it lies
 _FLIP = np.int32(-0x7F7F7F80)  # 0x80808080: a XOR 0x80 = a + 128 as an unsigned byte
 _ONES = np.int32(0x01010101)
 _jit = numba.njit(nogil=True, error_model="numpy")
@@ -27,6 +28,12 @@ def multiply_add(a, b, total, words):  # noqa: ARG001
     """
     rows, depth, columns = a.shape[1], a.shape[2], b.shape[2]
     out = total.reshape(-1)
+    if rows == 1 and b.strides[2] == 1:
+        pieces = -(-columns // _PIECE)
+        for i in prange(a.shape[0] * pieces):
+            block, piece = i // pieces, slice(i % pieces * _PIECE, min((i % pieces + 1) * _PIECE, columns))
+            _add_row(a[block, 0], b[block, :, piece], total[block, 0, piece])
+        return
     tiles = -(-rows // _ROWS)
     vectors = -(-columns // _LANES)
     panels = -(-vectors // _VECTORS)
@@ -58,6 +65,15 @@ def multiply_add(a, b, total, words):  # noqa: ARG001
                     _multiply_edge(
                         vectors, left, left_at, right, right_at, groups, out, out_at, columns, high, across
                     )
+
+
+@_jit
+def _add_row(a, b, sums):
+    """sums (n,) += a (k,) b (k, n)"""
+    for k in range(a.size):
+        value, row = np.int32(a[k]), b[k]
+        for j in range(sums.size):
+            sums[j] = np.int32(sums[j] + np.int32(value * np.int32(row[j])))
 
 
 @_jit
