@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 import precision as pr
+from qsim.analysis.metrics import rmse, sqnr_db
 from qsim.config import RunConfig
 from qsim.data import Corpus, validation_batches
 from qsim.model import LINEAR, forward
@@ -61,13 +62,5 @@ def layer_error(x: np.ndarray, w: np.ndarray) -> dict[str, float]:
     }
     figures: dict[str, float] = {}
     for name, (true, rounded) in pairs.items():
-        figures[f"{name}_rmse"], figures[f"{name}_sqnr_db"] = rmse_and_sqnr(true, rounded)
+        figures[f"{name}_rmse"], figures[f"{name}_sqnr_db"] = rmse(true, rounded), sqnr_db(true, rounded)
     return figures
-
-
-def rmse_and_sqnr(true: np.ndarray, rounded: np.ndarray) -> tuple[float, float]:
-    """Root mean square error, and 10 log10 of signal power over error power; infinite without error."""
-    signal = np.mean(np.square(true, dtype=np.float64))
-    noise = np.mean(np.square(true.astype(np.float64) - rounded))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return float(np.sqrt(noise)), float(10 * np.log10(signal / noise))

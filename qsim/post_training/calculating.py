@@ -56,6 +56,10 @@ class QuantizedSite(Site):
             b = b.weight
         return quantized_matmul(x, b, scheme=scheme, output=FP32, nonfinite="propagate", backend=self._backend.name)
 
+    @property
+    def _sums_are_outputs(self) -> bool:
+        return False  # the products of codes are no chain's
+
     def _in_range(self, x: Array, limits: Array) -> QArray:
         """Codes of x in a range seen before."""
         scheme = operand_scheme(self._calculator.how.quantizing, "x")

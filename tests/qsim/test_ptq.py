@@ -15,7 +15,7 @@ from qsim.data import load_data, validation_batches
 from qsim.demo import quantize_run
 from qsim.model import LINEAR, forward
 from qsim.policy import POLICIES
-from qsim.ptq import layer_error, quantization_error, rmse_and_sqnr
+from qsim.ptq import layer_error, quantization_error
 from qsim.recorders import CapturingRecorder
 from qsim.runs import RunFolder
 from qsim.sites import Calculator
@@ -147,15 +147,6 @@ def test_powers_of_two_scale_the_error() -> None:
     for name, factor in factors.items():
         assert other[f"{name}_rmse"] == one[f"{name}_rmse"] * factor
         assert other[f"{name}_sqnr_db"] == pytest.approx(one[f"{name}_sqnr_db"], rel=1e-14)
-
-
-def test_sqnr_of_known_errors() -> None:
-    true = np.array([3.0, 4.0])
-    assert rmse_and_sqnr(true, true) == (0.0, math.inf)
-    rmse, sqnr = rmse_and_sqnr(true, np.array([3.0, 4.5]))
-    assert rmse == math.sqrt(0.125)
-    assert sqnr == pytest.approx(10 * math.log10(12.5 / 0.125), rel=1e-15)
-    assert rmse_and_sqnr(true, np.zeros(2))[1] == 0
 
 
 # A run
