@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.compared import analysis_of
-from experiments.drawing import COLOURS, figure, from_zero
+from experiments.drawing import COLOURS, figure, from_zero, key_below, say
 from experiments.experiment import Experiment
 from experiments.half_precision import LABELS, PAIRS, VARIANTS
 from experiments.judging import Verdict, all_of, ratio_verdict, unless, untold
@@ -34,7 +34,6 @@ METRICS = {
     "spectral_norm": "spectral norm",
 }
 SITES = {"qkv": "attn-kqv-proj", "mlp_up": "outer-expander-mlp"}
-_NAME = 20  # letters of a model's name in the key
 HELD = {"rmse": "rmse", "std": "token_std", "std_gain": "gain_std"}  # fields of the analysis
 
 
@@ -55,7 +54,7 @@ def draw(results: Results) -> Figure:
                 one.plot(range(found.shape[1]), found.mean(axis=0), label=label, **style)
             one.set(title=f"{words}\n{paper}", xlabel="block")
             from_zero(one)
-    axes[0, 0].legend(frameon=False, fontsize=6)
+    key_below(drawn, axes[0, 0])
     return drawn
 
 
@@ -79,11 +78,12 @@ def compare(drawn: Figure, results: Results, models: Sequence[Path]) -> None:
                     marker="x",
                     markersize=3,
                     color=COLOURS[number % len(COLOURS)],
-                    label=found.model[-_NAME:],
+                    label=found.model,
                 )
     for one in axes.flat:
         from_zero(one)
-    axes[0, 0].legend(frameon=False, fontsize=6)
+    key_below(drawn, axes[0, 0])
+    say(drawn, "dashed: models of others, their blocks spread over ours")
 
 
 def table(results: Results) -> list[dict[str, Any]]:

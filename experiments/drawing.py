@@ -68,6 +68,18 @@ def over_steps(axes: Axes, results: Results, labels: Sequence[str], title: str, 
     axes.legend(frameon=False, fontsize=6)
 
 
+def key_below(drawn: Figure, axes: Axes) -> None:
+    """One key for all axes, outside of them: what these axes have labels of."""
+    for older in list(drawn.legends):
+        older.remove()
+    drawn.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=7)
+
+
+def say(drawn: Figure, words: str) -> None:
+    """Below the picture, behind what is said there."""
+    drawn.supxlabel("; ".join(filter(None, [drawn.get_supxlabel(), words])), fontsize=6)
+
+
 def from_zero(axes: Axes) -> None:
     """Values from 0, blocks as whole numbers."""
     from matplotlib.ticker import MaxNLocator

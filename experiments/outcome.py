@@ -93,8 +93,11 @@ def _draw(experiment: Experiment, results: Results, out: Path, compared: Sequenc
     """The picture; what is to be said of models that it has no place for."""
 
     def drawn() -> Figure:
+        from experiments.drawing import say  # matplotlib, which tables do without
+
         figure = experiment.draw(results)
-        _say_seeds(figure, results.seeds)
+        # an interval over the sequences of one seed says nothing of another
+        say(figure, f"{results.seeds} seeds" if results.seeds > 1 else "one seed")
         if compared and experiment.compare is not None:
             experiment.compare(figure, results, compared)
         return figure
@@ -103,12 +106,6 @@ def _draw(experiment: Experiment, results: Results, out: Path, compared: Sequenc
     if experiment.compare is None:
         return "models given by --compare have no place in this figure" if compared else None
     return None if compared else ABSENT
-
-
-def _say_seeds(figure: Figure, seeds: int) -> None:
-    """Below the picture, for an interval over the sequences of one seed says nothing of another."""
-    said = [figure.get_supxlabel(), f"{seeds} seeds" if seeds > 1 else "one seed"]
-    figure.supxlabel("; ".join(filter(None, said)), fontsize=6)
 
 
 def draw_into(out: Path, name: str, draw: Callable[[], Figure]) -> None:

@@ -126,7 +126,10 @@ def compare(drawn: Figure, _: Results, models: Sequence[Path]) -> None:
         count, before, after, increase = degradation_of(path)
         style: dict[str, Any] = {"marker": "s", "color": COLOURS[number % len(COLOURS)], "linestyle": "none"}
         drawn.axes[0].plot([count], [increase], label=path.name, **style)
-        drawn.axes[1].plot([count, count], [before, after], label=path.name, **style)
+        low, high = drawn.axes[0].get_ylim()
+        drawn.axes[0].set_ylim(min(low, 1.1 * increase), max(high, 1.1 * increase))
+        drawn.axes[1].plot([count], [before], label=f"{path.name}, before", **style)
+        drawn.axes[1].plot([count], [after], label="after INT8", fillstyle="none", **style)
     for one in drawn.axes[:2]:
         one.xaxis.set_major_locator(LogLocator())  # sizes of the ladder would stand on top of each other
         one.xaxis.set_major_formatter(LogFormatterMathtext())

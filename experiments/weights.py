@@ -19,14 +19,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from experiments.compared import analysis_of
-from experiments.drawing import COLOURS, figure
+from experiments.drawing import COLOURS, figure, key_below, say
 from experiments.experiment import Experiment
 from experiments.half_precision import LABELS, PAIRS, VARIANTS
 from experiments.judging import Verdict, ratio_verdict, unless, untold
 from experiments.results import Results
 
 PANELS = (("weights", "qkv.weight", "attn-kqv-proj"), ("gains", "layernorm_1.gain", "gain of the LayerNorm before"))
-_NAME = 20  # letters of a model's name in the key
 BLOCKS = 6  # drawn at most, spread evenly
 
 
@@ -58,7 +57,7 @@ def draw(results: Results) -> Figure:
             one.set(title=f"block {block}: {words}", yticks=[])
             one.title.set_fontsize(7)
             one.xaxis.set_major_locator(MaxNLocator(nbins=4))
-    axes[0, 0].legend(frameon=False, fontsize=6)
+    key_below(drawn, axes[0, 0])
     return drawn
 
 
@@ -83,8 +82,9 @@ def compare(drawn: Figure, results: Results, models: Sequence[Path]) -> None:
             for one, block in zip(row, shown, strict=True):
                 their = own[round(block / depth * (len(own) - 1))]
                 colour = COLOURS[number % len(COLOURS)]
-                _density(one, their.low, their.high, their.counts, colour, found.model[-_NAME:], linestyle="--")
-    axes[0, 0].legend(frameon=False, fontsize=6)
+                _density(one, their.low, their.high, their.counts, colour, found.model, linestyle="--")
+    key_below(drawn, axes[0, 0])
+    say(drawn, "dashed: models of others, from the block at the same part of their depth")
 
 
 def table(results: Results) -> list[dict[str, Any]]:
