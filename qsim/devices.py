@@ -12,7 +12,8 @@ from precision.backends import get_backend
 from precision.quantization.scheme import MatmulScheme, QScheme
 from qsim.config import ConfigError, RunConfig
 from qsim.delayed_scaling import PART, first_histories
-from qsim.executors import refuse_identity
+from qsim.executors import on_hardware, refuse_identity
+from qsim.memory import GIB, counted
 from qsim.mesh import Mesh
 from qsim.model import parameter_shapes
 from qsim.policy import Arithmetic
@@ -60,11 +61,11 @@ class OneDevice:
 
 
 class MeshDevices:
-    """A mesh of JAX devices, of this process or of several."""
+    """A mesh of JAX devices, of this process or of several; of a ``topology`` that is not here, to compile for."""
 
-    def __init__(self, config: RunConfig, policy: Arithmetic, mesh: Mesh) -> None:
+    def __init__(self, config: RunConfig, policy: Arithmetic, mesh: Mesh, topology: str | None = None) -> None:
         self._jax = get_backend("jax").devices
-        self._mesh = self._jax.make_mesh({DATA: mesh.data, MODEL: mesh.model})
+        self._mesh = self._jax.make_mesh({DATA: mesh.data, MODEL: mesh.model}, topology)
         self.shards = Shards.of(mesh.data, mesh.model, parameter_shapes(config.model), config.model.heads)
         self.writes = self._jax.process_index() == 0
         self._histories = dict.fromkeys(first_histories(policy, config.model.layers), ())
@@ -122,9 +123,13 @@ def find_devices(config: RunConfig, policy: Arithmetic, executor: str, mesh: Mes
     except ValueError as error:
         raise ConfigError(str(error)) from None
     if mesh is None or mesh.count == 1:
-        return OneDevice(executor)
-    check_mesh(config, policy, executor, mesh)
-    return MeshDevices(config, policy, mesh)
+        mesh = Mesh()
+    else:
+        check_mesh(config, policy, executor, mesh)
+    if executor == "jax":
+        limit = get_backend("jax").devices.memory_limit()
+        check_memory(config, policy, mesh, limit, hardware=on_hardware(policy, executor))
+    return OneDevice(executor) if mesh.count == 1 else MeshDevices(config, policy, mesh)
 
 
 def check_mesh(config: RunConfig, policy: Arithmetic, executor: str, mesh: Mesh) -> None:
@@ -133,13 +138,29 @@ def check_mesh(config: RunConfig, policy: Arithmetic, executor: str, mesh: Mesh)
         raise ConfigError(
             f"executor {executor} computes on one device; use --executor jax for a mesh of {mesh.count}"
         )
-    _check_divides(config, mesh)
-    _check_schemes(config, policy, mesh)
+    check_division(config, policy, mesh)
     available = get_backend("jax").devices.device_count()
     if mesh.count > available:
         raise ConfigError(
             f"mesh {mesh} needs {mesh.count} devices and JAX has {available}; choose a smaller one, or divide a CPU "
             f"by XLA_FLAGS=--xla_force_host_platform_device_count={mesh.count}"
+        )
+
+
+def check_division(config: RunConfig, policy: Arithmetic, mesh: Mesh) -> None:
+    """ConfigError where the mesh does not divide the model, the batch, or what scales are of."""
+    _check_divides(config, mesh)
+    _check_schemes(config, policy, mesh)
+
+
+def check_memory(config: RunConfig, policy: Arithmetic, mesh: Mesh, limit: int | None, *, hardware: bool) -> None:
+    """ConfigError where a step has to hold more than ``limit`` bytes of a device, by ``qsim.memory.counted``."""
+    needed = sum(counted(config, policy, mesh=mesh, hardware=hardware).values())
+    if limit is not None and needed > limit:
+        raise ConfigError(
+            f"a step of {config.model.parameters:,} parameters needs {needed / GIB:.2f} GiB of each device of mesh "
+            f"{mesh} and a device has {limit / GIB:.2f} GiB; use more devices, a larger data.accumulation (now "
+            f"{config.data.accumulation})" + ("" if config.model.recompute else ", or model.recompute true")
         )
 
 

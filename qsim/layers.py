@@ -50,10 +50,11 @@ def fold_chunks(ar: Calculator, partial: Array | Deferred) -> Array:
 
 
 def of_all_devices(ar: Calculator, name: str, folded: Array) -> Array:
-    """(K, ...) -> (D K', ...): of the gradient of a parameter, as far as that is kept here, those of all devices."""
-    if ar.shards.data > 1 and ar.shards.shared_parts == 1:
-        folded = fold_chunks(ar, folded)
-    return ar.shards.chunks_together(name, folded)
+    """(K, ...) -> (K', ...): of a parameter's gradient by a part of the batch, as much as is kept here, over all
+    devices, the tree over their chunks as far as it goes."""
+    if ar.shards.data == 1:
+        return folded
+    return fold_chunks(ar, ar.shards.chunks_together(name, folded))
 
 
 def add_chunks(ar: Calculator, folded: Array) -> Array:

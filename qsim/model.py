@@ -171,23 +171,39 @@ def _with_keys(blocks: Parameters, keys: dict[str, Array] | None) -> Parameters:
 def block_forward(
     ar: Calculator, config: ModelConfig, p: Parameters, x: Array, batch: int
 ) -> tuple[Array, layers.Cache]:
-    """x + attention(LN(x)), then x + MLP(LN(x)); dropout before each addition."""
+    """x + attention(LN(x)), then x + MLP(LN(x)); dropout before each addition.  With what the backward pass needs."""
+    x, active, cache = _block_to_gelu(ar, config, p, x, batch)
+    branch, kept = _write(ar, config, "mlp_down", p, active)
+    return layers.residual_forward(ar, x, branch), cache | _kept("mlp_down", kept)
+
+
+def block_cache(ar: Calculator, config: ModelConfig, p: Parameters, x: Array, batch: int) -> layers.Cache:
+    """What the backward pass needs of a block, of which ``block_forward`` computed the rest before."""
+    cache = _block_to_gelu(ar, config, p, x, batch)[2]
+    return cache | _kept("mlp_down", layers.dropout_kept(ar, p.get("mlp_down.key"), x.shape, config.dropout))
+
+
+def _block_to_gelu(
+    ar: Calculator, config: ModelConfig, p: Parameters, x: Array, batch: int
+) -> tuple[Array, Array, layers.Cache]:
+    """The residual stream after attention, the output of GELU, and what the backward pass needs."""
     epsilon = config.layernorm_epsilon
     a, norm_1 = layers.layernorm_forward(ar, "layernorm_1", x, p["layernorm_1.gain"], p["layernorm_1.bias"], epsilon)
     qkv = layers.linear_forward(ar, "qkv", a, p["qkv.weight"], p["qkv.bias"])
     slopes = ar.xp.asarray(alibi_slopes(config.heads)) if config.positions == "alibi" else None
     mixed, attention = layers.attention_forward(ar, qkv, batch, config.heads, slopes)
-    branch, kept_1 = _write(ar, config, "attention_out", p, mixed)
+    branch, kept = _write(ar, config, "attention_out", p, mixed)
     x = layers.residual_forward(ar, x, branch)
     m, norm_2 = layers.layernorm_forward(ar, "layernorm_2", x, p["layernorm_2.gain"], p["layernorm_2.bias"], epsilon)
     up = layers.linear_forward(ar, "mlp_up", m, p["mlp_up.weight"], p["mlp_up.bias"])
     active = layers.gelu_forward(ar, up)
-    branch, kept_2 = _write(ar, config, "mlp_down", p, active)
     cache = {"layernorm_1": norm_1, "qkv": a, "attention": attention, "attention_out": mixed}
     cache |= {"layernorm_2": norm_2, "mlp_up": m, "gelu": up, "mlp_down": active}
-    if kept_1 is not None:
-        cache |= {"kept.attention_out": kept_1, "kept.mlp_down": kept_2}
-    return layers.residual_forward(ar, x, branch), cache
+    return x, active, cache | _kept("attention_out", kept)
+
+
+def _kept(site: str, kept: Array | None) -> layers.Cache:
+    return {} if kept is None else {f"kept.{site}": kept}
 
 
 def _write(ar: Calculator, config: ModelConfig, site: str, p: Parameters, x: Array) -> tuple[Array, Array | None]:
@@ -226,8 +242,7 @@ def loss_and_gradients(
     rows = targets.size * ar.shards.data
     parts = of_part(tokens, targets) if accumulation == 1 else ar.in_parts(of_part, accumulation, tokens, targets)
     sums, folded = parts
-    gathered = {name: layers.of_all_devices(ar, name, gradient) for name, gradient in folded.items()}
-    gradients = {name: layers.add_chunks(ar, gradient) for name, gradient in gathered.items()}
+    gradients = {name: layers.add_chunks(ar, gradient) for name, gradient in folded.items()}
     if config.tied:
         own = ar.xp.swapaxes(ar.shards.all_columns(gradients.pop("logits.weight")), 0, 1)
         own = ar.shards.own_rows("embedding.tokens", own)
@@ -248,10 +263,15 @@ def backward(
 ) -> Parameters:
     """Gradients of every parameter from the gradient of the logits, the tree over chunks unfinished: (K, ...).
 
-    ``logits.weight`` has its own even where it is tied.  With ``config.recompute`` blocks' caches are their inputs.
+    On several devices what each keeps of them, over the chunks of all.  ``logits.weight`` has its own even where it
+    is tied.  With ``config.recompute`` blocks' caches are their inputs.
     """
     blocks, rest = _split(parameters)
     gradients: Parameters = {}
+
+    def of_all_devices(gradients: Parameters, prefix: str = "") -> Parameters:
+        return {name: layers.of_all_devices(ar, f"{prefix}{name}", x) for name, x in gradients.items()}
+
     dx, gradients["logits.weight"] = layers.linear_backward(
         ar, "logits", caches["head_input"], _logits_weight(ar, config, rest), dlogits, chunks
     )
@@ -263,16 +283,18 @@ def backward(
         p, cache = layer["parameters"], layer["cache"]
         if config.recompute:
             with ar.unrecorded():
-                _, cache = block_forward(ar, config, p, cache["input"], tokens.shape[0])
-        return block_backward(ar, config, p, cache, dx, tokens.shape[0], chunks)
+                cache = block_cache(ar, config, p, cache["input"], tokens.shape[0])
+        dx, own = block_backward(ar, config, p, cache, dx, tokens.shape[0], chunks)
+        return dx, of_all_devices(own, "blocks.")
 
     layers_in = {"parameters": _with_keys(blocks, keys), "cache": caches["blocks"]}
+    gradients = of_all_devices(gradients)
     dx, stacked = ar.scan(body, dx, layers_in, reverse=True)
     gradients |= {f"blocks.{name}": ar.xp.swapaxes(gradient, 0, 1) for name, gradient in stacked.items()}
-    gradients["embedding.tokens"] = layers.embedding_backward(ar, tokens, dx, config.vocabulary, chunks)
+    embedded = {"embedding.tokens": layers.embedding_backward(ar, tokens, dx, config.vocabulary, chunks)}
     if config.positions == "learned":
-        gradients["embedding.positions"] = layers.positions_backward(ar, dx, len(tokens), config.length, chunks)
-    return gradients
+        embedded["embedding.positions"] = layers.positions_backward(ar, dx, len(tokens), config.length, chunks)
+    return gradients | of_all_devices(embedded)
 
 
 def block_backward(

@@ -12,10 +12,9 @@ activations between are the same on all of them.
 No product is split along its contraction and no float is summed on its way: what has to be added is gathered, or
 exchanged for parts of other sums, and added here in the order that one device adds it in.
 
-Of a step in A parts (``data.accumulation``) each device has A parts of its own rows, and adds up its chunks before
-they move.  Where a scale is of a whole tensor that is not so: the scale is that of one contiguous part of the batch,
-as on one device, its largest value taken over all devices; they share every part, and what moves is not yet added
-over parts.
+Of a step in A parts (``data.accumulation``) the devices share every part, which is contiguous in the batch: a scale
+of a whole tensor is that of such a part, as on one device, its largest value taken over all devices.  The gradients
+of a layer move as soon as a part has them, so that no device holds more than its share of those of all layers.
 """
 
 from __future__ import annotations
@@ -42,8 +41,7 @@ class Shards:
     """The mesh that a computation runs on, and where on it this is; on one device everything is the identity.
 
     Methods that move values are called inside the computation, on JAX; shapes are those of the parts held here.
-    heads: of the whole model.  shared_parts: how many parts of the batch the devices share one after another; 1 where
-    each has a contiguous share of the batch.
+    heads: of the whole model.  shared_parts: how many parts of the batch the devices share one after another.
     """
 
     data: int = 1
@@ -153,15 +151,15 @@ class Shards:
         return self.own_columns(whole.reshape(-1, own * self.model, inner), 1).reshape(shape)
 
     def chunks_together(self, name: str, folded: Array) -> Array:
-        """What each device has of the tree over chunks, (K, ...), of all of them: (D K, ...).
+        """What each device has of the tree over the chunks of a part, (K, ...), of all of them: (D K, ...).
 
-        Of the gradient of a matrix (K, ..., i, o) each device receives its own rows: (D K, ..., i / D, o).
+        Of the gradient of a matrix (K, i, o) each device receives its own rows: (D K, i / D, o).
         """
         if self.data == 1:
             return folded
         if DATA in self.layouts.get(name, ()):
-            return self._in_order(self._exchange(folded, DATA, apart=-2, together=0))
-        return self._in_order(self._gather(folded, DATA, 0))
+            return self._exchange(folded, DATA, apart=-2, together=0)
+        return self._gather(folded, DATA, 0)
 
     # Parameters
 

@@ -24,6 +24,7 @@ from qsim.draws import OUTPUT, WRITE_BACK, for_calculator, in_layers
 from qsim.executors import backend_of, refuse_identity
 from qsim.faults import Fault, Planter
 from qsim.identity import IdentitySite
+from qsim.named_sites import NamedBackend, Names, named
 from qsim.recorders import Recorder
 from qsim.segments import apart, joined, length_of, sliced, with_axis
 from qsim.sharding import ONE_DEVICE, Shards
@@ -32,6 +33,7 @@ from qsim.site_policy import Pass, SitePolicy
 from qsim.stages import Stage
 
 Array = Any
+WORKING_COPY = "working_copy"  # the scope of its roundings
 Listener = Callable[[int | None, str, Array], None]
 
 
@@ -44,6 +46,7 @@ class Calculator:
     ``listener``, where one is set, is told (layer, place, value): what enters each linear layer, as ``SITE.input``,
     and what each block of ``decoder_forward`` gives out, as ``block.output``; under JAX, while it is traced.
     ``hardware``: JAX computes as its device likes (``qsim.executors.on_hardware``); only roundings are exact.
+    ``names``: under which a compiling back end has the operations (``qsim.named_sites``); None on others.
     Under the ``fp64`` policy every value is float64 and, as nothing is rounded, nothing is recorded.
     Errors: ValueError for that policy on a back end other than NumPy.
     """
@@ -69,6 +72,8 @@ class Calculator:
         self.proofs: list[Array] | None = [] if speculative else None
         self.backend = backend_of(backend, hardware)
         self.xp = self.backend.array_module
+        scope = getattr(self.backend, "scope", None)
+        self.names = None if scope is None else Names(scope)
         self.parameters = parse_format(policy.parameters)
         self._write_back = Rounding(
             mode=policy.stages.write_back.rounding, subnormals=policy.stages.write_back.subnormals
@@ -90,7 +95,10 @@ class Calculator:
         return self._sites[key]
 
     def _site(self, kind: type[Site], name: str, direction: Pass, row: SitePolicy) -> Any:
-        return IdentitySite(row) if self.policy.identity else kind(self, name, direction, row)
+        if self.policy.identity:
+            return IdentitySite(row)
+        plain = self.names is None or kind not in (Site, StageSite)
+        return (kind if plain else named(kind))(self, name, direction, row)
 
     @property
     def watches_outputs(self) -> bool:
@@ -303,7 +311,8 @@ class Calculator:
     def _round(self, w: Array, how: Rounding) -> Array:
         if self.parameters is FP64:
             return self.xp.asarray(w, np.float64)
-        return self.backend.round_to(w, self.parameters, *([] if how == NEAREST_EVEN else [how]))
+        backend = self.backend if self.names is None else NamedBackend(self.backend, self.names, WORKING_COPY)
+        return backend.round_to(w, self.parameters, *([] if how == NEAREST_EVEN else [how]))
 
     def random_words(self, key: Any, shape: tuple[int, ...]) -> Array:
         """One uint32 an element of rows (N, n), that of its index in the whole batch."""

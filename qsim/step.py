@@ -101,7 +101,8 @@ class Step:
         self.config, self.policy, self.executor, self.recorder = config, policy, executor, recorder
         self.devices = devices or OneDevice(executor)
         self.formats: dict[str, Format] = {}
-        self._shared_parts = config.data.accumulation if policy.scales_tensors else 1
+        self.roundings: dict[tuple[str, int], str] = {}  # asked for by what was traced last: ``qsim.named_sites``
+        self._shared_parts = config.data.accumulation
         self._speculative: Any = self._compiled(True)
         self._certain = self._compiled(False)
 
@@ -127,11 +128,14 @@ class Step:
         """
         if not hasattr(self._speculative, "lower"):
             return None
-        state, batch = self._placed(state, batch)
-        self._speculative = self._speculative.lower(state, batch, scalars, keys).compile()
+        self._speculative = self.lowered(state, batch, scalars, keys).compile()
         sizes = self._speculative.memory_analysis()
         held = sizes.argument_size_in_bytes + sizes.output_size_in_bytes + sizes.temp_size_in_bytes
         return held - sizes.alias_size_in_bytes
+
+    def lowered(self, state: State, batch: tuple[Array, Array], scalars: Tree, keys: Any) -> Any:
+        """JAX's, of inputs of these shapes: ``compile`` of it gives what a call runs."""
+        return self._speculative.lower(*self._placed(state, batch), scalars, keys)
 
     def _placed(self, state: State, batch: tuple[Array, Array]) -> tuple[State, tuple[Array, Array]]:
         return self.devices.place(state, "state"), self.devices.place(batch, "batch", self._shared_parts)
@@ -150,6 +154,8 @@ class Step:
         )
         new, results = training_step(ar, self.config, state, batch, scalars, keys)
         ar.check_faults()
+        if ar.names is not None:
+            self.roundings = ar.names.roundings
         proved = shards.everywhere(ar.proved())
         if ar.proofs:  # what follows from a disproved attempt is where it began
             new = {

@@ -1,10 +1,6 @@
 """A step of native policies in hardware arithmetic against the same step in plain bfloat16 JAX: tokens a second.
 
-    utilisation = (6 N + 12 L h T) tokens / seconds / peak
-
-N counts the parameters that multiply (weights of blocks and logits), 12 L h T the products of attention, masked ones
-included: the model's own operations, forward and backward, none that are computed again (Chowdhery et al. 2022,
-2204.02311, appendix B).
+utilisation = (6 N + 12 L h T) tokens / seconds / peak, operations as ``qsim.planning.work`` counts them
 """
 
 from __future__ import annotations
@@ -21,7 +17,8 @@ from qsim.bench.table import MET, print_machine, ratio_in_words
 from qsim.bench.train import BUDGET, Training
 from qsim.bench.train_table import size_in_words
 from qsim.commands.columns import print_columns
-from qsim.config import ModelConfig, RunConfig
+from qsim.config import RunConfig
+from qsim.planning.work import operations_of_a_token
 from qsim.policy import parse_policy
 from qsim.step import Step
 
@@ -30,12 +27,6 @@ POLICIES = ("native-bf16", "native-fp16")
 BAR = 0.9  # of the plain step's tokens a second
 
 Row = dict[str, Any]
-
-
-def operations_of_a_token(model: ModelConfig) -> int:
-    """Floating-point operations, forward and backward."""
-    weights = model.layers * 12 * model.hidden**2 + model.vocabulary * model.hidden
-    return 6 * weights + 12 * model.layers * model.hidden * model.length
 
 
 def check_policies(names: Sequence[str]) -> None:

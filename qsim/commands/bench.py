@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qsim.commands import bench_inference, bench_train
+from qsim.commands import bench_compile, bench_inference, bench_train
 from qsim.commands.bench_train import up_to
 from qsim.commands.columns import print_columns
 from qsim.commands.command import AddCommand, Arguments, Run
@@ -280,6 +280,17 @@ def _measured_inference(arguments: Arguments) -> Result:
     return bench_inference.measured(arguments, _threads(arguments.threads, bandwidth().most_threads()))
 
 
+def _add_compile_options(parser: argparse.ArgumentParser) -> None:
+    bench_compile.add_options(parser, _count)
+    _add_output_options(parser)
+
+
+def _compile(arguments: Arguments) -> int:
+    from qsim.bench.compiling import compiling_markdown, print_compiling
+
+    return _report(arguments, bench_compile.measured, compiling_markdown, print_compiling)
+
+
 def _threads_of_both(asked: int | None, library: Any, most: int) -> int:
     """Threads of the kernels and of BLAS.  ValueError where BLAS is out of reach and a number is asked for."""
     if library is None and asked is not None:
@@ -318,6 +329,11 @@ BENCHMARKS = {
         text="a step of a shadow replay under several policies against their training steps",
         add_options=_add_replay_options,
         run=_replay,
+    ),
+    "compile": Benchmark(
+        text="compiling a training step at two depths, for this CPU or ahead of time for TPUs",
+        add_options=_add_compile_options,
+        run=_compile,
     ),
     "inference": Benchmark(
         text="a decoder's tokens a second under policies, prompt and decoding, against float32 and torch; memory",

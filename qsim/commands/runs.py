@@ -44,6 +44,9 @@ def add(command: AddCommand) -> None:
     train.add_argument("--from", dest="start", type=Path, metavar="MODEL", help="start from its weights: a run, "
                        "a checkpoint, or a GPT-2 folder that qsim export wrote")  # fmt: skip
     add_mesh_options(train)
+    train.add_argument(
+        "--machine", metavar="NAME", help="refuse to run on any other; as qsim plan names them: v4-128"
+    )
     add_process_options(train)
     add_inject(train)
     _add_verify(command("verify", _verify, "run a recorded run again and compare every hash"))
@@ -122,12 +125,16 @@ def _train(arguments: Arguments) -> int:
 
 def _trained(arguments: Arguments, mesh: Mesh | None) -> RunFolder:
     """The run carried to its end."""
+    from precision.backends import get_backend
     from qsim import progress
+    from qsim.planning.machines import check_present, parse_machine
     from qsim.policy import parse_policy
     from qsim.replay import resume
     from qsim.runs import RunFolder
     from qsim.training import train_new
 
+    if arguments.machine is not None:
+        check_present(parse_machine(arguments.machine), get_backend("jax").devices.kinds())
     if arguments.resume:
         begun = RunFolder.open(arguments.out)
         _check_unchanged(arguments, begun)

@@ -57,6 +57,7 @@ from precision.backends.jax_.structure import (
     jit,
     repeat,
     scan,
+    scope,
     shapes_of,
 )
 
@@ -114,6 +115,7 @@ __all__ = [
     "rsqrt",
     "scan",
     "scatter_add_rows",
+    "scope",
     "shapes_of",
     "shared_scales",
     "square_root",

@@ -14,11 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.experimental import multihost_utils
+from jax.experimental import multihost_utils, topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from precision.backends.jax_.arithmetic import unknown_zero
-from precision.backends.jax_.rounding import from_bits, refuse_too_many, to_bits
+from precision.backends.jax_.platforms import compile_for as compile_for
+from precision.backends.jax_.platforms import platform as platform
+from precision.backends.jax_.rounding import from_bits, on_cpu, refuse_too_many, to_bits
 
 Array = Any
 Layout = tuple[str | None, ...]
@@ -38,23 +40,38 @@ def process_index() -> int:
     return jax.process_index()
 
 
-def platform() -> str:
-    """What XLA computes on: ``cpu``, ``gpu``, ``tpu``, ..."""
-    return jax.default_backend()
-
-
 def device_count() -> int:
     """Devices of all processes."""
     return jax.device_count()
 
 
-def make_mesh(sizes: Mapping[str, int]) -> Mesh:
-    """The first devices there are, in a grid of named axes.  ValueError where they are too few."""
-    needed, devices = int(np.prod(list(sizes.values()))), jax.devices()
+def kinds() -> list[str]:
+    """What each device of all processes is called."""
+    return [device.device_kind for device in jax.devices()]
+
+
+def memory_limit() -> int | None:
+    """Bytes that every device of this process lets a computation have; None where one does not say."""
+    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
+    return None if None in limits else min(limits)
+
+
+def make_mesh(sizes: Mapping[str, int], topology: str | None = None) -> Mesh:
+    """The first devices there are, in a grid of named axes; or those of a TPU ``topology`` that is not here.
+
+    topology: as ``v4:2x2x1``, of which XLA's library for TPUs (libtpu) knows all that a compiler needs.
+    Errors: ValueError where they are too few.
+    """
+    devices = jax.devices() if topology is None else _of_topology(topology)
+    needed = int(np.prod(list(sizes.values())))
     if needed > len(devices):
         raise ValueError(f"a mesh of {needed} devices needs more than the {len(devices)} there are")
     kinds = (AxisType.Auto,) * len(sizes)
     return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=kinds, devices=devices[:needed])
+
+
+def _of_topology(name: str) -> list[Any]:
+    return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
 
 
 # Outside a computation
@@ -86,6 +103,11 @@ def place(x: np.ndarray, mesh: Mesh, layout: Layout) -> jax.Array:
     return jax.make_array_from_callback(x.shape, sharding, lambda part: x[part])
 
 
+def shaped(shape: tuple[int, ...], dtype: Any, mesh: Mesh, layout: Layout) -> jax.ShapeDtypeStruct:
+    """An array so spread over the mesh, without its values."""
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, PartitionSpec(*layout)))
+
+
 def on_host(x: jax.Array | np.ndarray) -> np.ndarray:
     """The whole array in every process; all of them must ask for it."""
     if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
@@ -114,7 +136,7 @@ class Turns:
 
     XLA starts whatever has its operands, on a CPU with few threads for all devices: two that start such operations in
     different orders wait for each other for ever.  So each operand depends on a word of what came before, through a
-    zero that the compiler cannot see.
+    zero that the compiler cannot see.  Other platforms run what they move in one order, that of the program.
     """
 
     def __init__(self) -> None:
@@ -128,7 +150,7 @@ class Turns:
 
     def after(self, x: Array) -> Array:
         """x, to be had when all that moved so far has arrived."""
-        if self._last is None:
+        if self._last is None or not on_cpu():
             return x
         zero = unknown_zero(self._last)
         if not jnp.issubdtype(x.dtype, jnp.floating):

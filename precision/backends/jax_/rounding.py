@@ -14,6 +14,7 @@ from jax import lax
 
 from precision import bits, double
 from precision.backends.jax_.gradients import straight_through
+from precision.backends.jax_.platforms import platform
 from precision.format import Format
 from precision.nearest import make_narrow, make_same_range, plan
 from precision.random_bits import Key, Stream
@@ -107,7 +108,7 @@ def _round_each(
 
 def on_cpu() -> bool:
     """Whether XLA compiles for a CPU, whose float addition rounds to nearest even and flushes subnormals."""
-    return jax.default_backend() == "cpu"
+    return platform() == "cpu"
 
 
 _narrow = make_narrow(to_bits, from_bits, jnp.where, lambda u: u)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 array_module = jnp
+scope = jax.named_scope  # what is computed inside is so called in the compiled program
 
 
 def asarray(x: Any) -> jax.Array:

@@ -1,0 +1,1 @@
+"""Runs planned before there is a machine: sizes, memory, time, and the compiler's own word on them."""

@@ -1,0 +1,108 @@
+"""What an optimised program of XLA does, read off its text: roundings, products, and what moves between devices."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from qsim.named_sites import ROUNDING
+
+_INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
+_NAME = re.compile(r'op_name="([^"]*)"')
+_TYPE = re.compile(r"\b(pred|[a-z]+\d+\w*)\[")
+_OPERAND = re.compile(r"%([\w.\-]+)")
+_TAG = re.compile(rf"([\w.]+)/{ROUNDING}\.(\d+)(?:/|$)")
+_PRODUCTS = ("dot", "convolution")
+_COLLECTIVES = (
+    "all-gather",
+    "all-reduce",
+    "all-to-all",
+    "collective-broadcast",
+    "collective-permute",
+    "ragged-all-to-all",
+    "reduce-scatter",
+)
+# of each format the operation that a rounding to it cannot do without, in hardware arithmetic
+_SIGNATURES = {"bf16": "and", "fp16": "subtract"}
+
+
+class Instruction(NamedTuple):
+    """types: element types of the result, several of a tuple.  scope: the names that it was traced under."""
+
+    name: str
+    opcode: str
+    types: tuple[str, ...]
+    operands: tuple[str, ...]
+    scope: str
+
+
+class Product(NamedTuple):
+    """A matrix product: element types of operands and result, and where it was traced."""
+
+    operands: tuple[str, ...]
+    result: str
+    scope: str
+
+
+@dataclass(frozen=True)
+class Program:
+    """The text of an optimised module."""
+
+    text: str
+
+    @cached_property
+    def instructions(self) -> tuple[Instruction, ...]:
+        return tuple(self._read())
+
+    def _read(self) -> Iterator[Instruction]:
+        for line in self.text.splitlines():
+            found = _INSTRUCTION.match(line)
+            if found:
+                name, kind, opcode, rest = found.groups()
+                scope = _NAME.search(rest)
+                operands = tuple(_OPERAND.findall(rest.split(", metadata=")[0].split("), ")[0]))
+                yield Instruction(name, opcode, tuple(_TYPE.findall(kind)), operands, scope[1] if scope else "")
+
+    @cached_property
+    def scopes(self) -> frozenset[str]:
+        """Every name of a scope that some instruction has."""
+        return frozenset(name for one in self.instructions for name in one.scope.split("/"))
+
+    def roundings(self, formats: dict[tuple[str, int], str]) -> set[tuple[str, int]]:
+        """Those of the roundings asked for, (key, N) by format, whose own operation is in the program."""
+        found = set()
+        for one in self.instructions:
+            for key, number in _TAG.findall(one.scope):
+                place = key, int(number)
+                if _SIGNATURES.get(formats.get(place, "")) == one.opcode:
+                    found.add(place)
+        return found
+
+    @cached_property
+    def products(self) -> tuple[Product, ...]:
+        types = {one.name: one.types for one in self.instructions}
+        return tuple(
+            Product(tuple(types[name][0] for name in one.operands[:2]), one.types[0], one.scope)
+            for one in self.instructions
+            if one.opcode in _PRODUCTS
+        )
+
+    @cached_property
+    def collectives(self) -> Counter[tuple[str, str]]:
+        """How often (operation, element type) moves between devices."""
+        found: Counter[tuple[str, str]] = Counter()
+        for one in self.instructions:
+            operation = one.opcode.removesuffix("-start")
+            if operation in _COLLECTIVES:
+                found.update((operation, kind) for kind in _moved(one.types))
+        return found
+
+
+def _moved(types: tuple[str, ...]) -> set[str]:
+    """Element types that an operation moves: words of a tuple that has floats are its own."""
+    floats = {kind for kind in types if kind[0] in "bf"}
+    return floats or set(types)

@@ -1,0 +1,72 @@
+"""Machines by name, and what is refused where they are not."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from small_runs import assert_sentence
+
+from qsim.config import ConfigError
+from qsim.planning.machines import CHIPS, Machine, check_present, parse_chip, parse_machine
+
+
+@pytest.mark.parametrize(
+    ("name", "topology"),
+    [("v4-8", "v4:2x2x1"), ("v4-128", "v4:4x4x4"), ("v4-2048", "v4:8x8x16"), ("v5e-8", "v5e:2x4"), ("h100-8", None)],
+)
+def test_machines_are_read(name: str, topology: str | None) -> None:
+    machine = parse_machine(name)
+    assert (str(machine), machine.topology) == (name, topology)
+
+
+def test_tpus_come_in_powers_of_two_and_gpus_by_the_box() -> None:
+    assert CHIPS["v4"].sizes == (8, 16, 32, 64, 128, 256, 512, 1024, 2048)
+    assert CHIPS["h100"].sizes == tuple(range(1, 9))
+    for chip in CHIPS.values():
+        for size in chip.sizes if chip.platform == "tpu" else ():
+            topology = Machine(chip=chip, devices=size).topology
+            assert topology is not None
+            assert math.prod(map(int, topology.partition(":")[2].split("x"))) * chip.cores == size
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("v4", ("'v4'", "v4-128 or h100-8")),
+        ("v3-8", ("'v3'", "v4, v5e")),
+        ("v4-12", ("'v4-12'", "8, 16, 32")),
+        ("h100-16", ("'h100-16'", "1 to 8")),
+        ("v4-0", ("'v4-0'",)),
+    ],
+)
+def test_machines_that_there_are_not(name: str, parts: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse_machine(name)
+    assert_sentence(error.value, *parts)
+
+
+@pytest.mark.parametrize("kinds", [["TPU v4"] * 8, ["TPU v4"] * 4])
+def test_the_machine_itself_is_let_through(kinds: list[str]) -> None:
+    """Its cores, or its chips where their cores are one device."""
+    check_present(parse_machine("v4-8"), kinds)
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds", "found"),
+    [
+        ("v4-8", ["cpu"], "1 cpu"),
+        ("v4-8", ["TPU v4"] * 3, "3 TPU v4"),
+        ("v4-8", ["TPU v4 lite"] * 8, "8 TPU v4 lite"),
+        ("h100-2", ["NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB"], "1 NVIDIA H100 80GB HBM3, 1 NVIDIA A100"),
+    ],
+)
+def test_other_machines_are_refused(name: str, kinds: list[str], found: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        check_present(parse_machine(name), kinds)
+    assert_sentence(error.value, name, found, "start it there")
+
+
+def test_unknown_chips_are_refused() -> None:
+    with pytest.raises(ConfigError, match="unknown chip 'v9'; known: v4"):
+        parse_chip("v9")
