@@ -43,7 +43,7 @@ def fold_chunks(ar: Calculator, partial: Array | Deferred) -> Array:
     (folded,) = ar.float32.unrounded(
         "column_sums",
         lambda terms: (ar.float32.sum(x.finish(terms), axis=1),),
-        x.values.reshape(chunks // block, block, -1),
+        x.values.reshape(chunks // block, block, *(shape if ar.hardware else [-1])),
         words=x.words,
     )
     return folded.reshape(-1, *shape)
@@ -294,17 +294,17 @@ def dropout(ar: Calculator, site: Site, x: Array, kept: Array | None, probabilit
 
 
 def residual_forward(ar: Calculator, x: Array, branch: Array) -> Array:
-    return _rounded_sum(ar.at("residual", "fprop"), x, branch)
+    return _rounded_sum(ar, ar.at("residual", "fprop"), x, branch)
 
 
-def _rounded_sum(s: Site, x: Array, y: Array) -> Array:
-    (total,) = s.fused("total", lambda x, y: (s.add(x, y),), x.reshape(-1), y.reshape(-1))
+def _rounded_sum(ar: Calculator, s: Site, x: Array, y: Array) -> Array:
+    (total,) = s.fused("total", lambda x, y: (s.add(x, y),), ar.flat(x), ar.flat(y))
     return total.reshape(x.shape)
 
 
 def residual_backward(ar: Calculator, dx: Array, dbranch: Array) -> Array:
     """Sum of the gradients that reach the stream along it and through the branch."""
-    return _rounded_sum(ar.at("residual", "dgrad"), dx, dbranch)
+    return _rounded_sum(ar, ar.at("residual", "dgrad"), dx, dbranch)
 
 
 def refuse_outside(indices: Array, size: int, what: str) -> None:

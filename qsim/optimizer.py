@@ -108,7 +108,8 @@ def _groups(
     """(weight decay, names) of those updated as one vector; kernels, which copy nothing, take large ones alone."""
     for decay, names in _by_decay(config, parameters).items():
         alone = by_kernel and ar.backend.fused_layer("adamw") is not None
-        large = [name for name in names if alone and math.prod(parameters[name].shape) >= _LARGE]
+        least = 0 if ar.hardware else _LARGE
+        large = [name for name in names if alone and math.prod(parameters[name].shape) >= least]
         yield from ((decay, [name]) for name in large)
         if len(large) < len(names):
             yield decay, [name for name in names if name not in large]
@@ -131,12 +132,14 @@ def decay_of(config: OptimizerConfig, name: str) -> float:
 def _join(ar: Calculator, tree: Tree, names: list[str]) -> Array:
     """Tensors laid end to end, one vector."""
     if len(names) == 1:
-        return tree[names[0]].reshape(-1)
+        return ar.flat(tree[names[0]])
     return ar.xp.concatenate([tree[name].reshape(-1) for name in names])
 
 
 def _separate(vector: Array, like: Tree, names: list[str]) -> Tree:
     """The inverse of ``_join``."""
+    if len(names) == 1:
+        return {names[0]: vector.reshape(like[names[0]].shape)}
     tree, start = {}, 0
     for name in names:
         size = math.prod(like[name].shape)

@@ -157,9 +157,12 @@ class Shards:
         """
         if self.data == 1:
             return folded
-        if DATA in self.layouts.get(name, ()):
-            return self._exchange(folded, DATA, apart=-2, together=0)
-        return self._gather(folded, DATA, 0)
+        if DATA not in self.layouts.get(name, ()):
+            return self._gather(folded, DATA, 0)
+        chunks, rows, columns = folded.shape
+        shares = folded.reshape(chunks, self.data, rows // self.data, columns)
+        received = self._exchange(shares.swapaxes(0, 1), DATA, apart=0, together=0)  # (D, K, i / D, o)
+        return received.reshape(-1, rows // self.data, columns)
 
     # Parameters
 

@@ -283,7 +283,8 @@ class Site:
             return self._tabulated(function, x)
         if words is None:
             return self.output(composed(x))
-        return self.fused(function, lambda x: (composed(x),), x.reshape(-1), words=words)[0].reshape(x.shape)
+        flat = self._calculator.flat(x)
+        return self.fused(function, lambda x: (composed(x),), flat, words=words)[0].reshape(x.shape)
 
     def gated(
         self, function: str, x: Array, y: Array, composed: Callable[[Array], Array], words: tuple[int, ...]
@@ -292,7 +293,7 @@ class Site:
         own, narrow = self._output_words, self._by_table
         if own is None or self._calculator.watches_outputs or (narrow and self._how != NEAREST_EVEN):
             return self.output(self.multiply(self.activation(function, x, composed, words), y))
-        flat = x.reshape(-1), y.reshape(-1)
+        flat = self._calculator.flat(x), self._calculator.flat(y)
         if narrow:
             values = self._calculator.xp.asarray(table(function, self._inputs.name, self.output_format.name))
             (found,) = self.fused(

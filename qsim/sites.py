@@ -105,6 +105,10 @@ class Calculator:
         """Whether outputs are recorded or have faults planted, so that no kernel may round them unseen."""
         return self.recorder is not None or self._planter is not None
 
+    def flat(self, x: Array) -> Array:
+        """x as the vector that kernels take; hardware arithmetic, which has none, moves no value for that."""
+        return x if self.hardware else x.reshape(-1)
+
     def tell(self, place: str, x: Array) -> None:
         """A value on its way, to the listener if there is one."""
         if self.listener is not None:

@@ -17,6 +17,8 @@ _TYPE = re.compile(r"\b(pred|[a-z]+\d+\w*)\[")
 _OPERAND = re.compile(r"%([\w.\-]+)")
 _TAG = re.compile(rf"([\w.]+)/{ROUNDING}\.(\d+)(?:/|$)")
 _PRODUCTS = ("dot", "convolution")
+_WRITTEN_INTO = "dynamic-update-slice"
+_PASSING = ("bitcast", "copy", "copy-done", "copy-start")
 _COLLECTIVES = (
     "all-gather",
     "all-reduce",
@@ -93,10 +95,20 @@ class Program:
 
     @cached_property
     def collectives(self) -> Counter[tuple[str, str]]:
-        """How often (operation, element type) moves between devices."""
+        """How often (operation, element type) moves between devices.
+
+        A sum of arrays that are zero but for what one device writes into them is a gathering, as this compiler makes
+        that of small ones: it counts as one.
+        """
+        written = {one.name for one in self.instructions if one.opcode == _WRITTEN_INTO}
+        for one in self.instructions:  # an operand stands before what reads it
+            if one.opcode in _PASSING and one.operands and one.operands[0] in written:
+                written.add(one.name)
         found: Counter[tuple[str, str]] = Counter()
         for one in self.instructions:
             operation = one.opcode.removesuffix("-start")
+            if operation == "all-reduce" and one.operands and written.issuperset(one.operands):
+                operation = "all-gather"
             if operation in _COLLECTIVES:
                 found.update((operation, kind) for kind in _moved(one.types))
         return found

@@ -1,7 +1,8 @@
 """Accelerators by name, as their makers describe them: memory and bfloat16 operations a second of one device.
 
 Sources: Google Cloud's pages on TPU v4, v5e, v5p and v6e, NVIDIA's data sheets of A100, H100 SXM, H200 and B200
-(dense rates).  A device is what JAX calls one; of TPU v4 and v5p, whose chips have two cores, it is a core.
+(dense rates).  A device is what JAX calls one: a chip.  Of TPU v4 and v5p, whose chips have two cores that compute as
+one, the names of machines count cores: v4-128 is 64 devices.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from qsim.memory import GIB
 class Chip:
     """One device.
 
-    kind: a pattern of what JAX calls it.  memory: bytes.  tflops: 10^12 bfloat16 operations a second.  cores: devices
-    of a chip, where they are not joined into one.  shapes: of chips, by the devices of a machine, as the compiler's
-    names of topologies have them; none where it knows no machine.
+    kind: a pattern of what JAX calls it.  memory: bytes.  tflops: 10^12 bfloat16 operations a second.  cores: by
+    which machines are named.  shapes: of machines, in chips, as the compiler's names of topologies have them; none
+    where it knows no machine.
     """
 
     name: str
@@ -37,9 +38,7 @@ class Chip:
     @property
     def sizes(self) -> tuple[int, ...]:
         """Devices that machines of it have."""
-        if self.platform == "gpu":
-            return tuple(range(1, 9))
-        return tuple(self.cores * math.prod(shape) for shape in self.shapes)
+        return tuple(range(1, 9)) if self.platform == "gpu" else tuple(map(math.prod, self.shapes))
 
 
 _CUBES = ((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4), (4, 4, 4), (4, 4, 8), (4, 8, 8), (8, 8, 8), (8, 8, 16))
@@ -47,9 +46,9 @@ _SQUARES = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip(name="v4", platform="tpu", kind="TPU v4", memory=16 * GIB, tflops=137.5, cores=2, shapes=_CUBES),
+        Chip(name="v4", platform="tpu", kind="TPU v4", memory=32 * GIB, tflops=275, cores=2, shapes=_CUBES),
         Chip(name="v5e", platform="tpu", kind="TPU v5 ?(lite|e)", memory=16 * GIB, tflops=197, shapes=_SQUARES),
-        Chip(name="v5p", platform="tpu", kind="TPU v5p?", memory=95 * GIB // 2, tflops=229.5, cores=2, shapes=_CUBES),
+        Chip(name="v5p", platform="tpu", kind="TPU v5p?", memory=95 * 10**9, tflops=459, cores=2, shapes=_CUBES),
         Chip(name="v6e", platform="tpu", kind="TPU v6 ?(lite|e)", memory=32 * GIB, tflops=918, shapes=_SQUARES),
         Chip(name="a100", platform="gpu", kind="NVIDIA A100.*", memory=80 * 10**9, tflops=312),
         Chip(name="h100", platform="gpu", kind="NVIDIA H100.*", memory=80 * 10**9, tflops=989),
@@ -67,13 +66,13 @@ class Machine:
     devices: int
 
     def __str__(self) -> str:
-        return f"{self.chip.name}-{self.devices}"
+        return f"{self.chip.name}-{self.devices * self.chip.cores}"
 
     @property
     def topology(self) -> str | None:
         """As the compiler's library names it, ``v4:4x4x4``; None where it knows no such machine."""
         for shape in self.chip.shapes:
-            if self.chip.cores * math.prod(shape) == self.devices:
+            if math.prod(shape) == self.devices:
                 return f"{self.chip.name}:{'x'.join(map(str, shape))}"
         return None
 
@@ -81,12 +80,11 @@ class Machine:
 def check_present(machine: Machine, kinds: Sequence[str]) -> None:
     """ConfigError where the devices there are, by what JAX calls them, are not those of the machine."""
     chip = machine.chip
-    counts = {machine.devices, machine.devices // chip.cores}
-    if len(kinds) not in counts or not all(re.fullmatch(chip.kind, kind) for kind in kinds):
+    if len(kinds) != machine.devices or not all(re.fullmatch(chip.kind, kind) for kind in kinds):
         found = ", ".join(f"{n} {kind}" for kind, n in Counter(kinds).items())
         raise ConfigError(
-            f"machine {machine} is {machine.devices} devices of {chip.name} and JAX has {found}; start it there, or "
-            "name the machine that this is"
+            f"machine {machine} is {machine.devices} of {chip.name} and JAX has {found}; start it "
+            "there, or name the machine that this is"
         )
 
 
@@ -98,12 +96,13 @@ def parse_chip(name: str) -> Chip:
 
 
 def parse_machine(text: str) -> Machine:
-    """``v4-128``, 128 cores of TPU v4; ``h100-8``.  ConfigError for a machine that there is not."""
+    """``v4-128``, 64 chips of TPU v4; ``h100-8``.  ConfigError for a machine that there is not."""
     found = re.fullmatch(r"([a-z]\w*)-([1-9]\d{0,5})", text)
     if found is None:
         raise ConfigError(f"machine {text!r} is none; name a chip and a number of devices, as in v4-128 or h100-8")
-    chip, devices = parse_chip(found[1]), int(found[2])
-    if devices not in chip.sizes:
-        sizes = "1 to 8" if chip.platform == "gpu" else ", ".join(map(str, chip.sizes))
-        raise ConfigError(f"machine {text!r}: {chip.name} comes as {sizes} devices; name one of those")
+    chip = parse_chip(found[1])
+    devices, rest = divmod(int(found[2]), chip.cores)
+    if rest or devices not in chip.sizes:
+        names = ", ".join(str(Machine(chip=chip, devices=n)) for n in chip.sizes)
+        raise ConfigError(f"machine {text!r} is none; of {chip.name} there are {names}")
     return Machine(chip=chip, devices=devices)

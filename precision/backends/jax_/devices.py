@@ -71,7 +71,10 @@ def make_mesh(sizes: Mapping[str, int], topology: str | None = None) -> Mesh:
 
 
 def _of_topology(name: str) -> list[Any]:
-    return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
+    joined = (
+        {"chip_config_name": "megacore"} if name.startswith("v4:") else {}
+    )  # both cores of a chip, as JAX has them
+    return list(topologies.get_topology_desc(platform="tpu", topology_name=name, **joined).devices)
 
 
 # Outside a computation

@@ -38,10 +38,10 @@ def test_every_size_has_a_machine_that_it_fits(name: str) -> None:
 
 def test_what_is_given_is_not_chosen() -> None:
     way = choose(
-        planned("6b"), NATIVE, parse_machine("v4-128"), mesh=Mesh(data=32, model=4), accumulation=4, recompute=True
+        planned("6b"), NATIVE, parse_machine("v4-128"), mesh=Mesh(data=16, model=4), accumulation=4, recompute=True
     )
-    assert (way.mesh, way.config.data.accumulation) == (Mesh(data=32, model=4), 4)
-    assert way.config.data.reduction_chunks == 128
+    assert (way.mesh, way.config.data.accumulation) == (Mesh(data=16, model=4), 4)
+    assert way.config.data.reduction_chunks == 64
 
 
 def test_activations_are_kept_where_they_fit() -> None:
@@ -51,7 +51,7 @@ def test_activations_are_kept_where_they_fit() -> None:
 def test_too_large_a_model_is_refused_with_the_figures() -> None:
     with pytest.raises(ConfigError) as error:
         choose(planned("52b"), NATIVE, parse_machine("v4-8"))
-    assert_sentence(error.value, "52,402,077,696 parameters", "GiB", "v4-8", "16.00 GiB", "larger machine")
+    assert_sentence(error.value, "52,402,077,696 parameters", "GiB", "v4-8", "32.00 GiB", "larger machine")
 
 
 @pytest.mark.parametrize(

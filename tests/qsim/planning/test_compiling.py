@@ -106,12 +106,12 @@ def test_held_memory_on_meshes_is_near_what_is_counted() -> None:
 @pytest.mark.skipif(find_spec("libtpu") is not None, reason="libtpu is installed")
 def test_without_the_library_it_says_what_to_install() -> None:
     with pytest.raises(ConfigError) as error:
-        compile_apart(SMALL, parse_policy("native-bf16"), Mesh(data=4, model=2), "v4:2x2x1")
+        compile_apart(SMALL, parse_policy("native-bf16"), Mesh(data=2, model=2), "v4:2x2x1")
     assert_sentence(error.value, "not installed", "qsim-precision[tpu]")
 
 
 @needs_libtpu
-@pytest.mark.parametrize("mesh", [Mesh(data=4, model=2)])
+@pytest.mark.parametrize("mesh", [Mesh(data=2, model=2)])
 def test_a_tpu_s_program_has_every_rounding_on_the_types_of_the_policy(mesh: Mesh) -> None:
     config = replace(SMALL, data=replace(SMALL.data, batch_size=16))
     found = compile_apart(config, parse_policy("native-bf16"), mesh, "v4:2x2x1")

@@ -21,9 +21,9 @@ def test_all_sizes(cli: Cli) -> None:
 
 
 def test_one_size(cli: Cli) -> None:
-    row = cli.rows("plan", "6b", "--mesh", "data=16,model=8", "--machine", "v4-128", "--accumulation", "4")
+    row = cli.rows("plan", "6b", "--mesh", "data=16,model=4", "--machine", "v4-128", "--accumulation", "4")
     assert row["parameters"] == preset("6b").model.parameters == 6_066_462_720
-    assert (row["mesh"], row["accumulation"], row["machine"]) == ("data=16,model=8", 4, "v4-128")
+    assert (row["mesh"], row["accumulation"], row["machine"]) == ("data=16,model=4", 4, "v4-128")
     assert row["bytes_of_a_device"] == sum(row["bytes"].values())
     rate = row["devices"] * row["tflops_of_a_device"] * 1e12 * 0.4
     assert row["seconds_of_a_step"] == pytest.approx(row["operations_of_a_step"] / rate)
@@ -65,12 +65,12 @@ def test_the_command_that_is_printed_is_one(cli: Cli, name: str) -> None:
         (("6b", "--machine", "v4-12"), ("v4-12",)),
         (("6b", "--chip", "v9"), ("'v9'", "v5e")),
         (("6b", "--chip", "v4", "--machine", "v4-8"), ("leave out --chip",)),
-        (("6b", "--mesh", "data=4", "--machine", "v4-8"), ("4 devices", "v4-8 has 8")),
+        (("6b", "--mesh", "data=8", "--machine", "v4-8"), ("8 devices", "v4-8 has 4")),
         (("6b", "--mesh", "data=4,model=3", "--chip", "v4"), ("model=3", "model.heads 32")),
         (("52b", "--machine", "h100-8"), ("GiB", "h100-8", "larger machine")),
         (("--compile",), ("one size",)),
         (("125m", "--compile"), ("h100-1", "TPUs")),
-        (("410m", "--batch", "12", "--mesh", "data=8"), ("data.reduction_chunks 8", "data.batch_size 12")),
+        (("410m", "--batch", "11", "--mesh", "data=4"), ("data.reduction_chunks 4", "data.batch_size 11")),
         (("410m", "--model.width", "3"), ("unknown configuration key 'model.width'",)),
         (("410m", "--policy", "fp17"), ("fp17",)),
     ],
@@ -82,4 +82,4 @@ def test_what_is_refused(cli: Cli, tmp_path: Path, words: tuple[str, ...], parts
 
 def test_training_on_another_machine_is_refused(cli: Cli, tmp_path: Path) -> None:
     line = cli.refused(tmp_path, "train", "--machine", "v4-8", "--out", tmp_path / "run", "--executor", "jax")
-    assert_sentence(line, "machine v4-8 is 8 devices of v4", "cpu")
+    assert_sentence(line, "machine v4-8 is 4 of v4", "cpu")
