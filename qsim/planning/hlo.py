@@ -29,7 +29,7 @@ _COLLECTIVES = (
     "reduce-scatter",
 )
 # of each format the operation that a rounding to it cannot do without, in hardware arithmetic
-_SIGNATURES = {"bf16": "and", "fp16": "subtract"}
+_SIGNATURES = {"bf16": ("and", "reduce-precision"), "fp16": ("subtract",)}
 
 
 class Instruction(NamedTuple):
@@ -80,7 +80,7 @@ class Program:
         for one in self.instructions:
             for key, number in _TAG.findall(one.scope):
                 place = key, int(number)
-                if _SIGNATURES.get(formats.get(place, "")) == one.opcode:
+                if one.opcode in _SIGNATURES.get(formats.get(place, ""), ()):
                     found.add(place)
         return found
 

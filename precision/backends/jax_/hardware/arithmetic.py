@@ -4,6 +4,9 @@ No bits are promised of anything here but of roundings: to formats of float32's 
 compiler takes away; to narrower ones by an addition to a number read off the pattern (``nearest.make_narrow``), which
 rounds as every float unit does: the integers that spell that out are a hundred operations, and 20 an element are as
 long as it takes a GPU to fetch it.
+A TPU's compiler keeps the constants of the integers as whole arrays, hundreds of MiB of them in attention; there
+BF16 is XLA's own ``reduce_precision``, which is no conversion that could be taken away: subnormals are as the TPU has
+them.
 What was rounded to 16 bits is kept in an array of 16 bits, half the memory to move; every function widens what it is
 given.
 """
@@ -18,6 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from precision.backends.jax_ import rounding as exact
+from precision.backends.jax_.platforms import platform
 from precision.format import Format
 from precision.formats import BF16, FP16, FP32, INT8
 from precision.nearest import make_narrow, plan
@@ -67,6 +71,8 @@ def round_to(x: Array, fmt: Format, rounding: Rounding = NEAREST_EVEN, random: S
     if rounding == NEAREST_EVEN and fmt in NARROW and getattr(x, "dtype", None) == NARROW[fmt]:
         return x
     short = plan(rounding, fmt)
+    if fmt == BF16 and rounding == NEAREST_EVEN and platform() == "tpu":
+        return narrowed(lax.reduce_precision(wide(x), exponent_bits=8, mantissa_bits=7), fmt)
     if short is not None and short.by_addition:
         return narrowed(exact.from_bits(_by_addition(to_bits(x), *short.thresholds)), fmt)
     return narrowed(exact.round_to(wide(x), fmt, rounding, random), fmt)
