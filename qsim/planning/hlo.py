@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 from qsim.named_sites import ROUNDING
 
-_INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
+_INSTRUCTION = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
+_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
+_CALLED = re.compile(r"calls=%?([\w.\-]+)")
 _NAME = re.compile(r'op_name="([^"]*)"')
 _TYPE = re.compile(r"\b(pred|[a-z]+\d+\w*)\[")
 _OPERAND = re.compile(r"%([\w.\-]+)")
@@ -33,13 +35,18 @@ _SIGNATURES = {"bf16": ("and", "reduce-precision"), "fp16": ("subtract",)}
 
 
 class Instruction(NamedTuple):
-    """types: element types of the result, several of a tuple.  scope: the names that it was traced under."""
+    """types: element types of the result, several of a tuple.  scope: the names that it was traced under.
+
+    root_of: the computation whose result it is.  calls: the one that a fusion computes.
+    """
 
     name: str
     opcode: str
     types: tuple[str, ...]
     operands: tuple[str, ...]
     scope: str
+    root_of: str | None
+    calls: str | None
 
 
 class Product(NamedTuple):
@@ -61,13 +68,22 @@ class Program:
         return tuple(self._read())
 
     def _read(self) -> Iterator[Instruction]:
+        computation = ""
         for line in self.text.splitlines():
-            found = _INSTRUCTION.match(line)
-            if found:
-                name, kind, opcode, rest = found.groups()
-                scope = _NAME.search(rest)
-                operands = tuple(_OPERAND.findall(rest.split(", metadata=")[0].split("), ")[0]))
-                yield Instruction(name, opcode, tuple(_TYPE.findall(kind)), operands, scope[1] if scope else "")
+            if begun := _COMPUTATION.match(line):
+                computation = begun[1]
+            elif found := _INSTRUCTION.match(line):
+                root, name, kind, opcode, rest = found.groups()
+                scope, called = _NAME.search(rest), _CALLED.search(rest)
+                yield Instruction(
+                    name=name,
+                    opcode=opcode,
+                    types=tuple(_TYPE.findall(kind)),
+                    operands=tuple(_OPERAND.findall(rest.split(", metadata=")[0].split("), ")[0])),
+                    scope=scope[1] if scope else "",
+                    root_of=computation if root else None,
+                    calls=called[1] if called else None,
+                )
 
     @cached_property
     def scopes(self) -> frozenset[str]:
@@ -100,7 +116,8 @@ class Program:
         A sum of arrays that are zero but for what one device writes into them is a gathering, as this compiler makes
         that of small ones: it counts as one.
         """
-        written = {one.name for one in self.instructions if one.opcode == _WRITTEN_INTO}
+        writing = {one.root_of for one in self.instructions if one.root_of and one.opcode == _WRITTEN_INTO}
+        written = {one.name for one in self.instructions if one.opcode == _WRITTEN_INTO or one.calls in writing}
         for one in self.instructions:  # an operand stands before what reads it
             if one.opcode in _PASSING and one.operands and one.operands[0] in written:
                 written.add(one.name)

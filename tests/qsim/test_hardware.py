@@ -17,6 +17,8 @@ from small_runs import assert_sentence, figures, hash_rows, small_config, write_
 
 from precision.backends import get_backend
 from precision.backends.jax_ import arithmetic, gemm, products, rounding
+from precision.backends.jax_.hardware import arithmetic as hardware_arithmetic
+from precision.formats import BF16
 from qsim.bench.train import Training
 from qsim.config import DataConfig, ModelConfig, RunConfig
 from qsim.executors import hardware_in_words, on_hardware
@@ -166,3 +168,15 @@ def test_a_run_in_hardware_arithmetic_says_so_and_writes_no_hashes(
     assert '"native arithmetic of cuda"' in (run.path / "environment.json").read_text()
     assert not (run.path / "hashes.jsonl").exists() or hash_rows(run) == []
     assert len(figures(run)) == 4  # the last of them the held-out loss
+
+
+def test_a_tpu_s_own_rounding_is_that_to_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All signs, exponents and kept bits, at midpoints and beside them; a NaN is one, subnormals are the device's."""
+    monkeypatch.setattr(hardware_arithmetic, "platform", lambda: "tpu")
+    low = np.array([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF], np.uint32)
+    x = ((np.arange(1 << 16, dtype=np.uint32) << 16)[:, None] | low).view(np.float32)
+    found = np.asarray(hardware_arithmetic.round_to(x, BF16), np.float32)
+    expected = get_backend("numpy").round_to(x, BF16)
+    assert np.array_equal(np.isnan(found), np.isnan(expected))
+    compared = ~np.isnan(expected) & (np.abs(x) >= 2.0**-126)
+    assert np.array_equal(found.view(np.uint32)[compared], expected.view(np.uint32)[compared])

@@ -48,3 +48,22 @@ def test_what_moves() -> None:
 
 def test_scopes() -> None:
     assert {"jit(f)", "qkv.fprop", "gelu.fprop", "rounding.2"} <= Program(TEXT).scopes
+
+
+GATHERED = """
+%fused (p: f32[32], q: f32[8], i: s32[]) -> f32[32] {
+  %p = f32[32]{0} parameter(0)
+  ROOT %written = f32[32]{0} dynamic-update-slice(%p, %q, %i)
+}
+
+ENTRY %main () -> f32[32] {
+  %own = f32[32]{0} fusion(%zeros, %mine, %place), kind=kLoop, calls=%fused
+  %moved = f32[32]{0} copy(%own)
+  ROOT %all = f32[32]{0} all-reduce(%moved), to_apply=%add
+}
+"""
+
+
+def test_a_sum_of_what_one_device_writes_is_a_gathering() -> None:
+    assert Program(GATHERED).collectives == {("all-gather", "f32"): 1}
+    assert Program(GATHERED.replace("dynamic-update-slice(", "add(")).collectives == {("all-reduce", "f32"): 1}
