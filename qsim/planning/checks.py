@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from precision.formats import parse_format
-from qsim.planning.hlo import Program
+from qsim.planning.hlo import BY_SUM, Program
 from qsim.site_policy import GEMM_SITES
 from qsim.step import Step
 
 _INTEGERS = ("pred", "s8", "u8", "s16", "u16", "s32", "u32")
-_MOVES = ("all-gather", "all-to-all")  # what ``precision.backends.jax_.devices`` moves floats by
+_MOVES = ("all-gather", BY_SUM, "all-to-all")  # what ``precision.backends.jax_.devices`` moves floats by
 _XLA = {"bf16": "bf16", "fp16": "f16", "int8": "s8"}
 
 

@@ -19,6 +19,7 @@ _TYPE = re.compile(r"\b(pred|[a-z]+\d+\w*)\[")
 _OPERAND = re.compile(r"%([\w.\-]+)")
 _TAG = re.compile(rf"([\w.]+)/{ROUNDING}\.(\d+)(?:/|$)")
 _PRODUCTS = ("dot", "convolution")
+BY_SUM = "all-gather by all-reduce"
 _WRITTEN_INTO = "dynamic-update-slice"
 _PASSING = ("bitcast", "copy", "copy-done", "copy-start")
 _COLLECTIVES = (
@@ -113,8 +114,8 @@ class Program:
     def collectives(self) -> Counter[tuple[str, str]]:
         """How often (operation, element type) moves between devices.
 
-        A sum of arrays that are zero but for what one device writes into them is a gathering, as this compiler makes
-        that of small ones: it counts as one.
+        A sum of arrays that are zero but for what one device writes into them is a gathering, as a TPU's compiler
+        makes some; it is named so.
         """
         writing = {one.root_of for one in self.instructions if one.root_of and one.opcode == _WRITTEN_INTO}
         written = {one.name for one in self.instructions if one.opcode == _WRITTEN_INTO or one.calls in writing}
@@ -125,8 +126,8 @@ class Program:
         for one in self.instructions:
             operation = one.opcode.removesuffix("-start")
             if operation == "all-reduce" and one.operands and written.issuperset(one.operands):
-                operation = "all-gather"
-            if operation in _COLLECTIVES:
+                operation = BY_SUM
+            if operation in (*_COLLECTIVES, BY_SUM):
                 found.update((operation, kind) for kind in _moved(one.types))
         return found
 

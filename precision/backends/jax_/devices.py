@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.experimental import multihost_utils, topologies
+from jax.experimental import mesh_utils, multihost_utils, topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from precision.backends.jax_.arithmetic import unknown_zero
@@ -67,7 +67,9 @@ def make_mesh(sizes: Mapping[str, int], topology: str | None = None) -> Mesh:
     if needed > len(devices):
         raise ValueError(f"a mesh of {needed} devices needs more than the {len(devices)} there are")
     kinds = (AxisType.Auto,) * len(sizes)
-    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=kinds, devices=devices[:needed])
+    # an axis of the mesh may be a part of one of the torus, as 4 of 8 x 8 x 16
+    grid = mesh_utils.create_device_mesh(tuple(sizes.values()), devices[:needed], allow_split_physical_axes=True)
+    return Mesh(grid, tuple(sizes), axis_types=kinds)
 
 
 def _of_topology(name: str) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qsim.planning.hlo import Product, Program
+from qsim.planning.hlo import BY_SUM, Product, Program
 
 TEXT = """
 HloModule jit_f, is_scheduled=true
@@ -65,5 +65,5 @@ ENTRY %main () -> f32[32] {
 
 
 def test_a_sum_of_what_one_device_writes_is_a_gathering() -> None:
-    assert Program(GATHERED).collectives == {("all-gather", "f32"): 1}
+    assert Program(GATHERED).collectives == {(BY_SUM, "f32"): 1}
     assert Program(GATHERED.replace("dynamic-update-slice(", "add(")).collectives == {("all-reduce", "f32"): 1}
