@@ -52,9 +52,7 @@ def fold_chunks(ar: Calculator, partial: Array | Deferred) -> Array:
 def of_all_devices(ar: Calculator, name: str, folded: Array) -> Array:
     """(K, ...) -> (K', ...): of a parameter's gradient by a part of the batch, as much as is kept here, over all
     devices, the tree over their chunks as far as it goes."""
-    if ar.shards.data == 1:
-        return folded
-    return fold_chunks(ar, ar.shards.chunks_together(name, folded))
+    return folded if ar.shards.data == 1 else fold_chunks(ar, ar.shards.chunks_together(name, folded))
 
 
 def add_chunks(ar: Calculator, folded: Array) -> Array:

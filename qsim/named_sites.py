@@ -7,7 +7,7 @@ What a site computes under JAX stands in the program under ``jax.named_scope("si
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, wraps
+from functools import wraps
 from typing import Any
 
 from precision.format import Format
@@ -91,16 +91,22 @@ class NamedBackend:
         return self._names.rounded(self._key, fmt, x, lambda x: self._backend.round_to(x, fmt, *how))
 
 
-@cache
+_kinds: dict[str, type[Site]] = {}
+
+
 def named(kind: type[Site]) -> type[Site]:
     """The kind of site whose operations are so named; its calculator has ``names``."""
+
+    if kind.__name__ in _kinds:
+        return _kinds[kind.__name__]
 
     def start(self: Any, calculator: Any, *place: Any) -> None:
         kind.__init__(self, calculator, *place)
         self._backend = NamedBackend(self._backend, calculator.names, self._key)
 
     methods = {name: _inside(getattr(kind, name)) for name in _NAMED if hasattr(kind, name)}
-    return type(f"Named{kind.__name__}", (kind,), {"__init__": start, "__doc__": kind.__doc__} | methods)
+    own = {"__init__": start, "__doc__": kind.__doc__} | methods
+    return _kinds.setdefault(kind.__name__, type(f"Named{kind.__name__}", (kind,), own))
 
 
 def _inside(method: Callable) -> Callable:

@@ -53,7 +53,8 @@ def kinds() -> list[str]:
 def memory_limit() -> int | None:
     """Bytes that every device of this process lets a computation have; None where one does not say."""
     limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
-    return None if None in limits else min(limits)
+    said = [limit for limit in limits if limit is not None]
+    return min(said) if len(said) == len(limits) else None
 
 
 def make_mesh(sizes: Mapping[str, int], topology: str | None = None) -> Mesh:
