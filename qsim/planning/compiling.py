@@ -78,7 +78,7 @@ def compiled(config: RunConfig, policy: Arithmetic, mesh: Mesh, topology: str | 
     """
     devices = AbsentDevices(config, policy, mesh, topology)
     step = Step(config, policy, "jax", devices=devices, donates=True, hardware=not policy.promises_bits)
-    began = time.perf_counter()
+    began, work = time.perf_counter(), time.process_time()
     lowered = step.lowered(*inputs(config, policy))
     traced = time.perf_counter()
     found = lowered.compile()
@@ -97,6 +97,7 @@ def compiled(config: RunConfig, policy: Arithmetic, mesh: Mesh, topology: str | 
     row = {
         "seconds_to_trace": traced - began,
         "seconds_to_compile": ended - traced,
+        "cpu_seconds": time.process_time() - work,
         "bytes": memory,
         "operations": cost.get("flops"),
     }

@@ -13,6 +13,7 @@ from qsim.named_sites import ROUNDING
 
 _INSTRUCTION = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
+_TARGET = re.compile(r'custom_call_target="(\w+)"')
 _CALLED = re.compile(r"calls=%?([\w.\-]+)")
 _NAME = re.compile(r'op_name="([^"]*)"')
 _TYPE = re.compile(r"\b(pred|[a-z]+\d+\w*)\[")
@@ -21,7 +22,8 @@ _TAG = re.compile(rf"([\w.]+)/{ROUNDING}\.(\d+)(?:/|$)")
 _PRODUCTS = ("dot", "convolution")
 BY_SUM = "all-gather by all-reduce"
 _WRITTEN_INTO = "dynamic-update-slice"
-_PASSING = ("bitcast", "copy", "copy-done", "copy-start")
+# what moves an array in the memories of a device: asynchronously, in slices that are then taken together
+_PASSING = ("bitcast", "copy", "copy-done", "copy-start", "slice-start", "slice-done", "ConcatBitcast")
 _COLLECTIVES = (
     "all-gather",
     "all-reduce",
@@ -36,9 +38,10 @@ _SIGNATURES = {"bf16": ("and", "reduce-precision"), "fp16": ("subtract",)}
 
 
 class Instruction(NamedTuple):
-    """types: element types of the result, several of a tuple.  scope: the names that it was traced under.
+    """opcode: of a custom call its target.  types: element types of the result, several of a tuple.
 
-    root_of: the computation whose result it is.  calls: the one that a fusion computes.
+    scope: the names that it was traced under.  root_of: the computation whose result it is.  calls: the one that a
+    fusion computes.
     """
 
     name: str
@@ -75,10 +78,10 @@ class Program:
                 computation = begun[1]
             elif found := _INSTRUCTION.match(line):
                 root, name, kind, opcode, rest = found.groups()
-                scope, called = _NAME.search(rest), _CALLED.search(rest)
+                scope, called, target = _NAME.search(rest), _CALLED.search(rest), _TARGET.search(rest)
                 yield Instruction(
                     name=name,
-                    opcode=opcode,
+                    opcode=target[1] if target else opcode,
                     types=tuple(_TYPE.findall(kind)),
                     operands=tuple(_OPERAND.findall(rest.split(", metadata=")[0].split("), ")[0])),
                     scope=scope[1] if scope else "",
@@ -120,7 +123,7 @@ class Program:
         writing = {one.root_of for one in self.instructions if one.root_of and one.opcode == _WRITTEN_INTO}
         written = {one.name for one in self.instructions if one.opcode == _WRITTEN_INTO or one.calls in writing}
         for one in self.instructions:  # an operand stands before what reads it
-            if one.opcode in _PASSING and one.operands and one.operands[0] in written:
+            if one.opcode in _PASSING and one.operands and written.issuperset(one.operands):
                 written.add(one.name)
         found: Counter[tuple[str, str]] = Counter()
         for one in self.instructions:
