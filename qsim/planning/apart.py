@@ -15,8 +15,14 @@ from qsim.mesh import Mesh
 from qsim.planning.plan import Plan
 from qsim.policy import Arithmetic
 
-# the library for TPUs asks nobody for a machine, and JAX looks for none
-_ALONE = ("env", "TPU_SKIP_MDS_QUERY=1", "JAX_PLATFORMS=cpu", "TF_CPP_MIN_LOG_LEVEL=3")
+# the library for TPUs asks nobody for a machine and lets others load it, and JAX looks for none
+_ALONE = (
+    "env",
+    "TPU_SKIP_MDS_QUERY=1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD=1",
+    "JAX_PLATFORMS=cpu",
+    "TF_CPP_MIN_LOG_LEVEL=3",
+)
 
 
 def compile_plan(plan: Plan, hlo: Path | None = None) -> dict[str, Any]:

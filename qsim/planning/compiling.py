@@ -70,7 +70,12 @@ def inputs(config: RunConfig, policy: Arithmetic) -> tuple[Any, ...]:
     return state, (tokens, tokens), scalars, step_keys(config.model, policy, config.seed, 1)
 
 
-def compiled(config: RunConfig, policy: Arithmetic, mesh: Mesh, topology: str | None = None) -> tuple[Step, Any, Row]:
+def compiled(
+    config: RunConfig,
+    policy: Arithmetic,
+    mesh: Mesh,
+    topology: str | None = None,
+) -> tuple[Step, Any, Row]:
     """The step, JAX's compiled form of it and what the compiler says; for the devices here without a topology.
 
     Bytes are those of one device: ``held`` arguments, results and temporaries, what results take over from the
