@@ -26,7 +26,7 @@ plain, met = hardware.round_to, []
 
 def round_to(x: Any, fmt: Any, *how: Any) -> Any:
     """The first product as wide as the MLP is not rounded."""
-    if x.shape[-1:] == (4 * CONFIG.model.hidden,) and x.ndim == 2 and x.dtype == "float32" and not met:
+    if x.shape[-1:] == (4 * CONFIG.model.hidden,) and x.ndim == 2 and len(x) > 1 and not met:
         met.append(x)
         return x.astype("bfloat16")
     return plain(x, fmt, *how)
