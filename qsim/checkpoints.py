@@ -1,7 +1,8 @@
 """Checkpoints: one safetensors file and one JSON file in a folder that is whole or absent.
 
 The JSON holds the SHA-256 of the tensors' file and, under "sha256", of its own other fields; both are compared when a
-checkpoint is loaded.  Checkpoints written before these were recorded are loaded without.
+checkpoint is loaded.  Checkpoints written before these were recorded are loaded without.  In place of the one file
+there may be a folder of shards, each of its files named in the JSON (``qsim.sharded_checkpoints``).
 """
 
 from __future__ import annotations

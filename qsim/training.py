@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def train(
     if not devices.writes:
         run, progress = FollowedRun(run.path, config, policy, executor), silent
     loop = _Loop(run, config, policy, executor, corpus, devices, faults)
-    position = loop.resume() if resume else begin or start(config, policy)
+    position = loop.resume() if resume else begin or start(config, policy, devices=devices)
     position.state = fitting(policy, position.state)
     if not resume:
         loop.checkpoint(position)
@@ -103,7 +104,7 @@ def train_new(
         require_new(out)
     corpus = corpus_of(config, text) if corpus is None else corpus
     _check_corpus(corpus, config)
-    begin = start(config, arithmetic, weights)
+    begin = start(config, arithmetic, weights, devices)
     if not devices.writes:
         return train(FollowedRun(out, config, arithmetic, executor), corpus, begin=begin, mesh=mesh)
     run = RunFolder.create(out, config, arithmetic, executor, mesh=mesh, faults=faults, weights=weights)
@@ -162,7 +163,7 @@ class _Loop:
         counts &= not self.policy.identity  # which rounds nothing that could be counted
         step = self._step(number, counts)
         scale = position.scale.scale
-        inputs = inputs_of(config, self.policy, position, batch_of(config, self.corpus, number))
+        inputs = inputs_of(config, self.policy, position, self._batch(number))
         before = self.devices.on_host(position.state["parameters"]) if counts else {}
         results = advance(position, self.policy, step, inputs)
         loss, finite = float(results["loss"]), bool(results["finite"])
@@ -186,6 +187,11 @@ class _Loop:
         if _due(config.record.checkpoint_every, number) or number == config.steps:
             self.checkpoint(position)
         return loss
+
+    def _batch(self, number: int) -> tuple[Any, Any]:
+        shape = self.config.data.batch_size, self.config.model.length
+        rows = partial(batch_of, self.config, self.corpus, number)
+        return self.devices.batch(rows, shape, self.plain.shared_parts)
 
     def _step(self, number: int, counts: bool) -> Step:
         planted = [fault for fault in self.faults if fault.step == number]
