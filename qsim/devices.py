@@ -75,6 +75,10 @@ class OneDevice:
         """
         return rows(np.arange(shape[0]))
 
+    def sharding(self, part: str, name: str) -> Any:
+        """How an array of a part of a state lies on the devices; None for what is whole on the host."""
+        return None
+
     def on_host(self, tree: Mapping[str, Array]) -> dict[str, np.ndarray]:
         """Whole arrays by name, in every process: all of them must ask."""
         return {name: np.asarray(x) for name, x in tree.items()}
@@ -138,6 +142,9 @@ class MeshDevices:
         read = cache(lambda own: rows(order[slice(*own)]))  # tokens and targets come together
         tokens = self._jax.make(shape, self._mesh, (DATA,), lambda part: read(part[0])[0])
         return tokens, self._jax.make(shape, self._mesh, (DATA,), lambda part: read(part[0])[1])
+
+    def sharding(self, part: str, name: str) -> Any:
+        return self._jax.sharding(self._mesh, self.shards.layouts[name]) if part in STATE else None
 
     def on_host(self, tree: Mapping[str, Array]) -> dict[str, np.ndarray]:
         return {name: self._jax.on_host(x) for name, x in sorted(tree.items())}
