@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,7 +16,6 @@ from qsim.atomic import remove_leftovers
 from qsim.checkpoints import (
     RECORD,
     Checkpoint,
-    CheckpointError,
     checkpoint_path,
     files_of,
     load_checkpoint,
@@ -60,13 +60,28 @@ class ShardedCheckpoints:
         self._folder = checkpoint_path(self._run, checkpoint.step)
         refuse_saved(self._folder)
         complete = partial(_write_record_of_shards, checkpoint=replace(checkpoint, state={}))
-        with _telling(self._folder):
+        with self._telling():
             self._writer.save(self._folder, checkpoint.state, complete)
 
     def wait(self) -> None:
-        """Until the last checkpoint is there.  OSError, naming its folder, where it could not be written."""
-        with _telling(self._folder):
+        """Until the last checkpoint is there.
+
+        Errors: OSError, naming its folder, where it could not be written; RuntimeError where another process is gone.
+        """
+        with self._telling():
             self._writer.wait()
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """What the system refused, which orbax tells at length or in groups, as an OSError that names the folder."""
+        try:
+            yield
+        except (OSError, ValueError, ExceptionGroup) as error:
+            if isinstance(error, TimeoutError) and self._devices.processes > 1:
+                raise RuntimeError(str(error)) from error
+            full = "No space left" in "".join(traceback.format_exception(error))
+            number = errno.ENOSPC if full else getattr(error, "errno", None) or errno.EIO
+            raise OSError(number, os.strerror(number), str(self._folder)) from error
 
 
 def checkpoints_of(form: CheckpointForm, run: Path, devices: Devices) -> WholeCheckpoints | ShardedCheckpoints:
@@ -82,19 +97,6 @@ def check_form(form: CheckpointForm) -> None:
 
 def _write_record_of_shards(folder: Path, *, checkpoint: Checkpoint) -> None:
     write_record(folder, checkpoint, orbax_files().hashes(folder))
-
-
-@contextmanager
-def _telling(folder: Path) -> Iterator[None]:
-    """Errors of the background, which say in long texts what the system refused, as OSErrors that name the folder."""
-    try:
-        yield
-    except CheckpointError:
-        raise
-    except (OSError, ValueError, TimeoutError) as error:
-        full = "No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error)
-        number = errno.ENOSPC if full else getattr(error, "errno", None) or errno.EIO
-        raise OSError(number, os.strerror(number), str(folder)) from error
 
 
 def convert(run: Path, step: int, form: CheckpointForm) -> bool:

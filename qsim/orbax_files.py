@@ -35,7 +35,10 @@ class Writer:
         self._complete: Callable[[Path], None] = lambda _: None
         self._checkpointer = ocp.AsyncCheckpointer(
             ocp.CompositeCheckpointHandler(**{FOLDER: self._handler}),
-            async_options=ocp.options.AsyncOptions(post_finalization_callback=self._completed),
+            async_options=ocp.options.AsyncOptions(
+                post_finalization_callback=self._completed,
+                create_directories_asynchronously=False,  # where none can be made, threads would wait for it
+            ),
         )
 
     def save(self, folder: Path, state: State, complete: Callable[[Path], None]) -> None:
@@ -67,10 +70,10 @@ def read(folder: Path, sharding: Callable[[str, str], Any]) -> State:
     Of those a process reads what its devices hold.
     """
     path = epath.Path(folder.absolute() / FOLDER)
-    with ocp.PyTreeCheckpointHandler() as handler:
-        trees = handler.metadata(path).tree
+    handler = ocp.PyTreeCheckpointHandler()
+    trees = handler.metadata(path).tree
     kinds = {part: {name: _kind(sharding(part, name)) for name in tree} for part, tree in trees.items()}
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    with ocp.Checkpointer(handler) as checkpointer:
         return checkpointer.restore(path, args=ocp.args.PyTreeRestore(restore_args=kinds))
 
 
