@@ -16,6 +16,7 @@ from qsim.atomic import remove_leftovers
 from qsim.checkpoints import (
     RECORD,
     Checkpoint,
+    CheckpointError,
     checkpoint_path,
     files_of,
     load_checkpoint,
@@ -66,22 +67,26 @@ class ShardedCheckpoints:
     def wait(self) -> None:
         """Until the last checkpoint is there.
 
-        Errors: OSError, naming its folder, where it could not be written; RuntimeError where another process is gone.
+        Errors: OSError, naming its folder, for what the system refused; CheckpointError for what else prevented it;
+        RuntimeError where another process is gone.
         """
         with self._telling():
             self._writer.wait()
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
-        """What the system refused, which orbax tells at length or in groups, as an OSError that names the folder."""
+        """What orbax tells at length, or in groups, in a sentence that names the folder."""
         try:
             yield
         except (OSError, ValueError, ExceptionGroup) as error:
             if isinstance(error, TimeoutError) and self._devices.processes > 1:
                 raise RuntimeError(str(error)) from error
             full = "No space left" in "".join(traceback.format_exception(error))
-            number = errno.ENOSPC if full else getattr(error, "errno", None) or errno.EIO
-            raise OSError(number, os.strerror(number), str(self._folder)) from error
+            number = errno.ENOSPC if full else getattr(error, "errno", None)
+            if number:
+                raise OSError(number, os.strerror(number), str(self._folder)) from error
+            reason = " ".join(str(error).split())[:300]
+            raise CheckpointError(f"checkpoint {str(self._folder)!r} could not be written ({reason})") from error
 
 
 def checkpoints_of(form: CheckpointForm, run: Path, devices: Devices) -> WholeCheckpoints | ShardedCheckpoints:

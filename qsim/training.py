@@ -213,8 +213,9 @@ class _Loop:
             self.run.write_statistics(step, sites, **more)
 
     def _write_hashes(self, step: int, results: dict[str, Any], state: State) -> None:
-        gradients = self.devices.on_host(results["gradients"])
-        self.run.append("hashes.jsonl", step_hashes(step, results | {"gradients": gradients}, self._on_host(state)))
+        gradients, state = self.devices.on_host(results["gradients"]), self._on_host(state)
+        if self.devices.writes:
+            self.run.append("hashes.jsonl", step_hashes(step, results | {"gradients": gradients}, state))
 
     def _on_host(self, state: State) -> dict[str, dict[str, np.ndarray]]:
         return {part: self.devices.on_host(tree) for part, tree in sorted(state.items())}

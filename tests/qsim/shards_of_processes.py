@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,16 @@ import pytest
 from small_runs import assert_same_trees, small_config
 
 from qsim.checkpointing import ShardedCheckpoints
-from qsim.checkpoints import PARTS, Checkpoint, CheckpointError, checkpoint_path, load_checkpoint
+from qsim.checkpoints import (
+    PARTS,
+    Checkpoint,
+    CheckpointError,
+    CheckpointWarning,
+    checkpoint_path,
+    load_checkpoint,
+    load_last_checkpoint,
+    saved_steps,
+)
 from qsim.devices import Devices, find_devices
 from qsim.mesh import Mesh
 from qsim.model import initial_parameters
@@ -71,4 +81,7 @@ if __name__ == "__main__":
     eight.largest_of_processes(0)
     with pytest.raises(CheckpointError, match="altered"):
         load_checkpoint(FOLDER, 3, eight)
+    with pytest.warns(CheckpointWarning, match="damaged") if PROCESS == 0 else nullcontext():
+        assert load_last_checkpoint(FOLDER, eight) is None
+    assert saved_steps(FOLDER) == []
     print("damage noticed")

@@ -231,11 +231,15 @@ def saved(saver: ShardedCheckpoints, checkpoint: Checkpoint) -> None:
 
 @needs_orbax
 def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
-    """A step that is there already; a place where no folder can be."""
+    """A step that is there already; an array that orbax refuses; a place where no folder can be."""
     save_checkpoint(tmp_path, example())
     saver = ShardedCheckpoints(tmp_path, OneDevice("numpy"))
     with pytest.raises(CheckpointError, match="exists already"):
         saver.save(example())
+    with pytest.raises(CheckpointError) as refused:
+        saved(saver, dataclasses.replace(example(5), state={"first": {"nothing": np.zeros((0, 2), np.float32)}}))
+    assert_sentence(refused.value, "step_5", "could not be written", "zero size")
+    assert saved_steps(tmp_path) == [3]
     (tmp_path / "file").write_text("")
     saver = ShardedCheckpoints(tmp_path / "file", OneDevice("numpy"))
     with pytest.raises(OSError, match="step_4") as error:
@@ -243,6 +247,8 @@ def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
     assert error.value.filename == str(checkpoint_path(tmp_path / "file", 4))
 
 
+# where one array cannot be written, orbax closes the event loop that others still report to
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @needs_orbax
 def test_a_full_disk(small_disk: Path) -> None:  # noqa: F811
     """Told by its name; the checkpoint before stays."""
@@ -280,7 +286,7 @@ def test_every_mesh_reads_what_another_wrote(tmp_path: Path, processes: int, dev
     """Eight devices of one process or two write; they, two of them and one read.  Damage is an error in all."""
     for out in outcomes(processes, devices, tmp_path):
         assert out.endswith("saved\nread\ndamage noticed\n")
-    written = {path.name for path in checkpoint_path(tmp_path, 3).rglob("ocdbt.process_*")}
+    written = {path.name for path in tmp_path.rglob("ocdbt.process_*")}
     assert written == {f"ocdbt.process_{i}" for i in range(processes)}
 
 
