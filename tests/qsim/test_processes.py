@@ -44,6 +44,11 @@ def stopped(processes: list[Popen[str]], run: Path, number: signal.Signals, *, s
     return [(p.returncode, (err.splitlines() or [""])[-1]) for p, (_, err) in zip(processes, ended, strict=True)]
 
 
+def finish(process: Popen[str]) -> None:
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """The run as one device makes it, left in peace."""
@@ -93,14 +98,12 @@ def test_one_ends_with_the_other(tmp_path: Path, whole: RunFolder) -> None:
 def test_native_losses_are_those_of_one_device(tmp_path: Path, policy: str) -> None:
     """To 1e-3: of two processes, one stopped on the way, which eight devices of one process go on for."""
     words = ("--policy", policy, "--text", write_text(tmp_path), "--checkpoints", FORM, *small_flags(**CHANGES))
-    one = start_one(*words, "--executor", "jax", "--out", tmp_path / "one")
-    assert one.wait(timeout=300) == 0, one.communicate()
+    finish(start_one(*words, "--executor", "jax", "--out", tmp_path / "one"))
     run = tmp_path / "run"
     assert [code for code, _ in stopped(start_two(*words, "--out", run, before=SLOW), run, signal.SIGTERM, struck=0)]
     before = len(losses(run))
     assert before < STEPS
-    eight = start_eight("--resume", "--out", run)
-    assert eight.wait(timeout=300) == 0, eight.communicate()
+    finish(start_eight("--resume", "--out", run))
     expected, found = losses(tmp_path / "one"), losses(run)
     assert len(found) == len(expected) == STEPS
     print(policy, before, np.abs(found - expected).max(), expected[0], expected[-1])
