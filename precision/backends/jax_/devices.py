@@ -106,7 +106,7 @@ def make(shape: tuple[int, ...], mesh: Mesh, layout: Layout, part: Callable[[Par
     for device, where in placed.addressable_devices_indices_map(shape).items():
         bounds = tuple(axis.indices(size)[:2] for axis, size in zip(where, shape, strict=True))
         holders.setdefault(bounds, []).append(device)
-    held = {}
+    held: dict[Any, jax.Array] = {}
     for bounds, devices in holders.items():
         values = part(bounds)
         held |= {device: jax.device_put(values, device) for device in devices}
