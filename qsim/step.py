@@ -101,7 +101,7 @@ class Step:
         self.config, self.policy, self.executor, self.recorder = config, policy, executor, recorder
         self.devices = devices or OneDevice(executor)
         self.formats: dict[str, Format] = {}
-        self._shared_parts = config.data.accumulation if policy.scales_tensors else 1
+        self.shared_parts = config.data.accumulation if policy.scales_tensors else 1
         self._speculative: Any = self._compiled(True)
         self._certain = self._compiled(False)
 
@@ -134,11 +134,11 @@ class Step:
         return held - sizes.alias_size_in_bytes
 
     def _placed(self, state: State, batch: tuple[Array, Array]) -> tuple[State, tuple[Array, Array]]:
-        return self.devices.place(state, "state"), self.devices.place(batch, "batch", self._shared_parts)
+        return self.devices.place(state, "state"), self.devices.place(batch, "batch", self.shared_parts)
 
     def _run(self, speculative: bool, state: State, batch: tuple[Array, Array], scalars: Tree, keys: Any) -> Any:
         observer = self.recorder() if self.recorder else None
-        shards = self.devices.shards.for_computation(self._shared_parts)
+        shards = self.devices.shards.for_computation(self.shared_parts)
         ar = Calculator(
             self.policy,
             self.executor,
