@@ -1,10 +1,10 @@
-"""The table of ``experiments/README.md``: every experiment's claim, what was found, and what it costs.
+"""Tables of ``experiments/README.md``: every experiment's claim, what was found and what it costs; what schemes move.
 
     python -m experiments.readme experiments/results
 
-rewrites what stands between the two markers.  Claims and commands come from the files of this folder, the rest from
+rewrites what stands between markers.  Claims and commands come from the files of this folder, the rest from
 ``verdicts.json`` of the folders that are given and of those in them; where an experiment was concluded at several
-scales, every one has a line.
+scales, every one has a line.  The second table is of ``experiments.moved``.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments import moved
 from experiments.catalogue import NAMES, experiments_named
 from experiments.outcome import VERDICTS
 from experiments.scales import SCALES
@@ -21,7 +22,7 @@ from qsim import strict_json
 from qsim.atomic import write_atomically
 
 README = Path(__file__).resolve().parent / "README.md"
-BEGIN, END = "<!-- table of experiments: begin -->", "<!-- table of experiments: end -->"
+TABLE, MOVED = "table of experiments", "table of schemes"
 COLUMNS = ("experiment", "claim", "of the paper", "scale", "ours, with 95 % intervals", "verdict", "command", "cost")
 Record = Mapping[str, Any]
 
@@ -39,11 +40,15 @@ def records(folders: Iterable[Path]) -> dict[str, list[Record]]:
 
 def table(found: Mapping[str, Sequence[Record]]) -> str:
     """Markdown."""
-    lines: list[Sequence[str]] = [COLUMNS, ["---"] * len(COLUMNS)]
+    lines: list[Sequence[str]] = []
     for experiment in experiments_named(NAMES):
         concluded: Sequence[Record | None] = found.get(experiment.name) or [None]
         lines += [_cells(experiment, record) for record in concluded]
-    return "\n".join("| " + " | ".join(map(_escaped, line)) + " |" for line in lines)
+    return markdown(COLUMNS, lines)
+
+
+def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(map(_escaped, line)) + " |" for line in (head, ["---"] * len(head), *lines))
 
 
 def _cells(experiment: Any, record: Record | None) -> list[str]:
@@ -68,13 +73,24 @@ def _time(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def rewritten(text: str, found: Mapping[str, Sequence[Record]]) -> str:
-    """The text with the table between its markers.  ValueError where they are missing."""
-    before, begun, rest = text.partition(BEGIN)
-    _, ended, after = rest.partition(END)
+def markers(name: str) -> tuple[str, str]:
+    return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+
+
+def rewritten(text: str, name: str, table: str) -> str:
+    """The text with the table between the markers of its name.  ValueError where they are missing."""
+    begin, end = markers(name)
+    before, begun, rest = text.partition(begin)
+    _, ended, after = rest.partition(end)
     if not begun or not ended:
-        raise ValueError(f"the text has no line {BEGIN if not begun else END!r}; put it where the table goes")
-    return f"{before}{BEGIN}\n{table(found)}\n{END}{after}"
+        raise ValueError(f"the text has no line {begin if not begun else end!r}; put it where the table goes")
+    return f"{before}{begin}\n{table}\n{end}{after}"
+
+
+def with_tables(text: str, folders: Sequence[Path]) -> str:
+    """The text with both tables, of these folders."""
+    text = rewritten(text, TABLE, table(records(folders)))
+    return rewritten(text, MOVED, markdown(moved.HEAD, moved.lines(folders)))
 
 
 def main() -> None:
@@ -82,7 +98,7 @@ def main() -> None:
     parser.add_argument("results", type=Path, nargs="+", help="folders of what qsim experiment wrote")
     parser.add_argument("--readme", type=Path, default=README)
     arguments = parser.parse_args()
-    text = rewritten(arguments.readme.read_text(), records(arguments.results))
+    text = with_tables(arguments.readme.read_text(), arguments.results)
     write_atomically(arguments.readme, text.encode())
 
 

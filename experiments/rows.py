@@ -20,6 +20,8 @@ from qsim.atomic import append_line, sync_file, write_atomically
 
 Row = dict[str, Any]
 
+CSV = "rows.csv"
+
 
 class RowError(ValueError):
     """A store that cannot be read, in one sentence."""
@@ -60,13 +62,13 @@ class Store:
                 return
             append_line(self.path, strict_json.dumps(row))
             sync_file(self.path)
-            write_atomically(self.folder / "rows.csv", table([*found.values(), row]).encode())
+            write_atomically(self.folder / CSV, table([*found.values(), row]).encode())
 
     def write_table(self) -> None:
         """The table anew, of the rows that are there."""
         if rows := self.rows():
             with self._locked():
-                write_atomically(self.folder / "rows.csv", table([*rows.values()]).encode())
+                write_atomically(self.folder / CSV, table([*rows.values()]).encode())
 
     def _drop_cut_line(self) -> None:
         if not self.path.is_file():

@@ -10,9 +10,10 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 
-_TEMPORARY = ".*.tmp"
+_TEMPORARY = (".*.tmp", "*.orbax-checkpoint-tmp*")
 
 
 def write_atomically(path: Path, data: bytes | memoryview) -> None:
@@ -86,7 +87,7 @@ def sync_folder(folder: Path) -> None:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files and folders that a killed writer left in a folder."""
-    for path in folder.glob(_TEMPORARY):
+    for path in chain.from_iterable(map(folder.glob, _TEMPORARY)):
         if path.is_dir():
             shutil.rmtree(path)
         else:

@@ -158,13 +158,21 @@ class DataConfig:
         _require(0 < self.held_out < 1, f"data.held_out is {self.held_out}; it must lie between 0 and 1")
 
 
+CheckpointForm = Literal["safetensors", "orbax"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class RecordConfig:
-    """How often what is written: statistics and checkpoints every so many steps (0: never), hashes likewise."""
+    """How often what is written: statistics and checkpoints every so many steps (0: never), hashes likewise.
+
+    checkpoints: one file of ``safetensors``, or ``orbax``, which every process writes its own shards of in the
+    background (``qsim.checkpointing``).
+    """
 
     statistics_every: int = 25
     checkpoint_every: int = 100
     hash_every: int = 1
+    checkpoints: CheckpointForm = "safetensors"
 
     def __post_init__(self) -> None:
         for name in ("statistics_every", "checkpoint_every", "hash_every"):

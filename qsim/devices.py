@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -11,11 +12,12 @@ import numpy as np
 from precision.backends import get_backend
 from precision.quantization.scheme import MatmulScheme, QScheme
 from qsim.config import ConfigError, RunConfig
+from qsim.data import Batch
 from qsim.delayed_scaling import PART, first_histories
 from qsim.executors import on_hardware, refuse_identity
 from qsim.memory import GIB, counted
 from qsim.mesh import Mesh
-from qsim.model import parameter_shapes
+from qsim.model import Part, parameter_shapes
 from qsim.policy import Arithmetic
 from qsim.sharding import DATA, MODEL, Layout, Shards
 
@@ -27,11 +29,18 @@ STATE = ("parameters", "first", "second")
 _ALONG_K = ("vector", "group")
 
 
+def whole(name: str, shape: tuple[int, ...], part: Callable[[Part], np.ndarray]) -> np.ndarray:
+    """An array of its only part, as ``OneDevice.make``."""
+    del name
+    return part(tuple((0, size) for size in shape))
+
+
 class OneDevice:
     """Everything where the executor puts it."""
 
     shards = Shards()
     writes = True  # whether this process keeps the run folder
+    process, processes = 0, 1  # which of how many this is
 
     def __init__(self, executor: str) -> None:
         self._backend = get_backend(executor)
@@ -51,6 +60,26 @@ class OneDevice:
         del kind, shared_parts
         return value
 
+    def make(self, name: str, shape: tuple[int, ...], part: Callable[[Part], np.ndarray]) -> Array:
+        """An array laid out as a parameter, of the parts that the devices of this process hold and no others.
+
+        part: gives what lies between bounds along each axis.
+        """
+        return whole(name, shape, part)
+
+    def batch(
+        self, rows: Callable[[np.ndarray], Batch], shape: tuple[int, int], shared_parts: int = 1
+    ) -> tuple[Array, Array]:
+        """Tokens and targets (B, T), of which ``rows`` gives those that the devices of this process hold.
+
+        shared_parts: as ``Shards`` has them.
+        """
+        return rows(np.arange(shape[0]))
+
+    def sharding(self, part: str, name: str) -> Any:
+        """How an array of a part of a state lies on the devices; None for what is whole on the host."""
+        return None
+
     def on_host(self, tree: Mapping[str, Array]) -> dict[str, np.ndarray]:
         """Whole arrays by name, in every process: all of them must ask."""
         return {name: np.asarray(x) for name, x in tree.items()}
@@ -67,7 +96,8 @@ class MeshDevices:
         self._jax = get_backend("jax").devices
         self._mesh = self._jax.make_mesh({DATA: mesh.data, MODEL: mesh.model}, topology)
         self.shards = Shards.of(mesh.data, mesh.model, parameter_shapes(config.model), config.model.heads)
-        self.writes = self._jax.process_index() == 0
+        self.process, self.processes = self._jax.process_index(), self._jax.process_count()
+        self.writes = self.process == 0
         self._histories = dict.fromkeys(first_histories(policy, config.model.layers), ())
 
     def compiled(
@@ -97,17 +127,35 @@ class MeshDevices:
             return {name: self._place(x, self.shards.layouts.get(name, ())) for name, x in value.items()}
         if kind == "batch":
             shards = replace(self.shards, shared_parts=shared_parts)
-            return tuple(self._place(shards.shared_out(x), (DATA,)) for x in value)
+            return tuple(self._place(shards.shared_out(x), (DATA,)) if _is_host(x) else x for x in value)
         return value
 
     def _place(self, x: Array, layout: Layout) -> Array:
-        return self._jax.place(x, self._mesh, layout) if isinstance(x, np.ndarray) else x
+        return self._jax.place(x, self._mesh, layout) if _is_host(x) else x
+
+    def make(self, name: str, shape: tuple[int, ...], part: Callable[[Part], np.ndarray]) -> Array:
+        return self._jax.make(shape, self._mesh, self.shards.layouts.get(name, ()), part)
+
+    def batch(
+        self, rows: Callable[[np.ndarray], Batch], shape: tuple[int, int], shared_parts: int = 1
+    ) -> tuple[Array, Array]:
+        order = replace(self.shards, shared_parts=shared_parts).shared_out(np.arange(shape[0]))
+        read = cache(lambda own: rows(order[slice(*own)]))  # tokens and targets come together
+        tokens = self._jax.make(shape, self._mesh, (DATA,), lambda part: read(part[0])[0])
+        return tokens, self._jax.make(shape, self._mesh, (DATA,), lambda part: read(part[0])[1])
+
+    def sharding(self, part: str, name: str) -> Any:
+        return self._jax.sharding(self._mesh, self.shards.layouts[name]) if part in STATE else None
 
     def on_host(self, tree: Mapping[str, Array]) -> dict[str, np.ndarray]:
         return {name: self._jax.on_host(x) for name, x in sorted(tree.items())}
 
     def largest_of_processes(self, number: int) -> int:
         return self._jax.largest_of_processes(number)
+
+
+def _is_host(x: Array) -> bool:
+    return isinstance(x, np.ndarray)
 
 
 Devices = OneDevice | MeshDevices

@@ -7,6 +7,7 @@ unstacked, every NaN as 0x7FC00000.  Values of an fp64 run are hashed as float64
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,12 @@ def tree_hash(tree: dict[str, Any]) -> str:
         digest.update(f"{name} {list(array.shape)}\n".encode())
         digest.update(canonical(array).tobytes())
     return digest.hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Of the bytes of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def scalar_hash(value: Any) -> str:

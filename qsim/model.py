@@ -17,7 +17,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from precision.passes import Passes
-from precision.random_bits import Key, as_key, fold_in, fold_name, random_bits
+from precision.random_bits import as_key, fold_in, fold_name, random_bits
 from qsim import layers
 from qsim.config import ModelConfig
 from qsim.draws import output_keys, write_back_keys
@@ -27,6 +27,8 @@ from qsim.sites import Calculator
 
 Array = Any
 Parameters = dict[str, Array]
+Part = tuple[tuple[int, int], ...]  # of an array: from where to where along each axis
+_DRAWN_AT_ONCE = 1 << 16
 LINEAR = ("qkv", "attention_out", "mlp_up", "mlp_down")
 
 
@@ -56,24 +58,36 @@ def initial_parameters(config: ModelConfig, seed: int) -> dict[str, np.ndarray]:
     The normal variate of an element is the inverse normal distribution of its 32 random bits, whose counter is the
     element's index.
     """
-    key = fold_name(as_key(seed), "parameters")
-    return {name: _initial(config, fold_name(key, name), name, shape) for name, shape in _named(config)}
+    shapes = sorted(parameter_shapes(config).items())
+    return {name: initial_part(config, seed, name, tuple((0, n) for n in shape)) for name, shape in shapes}
 
 
-def _named(config: ModelConfig) -> list[tuple[str, tuple[int, ...]]]:
-    return sorted(parameter_shapes(config).items())
+def initial_part(config: ModelConfig, seed: int, name: str, part: Part) -> np.ndarray:
+    """Of the start of one parameter what lies between bounds along each axis, ``((0, L), (i, i + rows), ...)``.
 
-
-def _initial(config: ModelConfig, key: Key, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    if name.endswith(".gain"):
-        return np.ones(shape, np.float32)
-    if name.endswith(".bias"):
-        return np.zeros(shape, np.float32)
-    words = random_bits(key, np.arange(np.prod(shape), dtype=np.uint64)).reshape(shape)
-    normal = ndtri((words.astype(np.float64) + 0.5) * 2.0**-32)
+    The bits of the whole, of which nothing else is computed; beside the part, memory for 2^16 draws at a time.
+    """
+    shape = tuple(stop - start for start, stop in part)
+    if name.endswith((".gain", ".bias")):
+        return np.full(shape, name.endswith(".gain"), np.float32)
+    key = fold_name(fold_name(as_key(seed), "parameters"), name)
     writes = ("attention_out" in name) or ("mlp_down" in name)
     deviation = 0.02 / (2 * config.layers) ** 0.5 if writes else 0.02
-    return (normal * deviation).astype(np.float32)
+    rows, columns = _row_indices(parameter_shapes(config)[name], part), np.arange(*part[-1], dtype=np.uint64)
+    drawn = np.empty((len(rows), len(columns)), np.float32)
+    several = max(1, _DRAWN_AT_ONCE // max(1, len(columns)))
+    for first in range(0, len(rows), several):
+        words = random_bits(key, rows[first : first + several, None] + columns)
+        drawn[first : first + several] = ndtri((words.astype(np.float64) + 0.5) * 2.0**-32) * deviation
+    return drawn.reshape(shape)
+
+
+def _row_indices(shape: tuple[int, ...], part: Part) -> np.ndarray:
+    """Row-major index, in the whole array, of column 0 of every row of a part."""
+    rows: np.ndarray = np.zeros(1, np.uint64)
+    for (start, stop), size in zip(part[:-1], shape[:-1], strict=True):
+        rows = (rows[:, None] * np.uint64(size) + np.arange(start, stop, dtype=np.uint64)).reshape(-1)
+    return rows * np.uint64(shape[-1])
 
 
 def dropout_keys(config: ModelConfig, seed: int, step: int) -> dict[str, np.ndarray] | None:

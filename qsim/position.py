@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ import numpy as np
 from qsim.checkpoints import Checkpoint
 from qsim.config import RunConfig
 from qsim.corpus import Corpus
-from qsim.data import batch
+from qsim.data import Batch, batch
 from qsim.delayed_scaling import PART, first_histories
-from qsim.model import initial_parameters, step_keys
+from qsim.devices import Devices, whole
+from qsim.model import Part, initial_part, parameter_shapes, step_keys
 from qsim.optimizer import ScaleState, step_scalars
 from qsim.policy import Arithmetic
 
@@ -39,7 +41,7 @@ class Position:
 class Inputs:
     """What one step is given beside the state: tokens and targets (B, T), the host's numbers, keys of its draws."""
 
-    batch: tuple[np.ndarray, np.ndarray]
+    batch: tuple[Any, Any]
     scalars: dict[str, Any]
     keys: dict[str, np.ndarray] | None
 
@@ -56,12 +58,27 @@ class FirstWeights:
     sha256: str
 
 
-def start(config: RunConfig, policy: Arithmetic, weights: FirstWeights | None = None) -> Position:
-    """Step 0: parameters drawn from the seed unless given, moments at zero, the policy's first loss scale."""
-    first = initial_parameters(config.model, config.seed) if weights is None else dict(weights.parameters)
-    zeros = {name: np.zeros_like(w) for name, w in first.items()}
-    state = {"parameters": first, "first": zeros, "second": dict(zeros)}
+def start(
+    config: RunConfig, policy: Arithmetic, weights: FirstWeights | None = None, devices: Devices | None = None
+) -> Position:
+    """Step 0: parameters drawn from the seed unless given, moments at zero, the policy's first loss scale.
+
+    devices: of a mesh each has its own parts made, and nothing is made whole; given weights are whole already.
+    """
+    make = whole if devices is None else devices.make
+    shapes = sorted(parameter_shapes(config.model).items())
+    if weights is None:
+        drawn = partial(initial_part, config.model, config.seed)
+        first = {name: make(name, shape, partial(drawn, name)) for name, shape in shapes}
+    else:
+        first = dict(weights.parameters)
+    state: State = {"parameters": first}
+    state |= {part: {name: make(name, shape, _zeros) for name, shape in shapes} for part in ("first", "second")}
     return Position(0, 0, ScaleState.start(policy.loss_scaling), fitting(policy, state))
+
+
+def _zeros(part: Part) -> np.ndarray:
+    return np.zeros(tuple(stop - start for start, stop in part), np.float32)
 
 
 def fitting(policy: Arithmetic, state: State) -> State:
@@ -73,16 +90,23 @@ def fitting(policy: Arithmetic, state: State) -> State:
     return parts
 
 
-def batch_of(config: RunConfig, corpus: Corpus, step: int) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens and targets of a step, the same under every policy."""
-    return batch(
-        corpus,
-        seed=config.seed,
-        step=step,
-        batch_size=config.data.batch_size,
-        length=config.model.length,
-        order=config.data.order,
-    )
+def batch_of(config: RunConfig, corpus: Corpus, step: int, rows: np.ndarray | None = None) -> Batch:
+    """Tokens and targets of a step, the same under every policy: all, or the rows of those numbers alone."""
+    rows = np.arange(config.data.batch_size) if rows is None else rows
+    runs = [
+        batch(
+            corpus,
+            seed=config.seed,
+            step=step,
+            batch_size=len(run),
+            length=config.model.length,
+            first_row=int(run[0]),
+            order=config.data.order,
+            step_rows=config.data.batch_size,
+        )
+        for run in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
+    ]
+    return runs[0] if len(runs) == 1 else (np.concatenate([x for x, _ in runs]), np.concatenate([y for _, y in runs]))
 
 
 def inputs_of(config: RunConfig, policy: Arithmetic, position: Position, tokens: Any) -> Inputs:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from qsim.checkpointing import check_form
 from qsim.config import ConfigError, RunConfig
 from qsim.data import Corpus, load_data, reference_data
 from qsim.devices import find_devices
@@ -51,6 +52,7 @@ def replay(
     find_devices(config, policy, executor, mesh)  # refused before anything is written
     check_faults(faults, config, policy, 1 if mesh is None else mesh.count)
     check_elements(faults, config, policy)
+    check_form(config.record.checkpoints)
     require_new(out)
     position = Rerun(parent, corpus=corpus).at(first)
     if first == 0 or parent.policy.loss_scaling != policy.loss_scaling:

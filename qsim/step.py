@@ -102,7 +102,7 @@ class Step:
         self.devices = devices or OneDevice(executor)
         self.formats: dict[str, Format] = {}
         self.roundings: dict[tuple[str, int], str] = {}  # asked for by what was traced last: ``qsim.named_sites``
-        self._shared_parts = config.data.accumulation
+        self.shared_parts = config.data.accumulation
         self._speculative: Any = self._compiled(True)
         self._certain = self._compiled(False)
 
@@ -138,11 +138,11 @@ class Step:
         return self._speculative.lower(*self._placed(state, batch), scalars, keys)
 
     def _placed(self, state: State, batch: tuple[Array, Array]) -> tuple[State, tuple[Array, Array]]:
-        return self.devices.place(state, "state"), self.devices.place(batch, "batch", self._shared_parts)
+        return self.devices.place(state, "state"), self.devices.place(batch, "batch", self.shared_parts)
 
     def _run(self, speculative: bool, state: State, batch: tuple[Array, Array], scalars: Tree, keys: Any) -> Any:
         observer = self.recorder() if self.recorder else None
-        shards = self.devices.shards.for_computation(self._shared_parts)
+        shards = self.devices.shards.for_computation(self.shared_parts)
         ar = Calculator(
             self.policy,
             self.executor,

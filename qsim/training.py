@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ import numpy as np
 
 from precision.formats import Format
 from precision.statistics import Statistics
-from qsim.checkpoints import Checkpoint, load_last_checkpoint, save_checkpoint
+from qsim.checkpointing import check_form, checkpoints_of
+from qsim.checkpoints import Checkpoint, load_last_checkpoint
 from qsim.config import RunConfig
 from qsim.data import Corpus, build_corpus, check_corpus, save_data, validation_batches
 from qsim.delayed_scaling import PART, Histories
@@ -65,16 +68,17 @@ def train(
     if not devices.writes:
         run, progress = FollowedRun(run.path, config, policy, executor), silent
     loop = _Loop(run, config, policy, executor, corpus, devices, faults)
-    position = loop.resume() if resume else begin or start(config, policy)
+    position = loop.resume() if resume else begin or start(config, policy, devices=devices)
     position.state = fitting(policy, position.state)
-    if not resume:
-        loop.checkpoint(position)
-    with graceful() as stop, progress(policy.name, position.step, config.steps) as bar:
-        while position.step < config.steps:
-            loss = loop.advance(position)
-            bar.update(position.step, loss)
-            loop.heed(stop, position)
-    loop.finish(position)
+    with loop.leaving_nothing_begun():
+        if not resume:
+            loop.checkpoint(position)
+        with graceful() as stop, progress(policy.name, position.step, config.steps) as bar:
+            while position.step < config.steps:
+                loss = loop.advance(position)
+                bar.update(position.step, loss)
+                loop.heed(stop, position)
+        loop.finish(position)
     return run
 
 
@@ -99,11 +103,12 @@ def train_new(
     devices = find_devices(config, arithmetic, executor, mesh)
     check_faults(faults, config, arithmetic, 1 if mesh is None else mesh.count)
     check_elements(faults, config, arithmetic)
+    check_form(config.record.checkpoints)
     if devices.writes:
         require_new(out)
     corpus = corpus_of(config, text) if corpus is None else corpus
     _check_corpus(corpus, config)
-    begin = start(config, arithmetic, weights)
+    begin = start(config, arithmetic, weights, devices)
     if not devices.writes:
         return train(FollowedRun(out, config, arithmetic, executor), corpus, begin=begin, mesh=mesh)
     run = RunFolder.create(out, config, arithmetic, executor, mesh=mesh, faults=faults, weights=weights)
@@ -151,6 +156,7 @@ class _Loop:
         self.devices = devices
         self.plain = Step(config, policy, executor, devices=devices, donates=True)
         self.counting = Step(config, policy, executor, Recorder, devices, donates=True)
+        self.checkpoints = checkpoints_of(config.record.checkpoints, run.path, devices)
         self.saved: int | None = None  # the step of the last checkpoint
 
     def advance(self, position: Position) -> float:
@@ -162,7 +168,7 @@ class _Loop:
         counts &= not self.policy.identity  # which rounds nothing that could be counted
         step = self._step(number, counts)
         scale = position.scale.scale
-        inputs = inputs_of(config, self.policy, position, batch_of(config, self.corpus, number))
+        inputs = inputs_of(config, self.policy, position, self._batch(number))
         before = self.devices.on_host(position.state["parameters"]) if counts else {}
         results = advance(position, self.policy, step, inputs)
         loss, finite = float(results["loss"]), bool(results["finite"])
@@ -187,6 +193,11 @@ class _Loop:
             self.checkpoint(position)
         return loss
 
+    def _batch(self, number: int) -> tuple[Any, Any]:
+        shape = self.config.data.batch_size, self.config.model.length
+        rows = partial(batch_of, self.config, self.corpus, number)
+        return self.devices.batch(rows, shape, self.plain.shared_parts)
+
     def _step(self, number: int, counts: bool) -> Step:
         planted = [fault for fault in self.faults if fault.step == number]
         if not planted:
@@ -202,8 +213,9 @@ class _Loop:
             self.run.write_statistics(step, sites, **more)
 
     def _write_hashes(self, step: int, results: dict[str, Any], state: State) -> None:
-        gradients = self.devices.on_host(results["gradients"])
-        self.run.append("hashes.jsonl", step_hashes(step, results | {"gradients": gradients}, self._on_host(state)))
+        gradients, state = self.devices.on_host(results["gradients"]), self._on_host(state)
+        if self.devices.writes:
+            self.run.append("hashes.jsonl", step_hashes(step, results | {"gradients": gradients}, state))
 
     def _on_host(self, state: State) -> dict[str, dict[str, np.ndarray]]:
         return {part: self.devices.on_host(tree) for part, tree in sorted(state.items())}
@@ -215,29 +227,41 @@ class _Loop:
             return
         if position.step != self.saved:
             self.checkpoint(position)
+        self.checkpoints.wait()
         raise Interrupted(number)
 
     def checkpoint(self, position: Position) -> None:
-        state = self._on_host(position.state)
         self.saved = position.step
-        if not self.devices.writes:
-            return
-        self.run.sync()
-        save_checkpoint(
-            self.run.path,
+        if self.devices.writes:
+            self.run.sync()
+        self.checkpoints.save(
             Checkpoint(
                 step=position.step,
                 updates=position.updates,
                 scale=position.scale,
-                state=state,
+                state=position.state,
                 policy_sha256=self.policy.sha256,
                 data_sha256=self.corpus.sha256,
-            ),
+            )
         )
+
+    @contextmanager
+    def leaving_nothing_begun(self) -> Iterator[None]:
+        """An error inside comes out when what is being written is there, or has failed, too.
+
+        Not of several processes: one that is gone would be waited for.
+        """
+        try:
+            yield
+        except BaseException:
+            if self.devices.processes == 1:
+                with suppress(OSError):
+                    self.checkpoints.wait()
+            raise
 
     def resume(self) -> Position:
         """The last whole checkpoint, everything recorded after it dropped."""
-        saved = load_last_checkpoint(self.run.path)
+        saved = load_last_checkpoint(self.run.path, self.devices)
         if saved is None:
             raise RunError(f"run {str(self.run.path)!r} has no checkpoint to resume from; start it anew elsewhere")
         if saved.policy_sha256 != self.policy.sha256 or saved.data_sha256 != self.corpus.sha256:
@@ -251,6 +275,7 @@ class _Loop:
         loss = held_out_loss(
             self.config, self.policy, self.executor, parameters, self.corpus, self.devices, histories=histories
         )
+        self.checkpoints.wait()  # a run is finished by the line below
         self.run.append("metrics.jsonl", {"step": position.step, "validation_loss": loss})
 
 

@@ -8,19 +8,21 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import yaml
 
 from precision.backends import BACKENDS
 from qsim import config as configuration
 from qsim.commands.command import Arguments
-from qsim.config import PRESETS, ConfigError, RunConfig
+from qsim.config import PRESETS, CheckpointForm, ConfigError, RunConfig
 from qsim.mesh import Mesh, parse_mesh
 
 if TYPE_CHECKING:
     from qsim.faults import Fault
     from qsim.policy import Arithmetic
+
+FORMS = get_args(CheckpointForm)
 
 
 def add_run_options(parser: argparse.ArgumentParser, out: str | None = None) -> None:
@@ -39,6 +41,8 @@ def add_run_options(parser: argparse.ArgumentParser, out: str | None = None) -> 
         parser.add_argument("--policy", help="default fp32; see qsim policy")
         add_rule(parser)
         parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+        parser.add_argument("--checkpoints", choices=FORMS, help="default safetensors; orbax: each process "
+                            "writes its own shards, while it computes on")  # fmt: skip
 
 
 def add_rule(parser: argparse.ArgumentParser) -> None:
@@ -194,4 +198,6 @@ def given_pairs(arguments: Arguments) -> list[tuple[str, Any]]:
     values = {} if arguments.config is None else _config_file(arguments.config)
     pairs = [(key, value) for key, value in values.items() if key != "preset"]
     pairs += [(key, getattr(arguments, key)) for key in ("steps", "seed") if getattr(arguments, key) is not None]
+    if getattr(arguments, "checkpoints", None) is not None:
+        pairs.append(("record.checkpoints", arguments.checkpoints))
     return pairs + arguments.overrides

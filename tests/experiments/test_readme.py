@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from experiments import moved
 from experiments.catalogue import NAMES
-from experiments.readme import BEGIN, END, README, records, rewritten, table
+from experiments.quantizing import SCHEMES
+from experiments.readme import README, markers, records, rewritten, table, with_tables
 
 RECORD = {
     "experiment": "int4",
@@ -44,12 +46,25 @@ def test_every_scale_has_a_line_and_what_is_not_finished_none(tmp_path: Path) ->
 
 
 def test_what_stands_around_the_table_stays() -> None:
-    assert rewritten(f"a\n{BEGIN}\nold\n{END}\nb\n", {}) == f"a\n{BEGIN}\n{table({})}\n{END}\nb\n"
-    for text in ("a", f"{BEGIN}\n", f"{END}\n"):
+    begin, end = markers("of it")
+    assert rewritten(f"a\n{begin}\nold\n{end}\nb\n", "of it", "| new |") == f"a\n{begin}\n| new |\n{end}\nb\n"
+    for text in ("a", f"{begin}\n", f"{end}\n"):
         with pytest.raises(ValueError, match="put it where the table goes"):
-            rewritten(text, {})
+            rewritten(text, "of it", "")
+
+
+def test_what_schemes_move_is_counted_over_rows_that_trained(tmp_path: Path) -> None:
+    head = ["label", "scale", "seed", "unigram_entropy", "loss_pre", *(f"loss_{name}" for name in SCHEMES)]
+    losses = [(4.0, 4.1), (4.0, 3.8), (5.0, 5.05), (25.0, 30.0)]
+    rows = [
+        ["a", "small", str(i), "8.0", str(pre), *[str(post)] * len(SCHEMES)] for i, (pre, post) in enumerate(losses)
+    ]
+    (tmp_path / "rows.csv").write_text("\n".join(",".join(row) for row in [head, *rows]))
+    first, *others = moved.lines([tmp_path])
+    assert list(first) == ["small", "3", "0.50 to 0.62", "`int8_vectorwise`", "+0.0500", "-0.2000", "a, seed 1"]
+    assert len(others) == len(SCHEMES) - 1
 
 
 def test_the_readme_is_what_the_command_writes() -> None:
     text = README.read_text()
-    assert rewritten(text, records([README.parent / "results"])) == text
+    assert with_tables(text, [README.parent / "results"]) == text

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from qsim.config import RunConfig, override_all, preset
+from qsim.corpus import Corpus
 from qsim.progress import Progress, silent
 from qsim.runs import RunFolder
 from qsim.training import train_new
@@ -51,6 +52,12 @@ def write_text(folder: Path, words: int = 900) -> Path:
     path = folder / "text.txt"
     path.write_bytes(b" ".join(drawn))
     return path
+
+
+def corpus_of_numbers() -> Corpus:
+    """4,000 tokens, 0 to 49 again and again."""
+    tokens = (np.arange(4000) % 50).astype("<u2")
+    return Corpus(tokens=tokens, vocabulary_size=50, tokenizer="none", sources=("numbers",), held_out=400)
 
 
 def small_run(

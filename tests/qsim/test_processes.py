@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import signal
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from subprocess import Popen
 
+import numpy as np
 import pytest
-from processes import HEEDING, set_executor, slowed, start_two
-from small_runs import assert_sentence, hash_rows, small_flags, small_run
+from processes import HEEDING, set_executor, slowed, start_eight, start_one, start_two
+from small_runs import assert_sentence, hash_rows, small_flags, small_run, write_text
 
 from qsim.checkpoints import saved_steps
 from qsim.replay import resume
 from qsim.runs import RunFolder
 
-STEPS = 14
+STEPS = 16
 CHANGES = {"steps": STEPS, "model.layers": 1, "model.dropout": 0.1, "record.checkpoint_every": 2}
-CHANGES |= {"record.statistics_every": 0}
+CHANGES |= {"record.statistics_every": 0, "data.reduction_chunks": 4}
 SLOW = HEEDING + slowed(1)  # the first signal of a test comes long before the last step
+FORM = "orbax" if find_spec("orbax") else "safetensors"
 
 
 def rows(run: Path) -> int:
-    path = run / "hashes.jsonl"
+    path = run / "metrics.jsonl"
     return path.read_bytes().count(b"\n") if path.is_file() else 0
+
+
+def losses(run: Path) -> np.ndarray:
+    return np.array([row["loss"] for row in RunFolder(run).rows("metrics.jsonl") if "loss" in row])
 
 
 def stopped(processes: list[Popen[str]], run: Path, number: signal.Signals, *, struck: int) -> list[tuple[int, str]]:
@@ -37,6 +44,11 @@ def stopped(processes: list[Popen[str]], run: Path, number: signal.Signals, *, s
     return [(p.returncode, (err.splitlines() or [""])[-1]) for p, (_, err) in zip(processes, ended, strict=True)]
 
 
+def finish(process: Popen[str]) -> None:
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """The run as one device makes it, left in peace."""
@@ -45,11 +57,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 def begin(whole: RunFolder, run: Path) -> list[Popen[str]]:
     text = whole.path.parent / "text.txt"
-    return start_two("--policy", "fp16", "--text", text, "--out", run, *small_flags(**CHANGES), before=SLOW)
+    words = ("--policy", "fp16", "--text", text, "--out", run, "--checkpoints", FORM, *small_flags(**CHANGES))
+    return start_two(*words, before=SLOW, cluster=True)
 
 
 def test_a_signal_to_one_stops_both(tmp_path: Path, whole: RunFolder) -> None:
-    """To the one that does not write; the run is then ended by one device."""
+    """To the one that does not write; the run is then ended by one device.  A cluster tells where they meet."""
     run = tmp_path / "run"
     for code, line in stopped(begin(whole, run), run, signal.SIGTERM, struck=1):
         assert code == 143
@@ -61,7 +74,10 @@ def test_a_signal_to_one_stops_both(tmp_path: Path, whole: RunFolder) -> None:
 
 @pytest.mark.exhaustive
 def test_one_ends_with_the_other(tmp_path: Path, whole: RunFolder) -> None:
-    """Ctrl-C to the first, SIGKILL to the second, SIGKILL to the first; resumed each time, at last to the end."""
+    """Ctrl-C to the first, SIGKILL to the second, SIGKILL to the first, SIGTERM to eight devices of one process.
+
+    Resumed each time, at last to the end by two again.
+    """
     run = tmp_path / "run"
     assert [code for code, _ in stopped(begin(whole, run), run, signal.SIGINT, struck=0)] == [130, 130]
     for struck in (1, 0):
@@ -70,6 +86,25 @@ def test_one_ends_with_the_other(tmp_path: Path, whole: RunFolder) -> None:
         code, line = ended[1 - struck]
         assert code == 1
         assert_sentence(line, "qsim train: another process of this run ended or answers no more", "--resume")
+    ended = stopped([start_eight("--resume", "--out", run, before=SLOW)], run, signal.SIGTERM, struck=0)
+    assert ended[0][0] == 143
     last = start_two("--resume", "--out", run)
     assert [(process.communicate(timeout=300), process.returncode)[1] for process in last] == [0, 0]
     assert hash_rows(run) == hash_rows(whole)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("policy", ["native-bf16", "native-fp16"])
+def test_native_losses_are_those_of_one_device(tmp_path: Path, policy: str) -> None:
+    """To 1e-3: of two processes, one stopped on the way, which eight devices of one process go on for."""
+    words = ("--policy", policy, "--text", write_text(tmp_path), "--checkpoints", FORM, *small_flags(**CHANGES))
+    finish(start_one(*words, "--executor", "jax", "--out", tmp_path / "one"))
+    run = tmp_path / "run"
+    assert [code for code, _ in stopped(start_two(*words, "--out", run, before=SLOW), run, signal.SIGTERM, struck=0)]
+    before = len(losses(run))
+    assert before < STEPS
+    finish(start_eight("--resume", "--out", run))
+    expected, found = losses(tmp_path / "one"), losses(run)
+    assert len(found) == len(expected) == STEPS
+    print(policy, before, np.abs(found - expected).max(), expected[0], expected[-1])
+    assert np.abs(found - expected).max() <= 1e-3

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,17 +52,23 @@ sys.addaudithook(count)
 
 
 def start(
-    folder: Path, text: Path, *, steps: int = STEPS, before: str = "", executor: str = "numpy"
+    folder: Path,
+    text: Path,
+    *,
+    steps: int = STEPS,
+    before: str = "",
+    executor: str = "numpy",
+    more: Sequence[str] = (),
 ) -> subprocess.Popen[str]:
     """``qsim train`` into a folder, as a user would go on with it: resumed, or anew where nothing was saved yet.
 
-    before: what the process does first.
+    before: what the process does first; more: words of the command line.
     """
     resumed = bool(saved_steps(folder))
     if not resumed:
         shutil.rmtree(folder, ignore_errors=True)
     words = ["train", "--text", str(text), "--out", str(folder), "--steps", str(steps)]
-    words += [*FLAGS, "--executor", executor, *(["--resume"] if resumed else [])]
+    words += [*FLAGS, "--executor", executor, *(["--resume"] if resumed else []), *more]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([sys.executable, "-c", before + COMMAND, *words], env=environment(1), **pipes)
 

@@ -24,6 +24,7 @@ from precision.backends.jax_.rounding import from_bits, on_cpu, refuse_too_many,
 
 Array = Any
 Layout = tuple[str | None, ...]
+Part = tuple[tuple[int, int], ...]  # of an array: from where to where along each axis
 
 
 def join_processes(coordinator: str | None, processes: int | None, process: int | None) -> None:
@@ -38,6 +39,10 @@ def join_processes(coordinator: str | None, processes: int | None, process: int 
 
 def process_index() -> int:
     return jax.process_index()
+
+
+def process_count() -> int:
+    return jax.process_count()
 
 
 def device_count() -> int:
@@ -105,13 +110,37 @@ def _is_layout(x: Any) -> bool:
 
 def place(x: np.ndarray, mesh: Mesh, layout: Layout) -> jax.Array:
     """A host array, the same in every process, spread over the mesh; a process copies its own parts alone."""
-    sharding = NamedSharding(mesh, PartitionSpec(*layout))
-    return jax.make_array_from_callback(x.shape, sharding, lambda part: x[part])
+    return jax.make_array_from_callback(x.shape, sharding(mesh, layout), lambda part: x[part])
+
+
+def sharding(mesh: Mesh, layout: Layout) -> NamedSharding:
+    """How an array of that layout lies on the mesh."""
+    return NamedSharding(mesh, PartitionSpec(*layout))
+
+
+def make(shape: tuple[int, ...], mesh: Mesh, layout: Layout, part: Callable[[Part], np.ndarray]) -> jax.Array:
+    """An array spread over the mesh, ``part`` asked for what lies between bounds along each axis, in turn.
+
+    Only parts of this process's own devices are asked for, each once however many devices hold it, and a device has
+    its part before the next is made: the host holds one at a time.
+    """
+    placed = sharding(mesh, layout)
+    holders: dict[Part, list[Any]] = {}
+    for device, where in placed.addressable_devices_indices_map(shape).items():
+        bounds = tuple(axis.indices(size)[:2] for axis, size in zip(where, shape, strict=True))
+        holders.setdefault(bounds, []).append(device)
+    held: dict[Any, jax.Array] = {}
+    for bounds, devices in holders.items():
+        values = part(bounds)
+        held |= {device: jax.device_put(values, device) for device in devices}
+        jax.block_until_ready([held[device] for device in devices])
+    arrays = [held[device] for device in placed.addressable_devices_indices_map(shape)]
+    return jax.make_array_from_single_device_arrays(shape, placed, arrays)
 
 
 def shaped(shape: tuple[int, ...], dtype: Any, mesh: Mesh, layout: Layout) -> jax.ShapeDtypeStruct:
     """An array so spread over the mesh, without its values."""
-    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, PartitionSpec(*layout)))
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding(mesh, layout))
 
 
 def on_host(x: jax.Array | np.ndarray) -> np.ndarray:
