@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from precision.quantization.scheme import SMALLEST_ABSMAX
 from precision.rounding_modes import INFINITY, NEAREST_EVEN, Rounding, pattern_of
 
 Array = Any
+Unit = Literal["int8", "bf16"]
 ROWS, COLUMNS = 128, 256  # of a block of results
 LEAST_ROWS = 32  # of a TPU's INT8 tiles
 LARGEST_K = (2**31 - 1) // 127**2
@@ -40,7 +41,7 @@ _ftz32 = make_ftz32(_product, long_division, flush, zero_of, jnp.where)
 
 
 def quantized_product(
-    x: Array, w: Array, w_scale: Array, output: Format, *, target: Target | None = None
+    x: Array, w: Array, w_scale: Array, output: Format, unit: Unit = "int8", *, target: Target | None = None
 ) -> Array:
     """x (m, k) float32 or bfloat16, w (k, n) int8 with float32 scales (n,): float32 (m, n), values of ``output``.
 
@@ -50,15 +51,19 @@ def quantized_product(
     Every RN is float32's, nearest even, subnormals flushed; the sum is exact.  Rows with a < 2^-112 have q = s = 0,
     rows with NaN or infinity are NaN: the bits of ``quantized_matmul`` under ``int8_vectorwise``,
     nonfinite="propagate".
+    ``unit``: what multiplies codes.  "bf16": as bfloat16, which holds them, 128 of k at a time, whose sum is exact in
+    float32; for units without INT8, as a TPU v4's is to Mosaic.
     Assumed of a platform: float32 multiplication and addition of normal numbers round to nearest even.  Everything
     else is integers: absmax, quotient, rounding to codes, sum, flushes, rounding to the output.
     Errors: ValueError for k beyond what INT32 or a TPU's fast memory holds.
     """
-    return _quantized_product(x, w, w_scale, output, target)
+    return _quantized_product(x, w, w_scale, output, unit, target)
 
 
-@partial(jax.jit, static_argnames=("output", "target"))
-def _quantized_product(x: Array, w: Array, w_scale: Array, output: Format, target: Target | None) -> Array:
+@partial(jax.jit, static_argnames=("output", "unit", "target"))
+def _quantized_product(
+    x: Array, w: Array, w_scale: Array, output: Format, unit: Unit, target: Target | None
+) -> Array:
     (m, k), n = x.shape, w.shape[1]
     if m * n == 0 or k == 0:
         return jnp.zeros((m, n), jnp.float32)
@@ -66,7 +71,7 @@ def _quantized_product(x: Array, w: Array, w_scale: Array, output: Format, targe
     # zeros change neither an absmax nor a sum
     x, w = padded(x, (rows, LANES)), padded(w, (LANES, columns))
     scale = padded(w_scale.reshape(1, n), (1, columns))
-    return launched(partial(_launch, output, rows, columns), x, w, scale, target=target)[:m, :n]
+    return launched(partial(_launch, output, unit, rows, columns), x, w, scale, target=target)[:m, :n]
 
 
 def _block(m: int, k: int, n: int) -> tuple[int, int]:
@@ -85,13 +90,13 @@ def _bytes(rows: int, k: int, columns: int) -> int:
 
 
 def _launch(
-    output: Format, rows: int, columns: int, target: Target, x: Array, w: Array, scale: Array
+    output: Format, unit: Unit, rows: int, columns: int, target: Target, x: Array, w: Array, scale: Array
 ) -> Array:
     (m, k), n = x.shape, w.shape[1]
     # where blocks run in order, the first of a row of blocks leaves its codes to the others
     kept = [tpu.VMEM((rows, k), jnp.int8), tpu.VMEM((rows, LANES), jnp.float32)] if target.ordered else []
     return pl.pallas_call(
-        partial(_kernel, output),
+        partial(_kernel, output, unit),
         grid=(m // rows, n // columns),
         in_specs=[
             pl.BlockSpec((rows, k), lambda i, j: (i, 0)),
@@ -105,15 +110,15 @@ def _launch(
     )(x, w, scale)
 
 
-def _kernel(output: Format, x_ref: Any, w_ref: Any, scale_ref: Any, y_ref: Any, *kept: Any) -> None:
+def _kernel(output: Format, unit: Unit, x_ref: Any, w_ref: Any, scale_ref: Any, y_ref: Any, *kept: Any) -> None:
     if kept:
         codes_ref, rows_ref = kept
         pl.when(pl.program_id(1) == 0)(lambda: _keep(x_ref, codes_ref, rows_ref))
         row_scale = rows_ref[...][:, :1]
-        sums = _sums(lambda chunk: codes_ref[:, chunk], w_ref)
+        sums = _sums(lambda chunk: codes_ref[:, chunk], w_ref, unit)
     else:
         inverse, row_scale = _scales(x_ref)
-        sums = _sums(lambda chunk: _codes(x_ref[:, chunk], inverse), w_ref)
+        sums = _sums(lambda chunk: _codes(x_ref[:, chunk], inverse), w_ref, unit)
     scaled = _ftz32.multiply(_ftz32.multiply(_as_float(sums), row_scale), scale_ref[...])
     y_ref[...] = from_bits(bits.round_nearest_even(to_bits(scaled), NEAREST_EVEN.words(output)))
 
@@ -162,13 +167,15 @@ def _codes(x: Array, inverse: Array) -> Array:
     return signed.astype(jnp.int8)
 
 
-def _sums(codes: Any, w_ref: Any) -> Array:
+def _sums(codes: Any, w_ref: Any, unit: Unit) -> Array:
     """int32 (rows, columns), of chunks along k."""
+    factor, total = (jnp.int8, jnp.int32) if unit == "int8" else (jnp.bfloat16, jnp.float32)
 
     def body(i: Any, sums: Array) -> Array:
-        return sums + lax.dot_general(
-            codes(_chunk(i)), w_ref[_chunk(i), :], (((1,), (0,)), ((), ())), preferred_element_type=jnp.int32
-        )
+        chunk = _chunk(i)
+        operands = codes(chunk).astype(factor), w_ref[chunk, :].astype(factor)
+        part = lax.dot_general(*operands, (((1,), (0,)), ((), ())), preferred_element_type=total)
+        return sums + part.astype(jnp.int32)
 
     (k, columns), rows = w_ref.shape, codes(_chunk(0)).shape[0]
     return lax.fori_loop(0, k // LANES, body, jnp.zeros((rows, columns), jnp.int32))

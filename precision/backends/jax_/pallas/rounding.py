@@ -13,93 +13,110 @@ from jax.experimental import pallas as pl
 
 from precision import bits
 from precision.backends.jax_.pallas.targets import LANES, SUBLANES, Target, block_size, launched, padded
-from precision.backends.jax_.rounding import from_bits, refuse_too_many, to_bits
+from precision.backends.jax_.rounding import CELLS, cells, from_bits, refuse_too_many, to_bits
 from precision.format import Format
 from precision.rounding_modes import NEAREST_EVEN, Rounding
+from precision.significands import COLUMNS
 from precision.statistics import COUNTERS, INFINITY
 
 Array = Any
 ROWS = 256  # of 128 lanes, in a block: 128 KiB read, as many written
 LARGEST, SMALLEST = len(COUNTERS), len(COUNTERS) + 1  # where the extremes stand, after the counters
-TALLIED = 16  # rows of a block's tally, a power of two
+TALLIED, TABLE = 16, 64  # rows of a block's tally and of its table of 128 columns, powers of two
+NOWHERE = TABLE * LANES - 1  # a cell behind all that are read
 
 
 class Counted(NamedTuple):
-    """What is counted of the values of one array: the first, third and fourth field of ``statistics.Tally``."""
+    """What is counted of the values of one array: fields of ``statistics.Tally``."""
 
     counts: Array  # int32 (9,), in the order of COUNTERS
     largest: Array  # uint32, float32 pattern of the largest finite magnitude; 0 where there is none
     smallest: Array  # uint32, of the smallest nonzero one; that of infinity where there is none
+    significands: Array | None  # int32 (277, 24), where it was asked for
 
 
 def round_and_count(
-    x: Array, fmt: Format, rounding: Rounding = NEAREST_EVEN, *, target: Target | None = None
+    x: Array,
+    fmt: Format,
+    rounding: Rounding = NEAREST_EVEN,
+    *,
+    significands: bool = False,
+    target: Target | None = None,
 ) -> tuple[Array, Counted]:
-    """x float32, of any shape, rounded to nearest even, and its counters.
+    """x float32, of any shape, rounded to nearest even, and its counters; with the table of ``significands``.
 
     Integer operations alone: no compiler takes a rounding away and no unit flushes a subnormal, on any platform.
-    A block leaves one partial counter a lane; those are added, as integers, in any order.  An array that does not
-    fill whole blocks is copied into one that does, and what fills it up is counted nowhere.
+    A block leaves one partial counter a lane; those are added, as integers, in any order.  The table is a product of
+    matrices of 0 and 1: cell 128 i + j counts the values whose row i and column j both hold 1.  An array that does
+    not fill whole blocks is copied into one that does, and what fills it up is counted nowhere.
     Errors: ValueError for another mode, and from 2^31 values on.
     """
     if rounding.mode != "nearest_even":
         raise ValueError(f"the fused kernel rounds to nearest even, not {rounding.mode}; use round_with_statistics")
     refuse_too_many(x.size)
-    return _round_and_count(x, fmt, rounding, target)
+    return _round_and_count(x, fmt, rounding, significands, target)
 
 
-@partial(jax.jit, static_argnames=("fmt", "rounding", "target"))
+@partial(jax.jit, static_argnames=("fmt", "rounding", "tabulating", "target"))
 def _round_and_count(
-    x: Array, fmt: Format, rounding: Rounding, target: Target | None
+    x: Array, fmt: Format, rounding: Rounding, tabulating: bool, target: Target | None
 ) -> tuple[Array, Counted]:
-    if x.size == 0:
-        return x, Counted(jnp.zeros(len(COUNTERS), jnp.int32), jnp.uint32(0), jnp.uint32(INFINITY))
     rows = block_size(-(-x.size // LANES), SUBLANES, ROWS)
-    flat = padded(x.reshape(-1), (rows * LANES,)).reshape(-1, LANES)
-    launch = partial(_launch, fmt, rounding, x.size, rows)
-    rounded, tallies = launched(launch, flat, target=target)
+    flat = padded(x.reshape(-1), (rows * LANES,)) if x.size else jnp.zeros(rows * LANES, jnp.float32)
+    launch = partial(_launch, fmt, rounding, tabulating, x.size, rows)
+    rounded, tallies, *tables = launched(launch, flat.reshape(-1, LANES), target=target)
+    counts = tallies[:, : len(COUNTERS)].sum(axis=(0, 2), dtype=jnp.int32)
     largest, smallest = tallies[:, LARGEST].max(), tallies[:, SMALLEST].min()
-    counted = Counted(
-        tallies[:, : len(COUNTERS)].sum(axis=(0, 2), dtype=jnp.int32),
-        largest.astype(jnp.uint32),
-        smallest.astype(jnp.uint32),
-    )
+    table = tables[0].sum(axis=0, dtype=jnp.int32).reshape(-1)[:CELLS].reshape(-1, COLUMNS) if tables else None
+    counted = Counted(counts, largest.astype(jnp.uint32), smallest.astype(jnp.uint32), table)
     return rounded.reshape(-1)[: x.size].reshape(x.shape), counted
 
 
 def _launch(
-    fmt: Format, rounding: Rounding, size: int, rows: int, target: Target, flat: Array
-) -> tuple[Array, Array]:
+    fmt: Format, rounding: Rounding, tabulating: bool, size: int, rows: int, target: Target, flat: Array
+) -> list[Array]:
     blocks = flat.shape[0] // rows
     whole = pl.BlockSpec((rows, LANES), lambda i: (i, 0))
+    partials = [TALLIED, *([TABLE] if tabulating else [])]  # rows of what every block leaves
     return pl.pallas_call(
-        partial(_kernel, fmt, rounding, size if size < flat.size else None),
+        partial(_kernel, fmt, rounding, size if size < flat.size else None, SUBLANES if target.ordered else 1),
         grid=(blocks,),
         in_specs=[whole],
-        out_specs=[whole, pl.BlockSpec((None, TALLIED, LANES), lambda i: (i, 0, 0))],
+        out_specs=[whole, *(pl.BlockSpec((None, part, LANES), lambda i: (i, 0, 0)) for part in partials)],
         out_shape=[
             jax.ShapeDtypeStruct(flat.shape, jnp.float32),
-            jax.ShapeDtypeStruct((blocks, TALLIED, LANES), jnp.int32),
+            *(jax.ShapeDtypeStruct((blocks, part, LANES), jnp.int32) for part in partials),
         ],
         **target.options,
     )(flat)
 
 
-def _kernel(fmt: Format, rounding: Rounding, size: int | None, x_ref: Any, rounded_ref: Any, tally_ref: Any) -> None:
-    """One block; ``size``: how many values there are, where not all of the array are."""
+def _kernel(
+    fmt: Format,
+    rounding: Rounding,
+    size: int | None,
+    at_once: int,
+    x_ref: Any,
+    rounded_ref: Any,
+    tally_ref: Any,
+    table_ref: Any = None,
+) -> None:
+    """One block; ``size``: how many values there are, where not all of the array are; ``at_once``: rows tabulated."""
     u = to_bits(x_ref[...])
     result, events = bits.round_and_tell(u, np.uint32(0), rounding.words(fmt))
     rounded_ref[...] = from_bits(result)
     # below 2^31, so that int32 has the order of uint32: vector units reduce signed integers
     events, magnitude = _signed(events), _signed(u & 0x7FFFFFFF)
     if size is not None:
-        events = jnp.where(_places(u.shape) < size, events, 0)
-        magnitude = jnp.where(_places(u.shape) < size, magnitude, 0)
+        inside = _places(u.shape) < size
+        events, magnitude = jnp.where(inside, events, 0), jnp.where(inside, magnitude, 0)
     for i in range(len(COUNTERS)):
         tally_ref[i, :] = ((events >> i) & 1).sum(axis=0, dtype=jnp.int32)
     infinity = jnp.int32(INFINITY)
     tally_ref[LARGEST, :] = jnp.where(magnitude < infinity, magnitude, 0).max(axis=0)
     tally_ref[SMALLEST, :] = jnp.where((magnitude > 0) & (magnitude < infinity), magnitude, infinity).min(axis=0)
+    if table_ref is not None:
+        _tabulate(x_ref, table_ref, at_once)
 
 
 def _signed(u: Array) -> Array:
@@ -110,3 +127,25 @@ def _places(shape: tuple[int, int]) -> Array:
     """Index of each element of the block in the flat array."""
     row = lax.broadcasted_iota(jnp.int32, shape, 0) + pl.program_id(0) * shape[0]
     return row * LANES + lax.broadcasted_iota(jnp.int32, shape, 1)
+
+
+def _tabulate(x_ref: Any, table_ref: Any, at_once: int) -> None:
+    """Counts of the cells of a block, below 2^24 and so exact in float32; zeros that fill it up are in no cell."""
+
+    def body(i: Any, table: Array) -> Array:
+        first = pl.multiple_of(i * at_once, at_once)
+        index = cells(to_bits(x_ref[pl.ds(first, at_once), :]) & 0x7FFFFFFF, NOWHERE)
+        for row in range(at_once):
+            one = index[row : row + 1, :] if at_once > 1 else index
+            high, low = _ones(one >> 7, TABLE), _ones(one & 0x7F, LANES)
+            table = table + lax.dot_general(high, low, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
+        return table
+
+    counts = lax.fori_loop(0, x_ref.shape[0] // at_once, body, jnp.zeros((TABLE, LANES), jnp.float32))
+    table_ref[...] = counts.astype(jnp.int32)
+
+
+def _ones(places: Array, rows: int) -> Array:
+    """bfloat16 (rows, 128), which every matrix unit takes: 1 in the row that a lane's place (1, 128) names."""
+    row = lax.broadcasted_iota(jnp.int32, (rows, LANES), 0)
+    return jnp.where(row == places, np.float32(1), np.float32(0)).astype(jnp.bfloat16)
