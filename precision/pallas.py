@@ -1,8 +1,8 @@
 """Fused kernels for JAX on a TPU or an NVIDIA GPU, written in Pallas: the bits of the functions they stand in for.
 
 Nothing calls them by itself; whoever wants a kernel takes it from here.  Each is lowered for the platform of the
-computation: for TPU by Mosaic, for CUDA by Triton, on a CPU as interpreted XLA operations, which is slow and serves to
-hold the bits.  Lowering for any other platform fails.  They have no derivative; inside ``shard_map`` they take
+computation: for TPU by Mosaic, for CUDA by Triton, on a CPU as interpreted XLA operations, which is slow and serves
+to hold the bits.  Lowering for any other platform fails.  They have no derivative; inside ``shard_map`` they take
 ``check_vma=False``.  ``import precision.pallas`` does not import JAX.
 
 Memory traffic, counted in bytes, and not a measured speed:
@@ -49,8 +49,8 @@ def round_and_count(
         rounded = round_to(x, fmt, subnormals=..., overflow=...)
         counted = (counts, largest, smallest, significands): as ``statistics(x, fmt, ...)`` has them
 
-    counts: int32 (9,), in the order of ``precision.statistics.COUNTERS``.  largest, smallest: uint32, float32 patterns
-    of the largest finite and the smallest nonzero magnitude; 0 and that of infinity where there is none.
+    counts: int32 (9,), in the order of ``precision.statistics.COUNTERS``.  largest, smallest: uint32, float32
+    patterns of the largest finite and the smallest nonzero magnitude; 0 and that of infinity where there is none.
     significands: int32 (277, 24), or None where they are not asked for: they cost a matrix unit 2^20 additions for
     128 values.  ``Statistics.from_counts(fmt, x.size, counts, significands)`` makes a record of them.
     Shapes: any.  Domain: float32, every pattern, and narrower floats, widened exactly.
@@ -64,9 +64,7 @@ def round_and_count(
     return _kernels().round_and_count(x, fmt, how, significands=significands)
 
 
-def quantized_matmul(
-    x: Any, w: Any, *, output: str | Format = FP16, unit: Literal["int8", "bf16"] = "int8"
-) -> Any:
+def quantized_matmul(x: Any, w: Any, *, output: str | Format = FP16, unit: Literal["int8", "bf16"] = "int8") -> Any:
     """x w in INT8, vector-wise: ``precision.quantized_matmul(x, w, output=output, nonfinite="propagate")``.
 
         y = round_output((sum_k qx qw) s_x s_w)

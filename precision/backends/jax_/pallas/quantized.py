@@ -81,7 +81,9 @@ def _block(m: int, k: int, n: int) -> tuple[int, int]:
         rows, columns = (rows // 2, columns) if rows > LEAST_ROWS else (rows, columns // 2)
     if k > LARGEST_K or _bytes(rows, k, columns) > FAST_MEMORY:
         most = min(LARGEST_K, FAST_MEMORY // _bytes(LEAST_ROWS, 1, LANES) // LANES * LANES)
-        raise ValueError(f"k = {k} is more than a block in fast memory holds; at most {most}, or use quantized_matmul")
+        raise ValueError(
+            f"k = {k} is more than a block in fast memory holds; at most {most}, or use quantized_matmul"
+        )
     return rows, columns
 
 
@@ -99,9 +101,9 @@ def _launch(
         partial(_kernel, output, unit),
         grid=(m // rows, n // columns),
         in_specs=[
-            pl.BlockSpec((rows, k), lambda i, j: (i, 0)),
-            pl.BlockSpec((k, columns), lambda i, j: (0, j)),
-            pl.BlockSpec((1, columns), lambda i, j: (0, j)),
+            pl.BlockSpec((rows, k), lambda i, _: (i, 0)),
+            pl.BlockSpec((k, columns), lambda _, j: (0, j)),
+            pl.BlockSpec((1, columns), lambda _, j: (0, j)),
         ],
         out_specs=pl.BlockSpec((rows, columns), lambda i, j: (i, j)),
         out_shape=jax.ShapeDtypeStruct((m, n), jnp.float32),
@@ -182,6 +184,6 @@ def _sums(codes: Any, w_ref: Any, unit: Unit) -> Array:
 
 
 def _as_float(sums: Array) -> Array:
-    """RN32 of int32, whatever a unit's own conversion does above 2^24: both parts are exact, and so is the product."""
+    """RN32 of int32, whatever a unit's own conversion does above 2^24: parts and product are exact."""
     high, low = sums >> 12, sums & 0xFFF
     return high.astype(jnp.float32) * _HIGH + low.astype(jnp.float32)

@@ -101,40 +101,56 @@ def _kernel(
     tally_ref: Any,
     table_ref: Any = None,
 ) -> None:
-    """One block; ``size``: how many values there are, where not all of the array are; ``at_once``: rows tabulated."""
-    u = to_bits(x_ref[...])
-    result, events = bits.round_and_tell(u, np.uint32(0), rounding.words(fmt))
-    rounded_ref[...] = from_bits(result)
-    # below 2^31, so that int32 has the order of uint32: vector units reduce signed integers
-    events, magnitude = _signed(events), _signed(u & 0x7FFFFFFF)
-    if size is not None:
-        inside = _places(u.shape) < size
-        events, magnitude = jnp.where(inside, events, 0), jnp.where(inside, magnitude, 0)
-    for i in range(len(COUNTERS)):
-        tally_ref[i, :] = ((events >> i) & 1).sum(axis=0, dtype=jnp.int32)
-    infinity = jnp.int32(INFINITY)
-    tally_ref[LARGEST, :] = jnp.where(magnitude < infinity, magnitude, 0).max(axis=0)
-    tally_ref[SMALLEST, :] = jnp.where((magnitude > 0) & (magnitude < infinity), magnitude, infinity).min(axis=0)
+    """One block, eight rows at a time, as registers hold them; ``size``: how many values there are, where not all of
+    the array are; ``at_once``: rows that are tabulated together."""
+    infinity, f = jnp.int32(INFINITY), rounding.words(fmt)
+    before = pl.program_id(0) * x_ref.shape[0]  # rows in other blocks; inside a loop no interpreter knows the program
+
+    def body(i: Any, tally: tuple[Array, ...]) -> tuple[Array, ...]:
+        rows = _rows(i, SUBLANES)
+        u = to_bits(x_ref[rows, :])
+        result, events = bits.round_and_tell(u, np.uint32(0), f)
+        rounded_ref[rows, :] = from_bits(result)
+        # below 2^31, so that int32 has the order of uint32: vector units compare signed integers
+        events, magnitude = _signed(events), _signed(u & 0x7FFFFFFF)
+        if size is not None:
+            inside = _places(before + i * SUBLANES) < size
+            events, magnitude = jnp.where(inside, events, 0), jnp.where(inside, magnitude, 0)
+        *counts, largest, smallest = tally
+        counts = [count + ((events >> event) & 1) for event, count in enumerate(counts)]
+        largest = jnp.maximum(largest, jnp.where(magnitude < infinity, magnitude, 0))
+        smallest = jnp.minimum(smallest, jnp.where(magnitude > 0, magnitude, infinity))
+        return (*counts, largest, smallest)
+
+    none = jnp.zeros((SUBLANES, LANES), jnp.int32)
+    start = (*[none] * (len(COUNTERS) + 1), none + infinity)
+    *counts, largest, smallest = lax.fori_loop(0, x_ref.shape[0] // SUBLANES, body, start)
+    for event, count in enumerate(counts):
+        tally_ref[event, :] = count.sum(axis=0, dtype=jnp.int32)
+    tally_ref[LARGEST, :], tally_ref[SMALLEST, :] = largest.max(axis=0), smallest.min(axis=0)
     if table_ref is not None:
         _tabulate(x_ref, table_ref, at_once)
+
+
+def _rows(i: Any, count: int) -> Any:
+    return pl.ds(pl.multiple_of(i * count, count), count)
 
 
 def _signed(u: Array) -> Array:
     return lax.bitcast_convert_type(u, jnp.int32)
 
 
-def _places(shape: tuple[int, int]) -> Array:
-    """Index of each element of the block in the flat array."""
-    row = lax.broadcasted_iota(jnp.int32, shape, 0) + pl.program_id(0) * shape[0]
-    return row * LANES + lax.broadcasted_iota(jnp.int32, shape, 1)
+def _places(first: Any) -> Array:
+    """Index in the flat array of each element of eight rows."""
+    row = lax.broadcasted_iota(jnp.int32, (SUBLANES, LANES), 0) + first
+    return row * LANES + lax.broadcasted_iota(jnp.int32, (SUBLANES, LANES), 1)
 
 
 def _tabulate(x_ref: Any, table_ref: Any, at_once: int) -> None:
     """Counts of the cells of a block, below 2^24 and so exact in float32; zeros that fill it up are in no cell."""
 
     def body(i: Any, table: Array) -> Array:
-        first = pl.multiple_of(i * at_once, at_once)
-        index = cells(to_bits(x_ref[pl.ds(first, at_once), :]) & 0x7FFFFFFF, NOWHERE)
+        index = cells(to_bits(x_ref[_rows(i, at_once), :]) & 0x7FFFFFFF, NOWHERE)
         for row in range(at_once):
             one = index[row : row + 1, :] if at_once > 1 else index
             high, low = _ones(one >> 7, TABLE), _ones(one & 0x7F, LANES)

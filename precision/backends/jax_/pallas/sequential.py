@@ -28,9 +28,9 @@ def sequential_product(
 ) -> Array:
     """(m, k) x (k, n) onto c (m, n), or +0: float32, s <- RN32(s + a b) for k ascending.
 
-    Exact by the float unit, contracted or not, where a product has at most 24 significand bits and nothing falls below
-    2^-126: always for formats such as FP16 and those of 8 bits, from +0; of BF16, and with a c, where the exponents
-    of the operands prove it, and where they do not the sums are formed in integers by ``gemm.scanned``.
+    Exact by the float unit, contracted or not, where a product has at most 24 significand bits and nothing falls
+    below 2^-126: always for formats such as FP16 and those of 8 bits, from +0; of BF16, and with a c, where the
+    exponents of the operands prove it, and where they do not the sums are formed in integers by ``gemm.scanned``.
     Assumed of a platform: float32 addition of normal numbers rounds to nearest even.
     Errors: ValueError for formats whose products have more than 24 bits.
     """
@@ -71,32 +71,20 @@ def _by_tiles(target: Target | None, a: Array, b: Array, c: Array) -> Array:
 
 def _launch(rows: int, columns: int, target: Target, a: Array, b: Array, c: Array) -> Array:
     (m, k), n = a.shape, b.shape[1]
-    cut = (m // rows, n // columns)
-    specs: dict[str, Any]
-    if target.ordered:
-        specs = {
-            "grid": (*cut, k // LANES),
-            "in_specs": [
-                pl.BlockSpec((rows, LANES), lambda i, j, step: (i, step)),
-                pl.BlockSpec((LANES, columns), lambda i, j, step: (step, j)),
-                pl.BlockSpec((rows, columns), lambda i, j, step: (i, j)),
-            ],
-            "out_specs": pl.BlockSpec((rows, columns), lambda i, j, step: (i, j)),
-        }
-    else:
-        specs = {
-            "grid": cut,
-            "in_specs": [
-                pl.BlockSpec((rows, k), lambda i, j: (i, 0)),
-                pl.BlockSpec((k, columns), lambda i, j: (0, j)),
-                pl.BlockSpec((rows, columns), lambda i, j: (i, j)),
-            ],
-            "out_specs": pl.BlockSpec((rows, columns), lambda i, j: (i, j)),
-        }
-    kernel = _block_of_k if target.ordered else _all_of_k
-    return pl.pallas_call(kernel, out_shape=jax.ShapeDtypeStruct((m, n), jnp.float32), **specs, **target.options)(
-        a, b, c
-    )
+    block = LANES if target.ordered else k
+    sums = pl.BlockSpec((rows, columns), lambda i, j, _: (i, j))
+    return pl.pallas_call(
+        _block_of_k if target.ordered else _all_of_k,
+        grid=(m // rows, n // columns, k // block),
+        in_specs=[
+            pl.BlockSpec((rows, block), lambda i, _, step: (i, step)),
+            pl.BlockSpec((block, columns), lambda _, j, step: (step, j)),
+            sums,
+        ],
+        out_specs=sums,
+        out_shape=jax.ShapeDtypeStruct((m, n), jnp.float32),
+        **target.options,
+    )(a, b, c)
 
 
 def _block_of_k(a_ref: Any, b_ref: Any, c_ref: Any, total_ref: Any) -> None:

@@ -18,8 +18,10 @@ SUBLANES = 8  # its other axis, of 32-bit words
 
 @dataclass(frozen=True)
 class Target:
-    """One way of lowering: ``ordered``: the blocks of a grid run one after the other, so that one may read what another
-    has left, as on a TPU; else all at once, as on a GPU.  ``interpreted``: as XLA operations, on any platform, slowly.
+    """One way of lowering.
+
+    ordered: the blocks of a grid run one after the other, so that one may read what another has left, as on a TPU;
+    else all at once, as on a GPU.  interpreted: as XLA operations, on any platform, slowly.
     """
 
     ordered: bool
@@ -30,7 +32,7 @@ class Target:
         """Of ``pallas_call``."""
         if self.interpreted:
             return {"interpret": True}
-        return {} if self.ordered else {"compiler_params": triton.CompilerParams(num_warps=4)}
+        return {} if self.ordered else {"compiler_params": triton.CompilerParams(num_warps=8)}
 
 
 INTERPRETED = Target(ordered=True, interpreted=True)
