@@ -5,10 +5,11 @@ computation: for TPU by Mosaic, for CUDA by Triton, on a CPU as interpreted XLA 
 to hold the bits.  Lowering for any other platform fails.  They have no derivative; inside ``shard_map`` they take
 ``check_vma=False``.  ``import precision.pallas`` does not import JAX.
 
-Memory traffic, counted in bytes, and not a measured speed:
+Memory traffic, counted in bytes from the blocks, and not a measured speed:
 
-    round_and_count    8.25 a value (9.25 with significands): one pass for two or three
-    quantized_matmul   4 a value of x (2 of BF16), 4 a result: no codes, no INT32 sums; w once for each 128 rows of x
+    round_and_count    8.5 a value, 10.5 with significands: one pass; partial counters are written and read back
+    quantized_matmul   4 a value of x (2 of BF16), 4 a result, and w once for each 128 rows of x: no codes of x and no
+                       INT32 sums; on a GPU, x is read and quantized again for each 256 columns of w
     matmul             1 / 16 a multiplication: sums of a 128 x 128 tile stay in registers while k goes by
 """
 
