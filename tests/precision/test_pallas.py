@@ -78,7 +78,7 @@ def test_rounds_and_counts_any_patterns(u: np.ndarray) -> None:
 def test_rounds_and_counts_blocks_all_at_once(shape: tuple[int, ...]) -> None:
     """None, and two of which one is not full."""
     rng = generator(len(shape))
-    check_rounding(sprinkled(rng, drawn(rng, shape)), "e5m2", AT_ONCE, tabulating=True)
+    check_rounding(sprinkled(rng, drawn(rng, shape)), "e5m2", AT_ONCE, tabulating=len(shape) > 1)
 
 
 def test_counts_make_the_record_of_statistics() -> None:
