@@ -72,18 +72,18 @@ def flush(x: Array) -> Array:
     return from_bits(bits.flush_subnormal(to_bits(x), FP32.constants))
 
 
-def _zero_of(x: Array) -> Array:
+def zero_of(x: Array) -> Array:
     return from_bits((to_bits(x) >> 31) << 31)
 
 
-def _long_division(x: Array, y: Array) -> Array:
+def long_division(x: Array, y: Array) -> Array:
     """RN32(x / y) in integers: a GPU's compiler may divide by a reciprocal, or approximately."""
     x, y = jnp.broadcast_arrays(x, y)
     return from_bits(soft_float.nearest(*soft_division.exact_divide(to_bits(x), to_bits(y))))
 
 
 _in_hardware = Ftz32(total, difference, product, quotient)
-_spelled_out = make_ftz32(product, _long_division, flush, _zero_of, jnp.where)
+_spelled_out = make_ftz32(product, long_division, flush, zero_of, jnp.where)
 
 
 def _ftz32() -> Ftz32:

@@ -26,6 +26,7 @@ Array = Any
 _ALL = np.uint32(0xFFFFFFFF)
 STREAMED = 1 << 32  # elements that a 32-bit offset tells apart
 NORMAL = 0x00800000
+CELLS = EXPONENT_BINS * COLUMNS  # of a table of significands
 MOST_COUNTED = (1 << 31) - 1  # without 64-bit types, counters are int32
 
 
@@ -70,7 +71,16 @@ def _word(x: Array) -> Array:
     return x.astype(jnp.uint32)
 
 
-_column = make_column(to_bits, lambda u: u.astype(jnp.float32), jnp.where, jnp.minimum, _word)
+def _float(u: Array) -> Array:
+    """Of words below 2^31 through int32, as ``_least``: Mosaic compiles no such operation on unsigned words."""
+    return lax.bitcast_convert_type(u, jnp.int32).astype(jnp.float32)
+
+
+def _least(u: Array, v: np.uint32) -> Array:
+    return _word(jnp.minimum(u.astype(jnp.int32), np.int32(v)))
+
+
+_column = make_column(to_bits, _float, jnp.where, _least, _word)
 
 
 def round_each(
@@ -244,10 +254,14 @@ def _round_and_count(x: Array, fmt: Format, rounding: Rounding, random: Stream |
 
 def significands(magnitude: Array) -> Array:
     """Table of the nonzero finite ones among flat magnitudes, int32 (EXPONENT_BINS, COLUMNS)."""
-    normal = jnp.where(magnitude < NORMAL, to_bits(magnitude.astype(jnp.float32)), magnitude)
-    row = (normal >> 23).astype(jnp.int32) - jnp.where(magnitude < NORMAL, 127, -22)
-    index = row * COLUMNS + _column(normal & 0x7FFFFF).astype(jnp.int32)
-    counted = (magnitude > 0) & (magnitude < INFINITY)
-    size = EXPONENT_BINS * COLUMNS
-    table = jnp.zeros(size, jnp.int32).at[jnp.where(counted, index, size)].add(1, mode="drop")
+    table = jnp.zeros(CELLS, jnp.int32).at[cells(magnitude, CELLS)].add(1, mode="drop")
     return table.reshape(EXPONENT_BINS, COLUMNS)
+
+
+def cells(magnitude: Array, nowhere: int) -> Array:
+    """Place of each magnitude in the flat table of significands, int32; ``nowhere`` of zero, infinity and NaN."""
+    subnormal = magnitude < NORMAL
+    normal = jnp.where(subnormal, to_bits(_float(magnitude)), magnitude)
+    row = (normal >> 23).astype(jnp.int32) - jnp.where(subnormal, 127, -22)
+    index = row * COLUMNS + _column(normal & 0x7FFFFF).astype(jnp.int32)
+    return jnp.where((magnitude > 0) & (magnitude < INFINITY), index, nowhere)
