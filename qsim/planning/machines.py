@@ -23,8 +23,8 @@ class Chip:
     """One device.
 
     kind: a pattern of what JAX calls it.  memory: bytes.  tflops: 10^12 bfloat16 operations a second.  cores: by
-    which machines are named.  shapes: of machines, in chips, as the compiler's names of topologies have them; none
-    where it knows no machine.
+    which machines are named.  of_host: most devices that one computer has.  shapes: of machines, in chips, as the
+    compiler's names of topologies have them; none where it knows no machine.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Chip:
     memory: int
     tflops: float
     cores: int = 1
+    of_host: int = 8
     shapes: tuple[tuple[int, ...], ...] = ()
 
     @property
@@ -46,9 +47,20 @@ _SQUARES = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip(name="v4", platform="tpu", kind="TPU v4", memory=32 * GIB, tflops=275, cores=2, shapes=_CUBES),
+        Chip(
+            name="v4", platform="tpu", kind="TPU v4", memory=32 * GIB, tflops=275, cores=2, of_host=4, shapes=_CUBES
+        ),
         Chip(name="v5e", platform="tpu", kind="TPU v5 ?(lite|e)", memory=16 * GIB, tflops=197, shapes=_SQUARES),
-        Chip(name="v5p", platform="tpu", kind="TPU v5p?", memory=95 * 10**9, tflops=459, cores=2, shapes=_CUBES),
+        Chip(
+            name="v5p",
+            platform="tpu",
+            kind="TPU v5p?",
+            memory=95 * 10**9,
+            tflops=459,
+            cores=2,
+            of_host=4,
+            shapes=_CUBES,
+        ),
         Chip(name="v6e", platform="tpu", kind="TPU v6 ?(lite|e)", memory=32 * GIB, tflops=918, shapes=_SQUARES),
         Chip(name="a100", platform="gpu", kind="NVIDIA A100.*", memory=80 * 10**9, tflops=312),
         Chip(name="h100", platform="gpu", kind="NVIDIA H100.*", memory=80 * 10**9, tflops=989),

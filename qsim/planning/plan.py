@@ -55,7 +55,8 @@ class Plan:
         words = [f"qsim train --preset {config.preset} --policy {self.policy.name} --executor jax"]
         if self.way.mesh.count in self.machine.chip.sizes:
             words.append(f"--machine {self.machine}")
-        words += [f"--mesh {self.way.mesh}"] if self.way.mesh.count > 1 else []
+        words += [f"--mesh {self.way.mesh} --checkpoints orbax"] if self.way.mesh.count > 1 else []
+        words += ["--distributed"] if self.way.mesh.count > self.machine.chip.of_host else []
         words += [f"--{key} {str(value).lower()}" for key, value in changed.items()]
         return " ".join([*words, "--text PATH --out RUN"])
 

@@ -56,6 +56,8 @@ def test_the_command_that_is_printed_is_one(cli: Cli, name: str) -> None:
     changed = dict(zip(rest[::2], rest[1::2], strict=True))
     assert int(changed.get("--data.accumulation", 8)) == row["accumulation"]
     assert int(changed.get("--data.reduction_chunks", 8)) == row["reduction_chunks"]
+    assert parsed.distributed == (row["machine"] not in ("h100-1", "v4-8"))
+    assert (parsed.checkpoints == "orbax") == (row["devices"] > 1)
 
 
 @pytest.mark.parametrize(
