@@ -30,7 +30,7 @@ THREE = pr.make_dot_general(
     dgrad=pr.Gemm(inputs=("e5m2", "bf16"), output="bf16"),
     wgrad=pr.Gemm(inputs="fp16", accumulator="fp32_mul_add"),
 )
-NOT_INSTALLED = "flax is no dependency of the tests: it brings tensorstore and orbax (the extra `examples` has it)"
+NOT_INSTALLED = "flax is no dependency of the tests; the extra `examples` has it"
 
 arithmetic = pytest.mark.parametrize("dot_general", [FP16, THREE], ids=["fp16", "three"])
 
