@@ -207,7 +207,7 @@ def test_markdown(result: dict[str, Any]) -> None:
 
 
 def test_benchmarks_are_listed(cli: Cli) -> None:
-    names = ["rounding", "gemm", "quantizers", "train", "replay", "inference", "compile"]
+    names = ["rounding", "gemm", "quantizers", "train", "replay", "compile", "inference"]
     assert [row["benchmark"] for row in cli.rows("bench")] == names
     assert [line.split()[0] for line in cli("bench")[1].splitlines()] == ["benchmark", *names]
 
