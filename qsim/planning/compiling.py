@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from precision.backends import get_backend
 from qsim.arithmetic import from_json as policy_from_json
+from qsim.atomic import write_atomically
 from qsim.config import RunConfig
 from qsim.config import from_json as config_from_json
 from qsim.delayed_scaling import PART, first_histories
@@ -117,8 +119,7 @@ def answer(request: Row) -> Row:
     step, found, row = compiled(config, policy, parse_mesh(request["mesh"]), request["topology"])
     text = found.as_text()
     if request["hlo"] is not None:
-        with open(request["hlo"], "w", encoding="utf-8") as file:
-            file.write(text)
+        write_atomically(Path(request["hlo"]), text.encode())
     return row | {"checks": check(step, Program(text))}
 
 

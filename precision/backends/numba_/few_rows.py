@@ -51,7 +51,7 @@ def _make_steps(name: str, step: StepBuilder, depth: int) -> Any:
 def make_few_rows(name: str, step: StepBuilder):
     """Jitted (a, its pitches, b, bytes from a row of b to the next, sums, their pitch, m, n, k, fresh, scratch).
 
-    n: whole vectors of columns, which are neighbours in b.  fresh: where sums start from +0.  scratch: k values.
+    n: whole vectors of columns, which are neighbours in b.  fresh: where sums start from +0.  scratch: m k values.
     """
     several, single = _make_steps(name, step, _AT_ONCE), _make_steps(name, step, 1)
     pack = make_pack(0, False, 1)
