@@ -23,6 +23,7 @@ LOWEST_EXPONENT = -149
 INFINITY = 0x7F800000
 BLOCK = 512  # elements that are still in the first-level cache when they are counted
 LANES = 64  # partial sums of squares
+DIGIT_BITS = 16  # of the digits in which JAX adds counts up
 
 
 class Tally(NamedTuple):
@@ -82,10 +83,13 @@ class Statistics:
     significands: np.ndarray = field(repr=False, compare=False)
 
     @classmethod
-    def from_counts(cls, fmt: Format, count: int, counts: Any, significands: Any, **more: Any) -> Statistics:
-        """From a back end's arrays: ``counts`` in the order of ``COUNTERS``."""
-        named = dict(zip(COUNTERS, map(int, np.asarray(counts)), strict=True))
-        return cls(format=fmt.name, count=count, significands=np.asarray(significands, np.int64), **named, **more)
+    def from_counts(cls, fmt: Format, count: Any, counts: Any, significands: Any, **more: Any) -> Statistics:
+        """From a back end's arrays: ``counts`` (9,) in the order of ``COUNTERS``, ``significands`` (277, 24); or all
+        three with a first axis of two digits, as JAX adds them up (``precision.backends.jax_.counting``)."""
+        named = dict(zip(COUNTERS, map(int, whole(counts, 1)), strict=True))
+        return cls(
+            format=fmt.name, count=int(whole(count, 0)), significands=whole(significands, 2), **named, **more
+        )  # fmt: skip
 
     @classmethod
     def from_tally(cls, fmt: Format, count: int, tally: Tally) -> Statistics:
@@ -147,6 +151,12 @@ class Statistics:
             significands[int(exponent) - LOWEST_EXPONENT, : len(columns)] = columns
         plain = {name: value for name, value in record.items() if name not in ("exponents", "significands")}
         return cls(significands=significands, **plain)
+
+
+def whole(counts: Any, axes: int) -> np.ndarray:
+    """Counts of so many axes as int64; of one axis more, the first, they are digits of base 2^16 (``addable``)."""
+    found = np.asarray(counts, np.int64)
+    return found if found.ndim == axes else found[0] + (found[1] << DIGIT_BITS)
 
 
 def power_sums(x: np.ndarray, rounded: np.ndarray) -> np.ndarray:

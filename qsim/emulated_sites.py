@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ Observation = tuple[Array, Array, Array]
 
 
 class CountingRecorder(Recorder):
-    """Counts by ``site.pass``, int32: (values, event counts, exponents); what a loop records is added up.
+    """Counts by ``site.pass``: (values, event counts, exponents), as digits; what a loop records is added up.
 
     Values of a loop's body or of a branch are counted together where it ends: compiled once, not once a site.
     """
@@ -49,11 +48,9 @@ class CountingRecorder(Recorder):
 
     def results(self, backend: Any) -> dict[str, Observation]:
         """Of the frame in force."""
-        counts, as_int32 = dict(self._counts[-1]), partial(backend.array_module.asarray, dtype=np.int32)
-        values = self._frames[-1]
+        counts, values = dict(self._counts[-1]), self._frames[-1]
         for key, found in backend.count(values, {key: self.formats[key] for key in values}).items():
-            total = (as_int32(found[0]), *found[1:])
-            counts[key] = _sum(counts[key], total) if key in counts else total
+            counts[key] = _sum(counts[key], found) if key in counts else found
         return counts
 
     @contextmanager

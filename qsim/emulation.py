@@ -161,6 +161,6 @@ def _statistics(counts: dict[str, Any], formats: Mapping[str, Format]) -> dict[s
             "outside jit, as it compiles itself"
         )
     return {
-        key: Statistics.from_counts(formats[key], int(total), events, exponents)
+        key: Statistics.from_counts(formats[key], total, events, exponents)
         for key, (total, events, exponents) in counts.items()
     }

@@ -225,22 +225,35 @@ class Shards:
 
     def weights_key(self, key: str, name: str) -> str:
         """Under what a parameter's own rounding is recorded before ``totals``: with the axes it is split over."""
-        axes = [axis for axis in self.layouts.get(name, ()) if axis]
-        return f"{key}.weights" if self.count == 1 else f"{key}.weights@{'+'.join(axes)}"
+        return f"{key}.weights" if self.count == 1 else f"{key}.weights@{'+'.join(self._split(name))}"
 
-    def totals(self, records: Mapping[str, tuple[int, Array, Array]]) -> dict[str, Any]:
+    def totals(self, records: Mapping[str, tuple[Array, Array, Array]]) -> dict[str, Any]:
         """Counts of this device by key, as those of all devices: integers, each value counted once."""
         if self.count == 1:
             return dict(records)
         sums: dict[str, Any] = {}
         for key, (size, counts, exponents) in records.items():
             name, axes = plain_key(key), self._spread(key)
-            size *= math.prod(getattr(self, axis) for axis in axes)
+            size = size * math.prod(getattr(self, axis) for axis in axes)
             if axes:
                 counts, exponents = (self._integer_sum(x, axes) for x in (counts, exponents))
             before = sums.get(name, (0, 0, 0))
-            sums[name] = (before[0] + size, before[1] + counts, before[2] + exponents)
-        return {name: (self._devices.counted(size), *rest) for name, (size, *rest) in sums.items()}
+            found = zip(before, (size, counts, exponents), strict=True)
+            sums[name] = tuple(get_backend("jax").carried(a + b) for a, b in found)
+        return sums
+
+    def total(self, name: str, counts: Array) -> Array:
+        """What was counted, as digits, in what is held here of a parameter, as of all of it."""
+        axes = self._split(name)
+        return get_backend("jax").carried(self._integer_sum(counts, axes)) if axes else counts
+
+    def largest_word(self, name: str, words: Array) -> Array:
+        """The largest uint32 found in what is held here of a parameter, as of all of it."""
+        axes = self._split(name)
+        return self.turns.take(lambda x: self._devices.largest_word(x, axes), words) if axes else words
+
+    def _split(self, name: str) -> tuple[str, ...]:
+        return tuple(filter(None, self.layouts.get(name, ())))
 
     def _integer_sum(self, x: Array, axes: tuple[str, ...]) -> Array:
         return self.turns.take(lambda x: self._devices.integer_sum(x, axes), x)

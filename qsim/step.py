@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,8 @@ from qsim.policy import Arithmetic
 from qsim.recorders import Recorder
 from qsim.sharding import plain_key
 from qsim.sites import Calculator
+from qsim.swallowed import Update
+from qsim.tensor_counts import count_tensors
 
 Array = Any
 Tree = dict[str, Array]
@@ -78,7 +81,8 @@ class Step:
     Called with (state, batch, scalars, keys), host arrays or what it returned.  With a recorder the results hold
     ``records``, its values by site, and ``formats`` the format of each.  The first attempt is speculative (see
     ``Calculator``); it is made again without speculation where its proofs did not hold, so the bits never depend on
-    it.  ``faults``: planted in every call.  ``donates``: a state of JAX arrays is gone after the call, and the next
+    it.  ``counts_tensors``: the results hold ``tensors``, what ``qsim.tensor_counts`` counts of them.  ``faults``:
+    planted in every call.  ``donates``: a state of JAX arrays is gone after the call, and the next
     one has its memory.  ``hardware``: as ``qsim.executors.on_hardware`` is asked.
     """
 
@@ -93,7 +97,9 @@ class Step:
         *,
         donates: bool = False,
         hardware: bool | None = None,
+        counts_tensors: bool = False,
     ) -> None:
+        self.counts_tensors = counts_tensors
         self.hardware = on_hardware(policy, executor, hardware)
         self.faults, self._donated = faults, (0,) if donates else ()
         if executor != "jax":
@@ -107,7 +113,7 @@ class Step:
         self._certain = self._compiled(False)
 
     def _compiled(self, speculative: bool) -> Callable:
-        names = (*_RESULTS, *(["records"] if self.recorder else []))
+        names = (*_RESULTS, *(["records"] if self.recorder else []), *(["tensors"] if self.counts_tensors else []))
         results: Kinds = dict.fromkeys(names, "same") | {"gradients": "parameters"}
         inputs: tuple[Kind, ...] = ("state", "batch", "same", "same")
         return self.devices.compiled(partial(self._run, speculative), inputs, ("state", results), self._donated)
@@ -140,6 +146,12 @@ class Step:
     def _placed(self, state: State, batch: tuple[Array, Array]) -> tuple[State, tuple[Array, Array]]:
         return self.devices.place(state, "state"), self.devices.place(batch, "batch", self.shared_parts)
 
+    def _tensors(self, ar: Calculator, update: Update, gradients: Tree) -> dict[str, Tree]:
+        if ar.hardware:
+            update, gradients = replace(update, after=ar.backend.widened(update.after)), ar.backend.widened(gradients)
+        quiet = Calculator(self.policy, self.executor, shards=ar.shards)
+        return count_tensors(quiet, self.config.optimizer, update, gradients)
+
     def _run(self, speculative: bool, state: State, batch: tuple[Array, Array], scalars: Tree, keys: Any) -> Any:
         observer = self.recorder() if self.recorder else None
         shards = self.devices.shards.for_computation(self.shared_parts)
@@ -156,6 +168,9 @@ class Step:
         ar.check_faults()
         if ar.names is not None:
             self.roundings = ar.names.roundings
+        if self.counts_tensors:
+            update = Update(before=state["parameters"], after=new, scalars=scalars, keys=keys)
+            results["tensors"] = self._tensors(ar, update, results["gradients"])
         proved = shards.everywhere(ar.proved())
         if ar.proofs:  # what follows from a disproved attempt is where it began
             new = {

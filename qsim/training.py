@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 
 from precision.formats import Format
 from precision.statistics import Statistics
+from qsim import swallowed, tensor_counts
 from qsim.checkpointing import check_form, checkpoints_of
 from qsim.checkpoints import Checkpoint, load_last_checkpoint
 from qsim.config import RunConfig
@@ -38,7 +38,6 @@ from qsim.runs import FollowedRun, RunError, RunFolder, require_new
 from qsim.schedules import learning_rate
 from qsim.sites import Calculator
 from qsim.step import Step
-from qsim.swallowed import Update, swallowed
 from qsim.what_if import what_if
 
 
@@ -155,7 +154,7 @@ class _Loop:
         self.run, self.config, self.policy, self.executor, self.corpus = run, config, policy, executor, corpus
         self.devices = devices
         self.plain = Step(config, policy, executor, devices=devices, donates=True)
-        self.counting = Step(config, policy, executor, Recorder, devices, donates=True)
+        self.counting = Step(config, policy, executor, Recorder, devices, donates=True, counts_tensors=True)
         self.checkpoints = checkpoints_of(config.record.checkpoints, run.path, devices)
         self.saved: int | None = None  # the step of the last checkpoint
 
@@ -169,12 +168,10 @@ class _Loop:
         step = self._step(number, counts)
         scale = position.scale.scale
         inputs = inputs_of(config, self.policy, position, self._batch(number))
-        before = self.devices.on_host(position.state["parameters"]) if counts else {}
         results = advance(position, self.policy, step, inputs)
         loss, finite = float(results["loss"]), bool(results["finite"])
         if counts:
-            update = Update(before=before, after=position.state, scalars=inputs.scalars, keys=inputs.keys)
-            self._write_statistics(number, step, results, update)
+            self._write_statistics(number, step, results)
         if _due(config.record.hash_every, number) and not self.plain.hardware:  # which promises none
             self._write_hashes(number, results, position.state)
         self.run.append(
@@ -203,13 +200,13 @@ class _Loop:
         if not planted:
             return self.counting if counts else self.plain
         recorder = Recorder if counts else None
-        return Step(self.config, self.policy, self.executor, recorder, self.devices, planted)
+        return Step(
+            self.config, self.policy, self.executor, recorder, self.devices, planted, counts_tensors=counts
+        )  # fmt: skip
 
-    def _write_statistics(self, step: int, counting: Step, results: dict[str, Any], update: Update) -> None:
-        after = self._on_host(update.after)
-        results = results | {"gradients": self.devices.on_host(results["gradients"])}
+    def _write_statistics(self, step: int, counting: Step, results: dict[str, Any]) -> None:
         if self.devices.writes:
-            sites, more = step_statistics(counting, results, replace(update, after=after))
+            sites, more = step_statistics(counting, results)
             self.run.write_statistics(step, sites, **more)
 
     def _write_hashes(self, step: int, results: dict[str, Any], state: State) -> None:
@@ -283,18 +280,15 @@ def _due(every: int, step: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def step_statistics(
-    counting: Step, results: dict[str, Any], update: Update
-) -> tuple[dict[str, Statistics], dict[str, Any]]:
-    """What a run keeps of a step that counted: statistics by site, and the rest by its key in the file.
-
-    results: of the step, its gradients on the host; update: host arrays.
-    """
-    policy, gradients = counting.policy, results["gradients"]
+def step_statistics(counting: Step, results: dict[str, Any]) -> tuple[dict[str, Statistics], dict[str, Any]]:
+    """What a run keeps of a step that counted tensors, too: statistics by site, the rest by its key in the file."""
+    policy, counts = counting.policy, results["tensors"]
+    sizes = tensor_counts.sizes(results["gradients"])
+    updates = tensor_counts.updates(counts) if results["finite"] else None
     more = {
-        "scales": needed_scales(policy, gradients),
-        "swallowed": swallowed(policy, counting.config.optimizer, update) if results["finite"] else None,
-        "what_if": what_if(gradients),
+        "scales": needed_scales(policy, tensor_counts.ends(counts)),
+        "swallowed": None if updates is None else swallowed.as_json(policy, sizes, updates),
+        "what_if": what_if(sizes, tensor_counts.tables(counts)),
     }
     return as_statistics(results["records"], counting.formats), more
 
@@ -302,7 +296,7 @@ def step_statistics(
 def as_statistics(records: dict[str, Any], formats: dict[str, Format]) -> dict[str, Statistics]:
     """A recorder's arrays as ``Statistics`` by site."""
     return {
-        key: Statistics.from_counts(formats[key], int(total), counts, significands)
+        key: Statistics.from_counts(formats[key], total, counts, significands)
         for key, (total, counts, significands) in records.items()
     }
 

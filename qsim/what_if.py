@@ -8,20 +8,20 @@ import numpy as np
 
 from precision.binades import Binades
 from precision.formats import BF16, E4M3FN, E5M2, FP16
-from qsim.hashing import unstack
 
 FORMATS = (FP16, BF16, E5M2, E4M3FN)
 SCALES = range(-8, 25)  # exponents of two
 _EXPONENTS = np.array(SCALES)
 
 
-def what_if(gradients: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """By tensor, blocks unstacked: ``count``, ``finite`` (nonzero) and ``formats``.
+def what_if(sizes: dict[str, int], tables: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    """By tensor: ``count``, ``finite`` (nonzero) and ``formats``.
 
     ``formats`` holds for each of ``FORMATS`` ``underflowed`` and ``overflowed``: {k: how many values of g 2^k would
-    be, rounded to nearest even}, k in ``SCALES``, where there is one.  gradients: host arrays, unscaled.
+    be, rounded to nearest even}, k in ``SCALES``, where there is one.  tables: (277, 24) of unscaled gradients, as
+    ``Binades`` has them.
     """
-    return {name: _as_json(Binades.of(g), int(g.size)) for name, g in sorted(unstack(gradients).items())}
+    return {name: _as_json(Binades(significands=tables[name]), sizes[name]) for name in sorted(tables)}
 
 
 def _as_json(binades: Binades, count: int) -> dict[str, Any]:

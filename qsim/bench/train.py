@@ -22,7 +22,6 @@ from qsim.policy import Arithmetic, parse_policy
 from qsim.position import AnyStep, State, advance, inputs_of, start
 from qsim.recorders import Recorder
 from qsim.step import Step
-from qsim.swallowed import Update
 from qsim.training import step_statistics
 
 COUNTED = "bytes counted by hand"
@@ -130,17 +129,13 @@ def _emulated(config: RunConfig, entry: Entry) -> Training:
 
 def _counting(config: RunConfig, entry: Entry) -> Training:
     """With all that a run does at a step of which it keeps statistics, but for writing them."""
-    step = Step(config, entry.arithmetic, entry.executor, Recorder, donates=True)
+    step = Step(config, entry.arithmetic, entry.executor, Recorder, donates=True, counts_tensors=True)
     return Training(config, entry.arithmetic, partial(_counted, step))
 
 
 def _counted(step: Step, state: State, tokens: Any, scalars: Any, keys: Any) -> tuple[State, dict[str, Any]]:
-    on_host = step.devices.on_host
-    before = on_host(state["parameters"])
     new, results = step(state, tokens, scalars, keys)
-    after = {part: on_host(tree) for part, tree in new.items()}
-    update = Update(before=before, after=after, scalars=scalars, keys=keys)
-    step_statistics(step, results | {"gradients": on_host(results["gradients"])}, update)
+    step_statistics(step, results)
     return new, results
 
 

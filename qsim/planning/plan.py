@@ -16,7 +16,6 @@ PRESETS = ("125m", "410m", "1b", "6b", "13b", "52b")
 DERIVED = ("410m", "6b", "13b", "52b")  # the study names these models; their shapes are inferred from their sizes
 MACHINES = {"125m": "h100-1", "410m": "v4-8", "1b": "v4-32", "6b": "v4-128", "13b": "v4-512", "52b": "v4-2048"}
 UTILISATION = 0.4
-_MOST_COUNTED = (1 << 31) - 1  # values of a step and site that counters of 32 bits take
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +49,6 @@ class Plan:
             for key, value in as_json(config)[record].items()
             if value != as_json(begun)[record][key]
         }
-        if config.data.batch_size * config.model.length * 4 * config.model.hidden > _MOST_COUNTED:
-            changed["record.statistics_every"] = 0
         words = [f"qsim train --preset {config.preset} --policy {self.policy.name} --executor jax"]
         if self.way.mesh.count in self.machine.chip.sizes:
             words.append(f"--machine {self.machine}")

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from event_oracle import recount, telling_patterns
 from executors import Executor
+from hypothesis import given
+from hypothesis import strategies as st
 from strategies import drawn, generator, without_nan
 
 import precision as pr
@@ -263,7 +265,37 @@ def test_several_arrays_are_counted_together(backend: Executor) -> None:
     for name, x in arrays.items():
         times = 2 if name == "a" else 1
         told = recount(x.view(np.uint32), formats[name].name)
-        size, counts, exponents = found[name]
-        assert int(size) == times * x.size
-        assert np.asarray(counts).tolist() == [times * told.counts[counter] for counter in COUNTERS]
-        assert int(np.asarray(exponents).sum()) == times * sum(told.exponents.values())
+        seen = pr.Statistics.from_counts(formats[name], *found[name])
+        assert seen.count == times * x.size
+        assert {c: getattr(seen, c) for c in COUNTERS} == {c: times * told.counts[c] for c in COUNTERS}
+        assert int(seen.exponents.sum()) == times * sum(told.exponents.values())
+
+
+def test_counts_on_jax_add_up_beyond_32_bits() -> None:
+    """64 values joined with themselves 2^30 times, and digits carried as Python's integers say."""
+    x = np.float32([0, 1e-8, 3e-6, 70000, 1 / 3, -1, np.inf, np.nan] * 8)
+    module = get_backend("jax")
+
+    @jax.jit
+    def step(x: Any) -> Any:
+        seen = module.observe(x, module.round_to(x, pr.FP16), pr.FP16)
+        for _ in range(30):
+            seen = module.join(seen, seen)
+        return module.count({"x": seen}, {"x": pr.FP16})["x"]
+
+    found = pr.Statistics.from_counts(pr.FP16, *step(x))
+    told = recount(x.view(np.uint32), "fp16")
+    assert found.count == 64 << 30
+    assert [getattr(found, name) for name in COUNTERS] == [told.counts[name] << 30 for name in COUNTERS]
+    assert found.exponents.tolist() == [told.exponents.get(i - 149, 0) << 30 for i in range(EXPONENT_BINS)]
+
+
+@given(st.lists(st.integers(0, (1 << 31) - 1), min_size=2, max_size=8))
+def test_carried_digits_are_the_same_number(counts: list[int]) -> None:
+    module = get_backend("jax")
+    total = jnp.zeros(2, jnp.int32)
+    for count in counts:
+        total = module.carried(total + jnp.asarray([count & 0xFFFF, count >> 16], jnp.int32))
+    low, high = map(int, total)
+    assert low + (high << 16) == sum(counts)
+    assert low < 1 << 16

@@ -25,7 +25,7 @@ from qsim.policy import POLICIES, Arithmetic
 from qsim.position import start
 from qsim.recorders import Recorder
 from qsim.step import Step
-from qsim.training import as_statistics
+from qsim.training import step_statistics
 
 LAYERS, STEPS = map(int, sys.argv[1:3])
 COLLECTIVE = re.compile(r"= (.*) (all-reduce|reduce-scatter|all-gather)(?:-start)?\(")
@@ -64,13 +64,13 @@ def steps(step: Step) -> list[dict[str, Any]]:
         state, results = step(state, pair, scalars, step_keys(CONFIG.model, policy, 0, number))
         row = {"loss": scalar_hash(results["loss"]), "gradients": tree_hash(results["gradients"])}
         row |= {part: tree_hash(tree) for part, tree in state.items()} | {"finite": bool(results["finite"])}
-        rows.append(row | {"counted": as_statistics(results["records"], step.formats)})
+        rows.append(row | dict(zip(("counted", "tensors"), step_statistics(step, results), strict=True)))
     return rows
 
 
 @cache
 def reference(policy: str, changes: str) -> list[dict[str, Any]]:
-    return steps(Step(configured(changes), policy_of(policy), "numpy", Recorder))
+    return steps(Step(configured(changes), policy_of(policy), "numpy", Recorder, counts_tensors=True))
 
 
 def collectives(text: str) -> set[tuple[str, bool]]:
@@ -89,7 +89,7 @@ def compile_ahead(step: Step) -> str:
 def check(policy: str, mesh: str, changes: str = "") -> None:
     config = configured(changes)
     devices = find_devices(config, policy_of(policy), "jax", parse_mesh(mesh))
-    step = Step(config, policy_of(policy), "jax", Recorder, devices)
+    step = Step(config, policy_of(policy), "jax", Recorder, devices, counts_tensors=True)
     assert collectives(compile_ahead(step)) == {("all-gather", True), ("all-reduce", False)}
     found = steps(step)
     for number, (row, expected) in enumerate(zip(found, reference(policy, changes), strict=True), start=1):

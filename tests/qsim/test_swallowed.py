@@ -14,26 +14,31 @@ from bits_assertions import assert_same_bits
 from format_oracle import standard
 from small_runs import figures, hash_rows, small_config, write_text
 from strategies import drawn, generator
+from tensor_updates import drawn_update, swallowed
 
+from precision.backends import BACKENDS
 from precision.formats import parse_format
 from qsim.config import OptimizerConfig
-from qsim.draws import write_back_keys
-from qsim.optimizer import adamw, decay_of, gradient_direction, step_scalars, with_decay
+from qsim.optimizer import decay_of, gradient_direction, with_decay
 from qsim.policy import POLICIES, Arithmetic, LossScaling
 from qsim.report.recorded import read_run
 from qsim.runs import RunFolder
 from qsim.sites import Calculator
-from qsim.swallowed import Update, swallowed
+from qsim.swallowed import Update
 from qsim.training import train_new
 
 RATE = 2.0**-10
 SCALARS = {"learning_rate": np.float32(RATE), "correction_1": np.float32(1), "correction_2": np.float32(1)}
 PLAIN = OptimizerConfig(weight_decay=0.0)
-SHAPES = {"logits.weight": (40, 30), "blocks.qkv.weight": (2, 20, 30), "blocks.qkv.bias": (2, 30)}
 
 
 def counted(
-    w: list[float], direction: list[float], policy: str = "fp16", config: OptimizerConfig = PLAIN, rate: float = RATE
+    w: list[float],
+    direction: list[float],
+    policy: str = "fp16",
+    config: OptimizerConfig = PLAIN,
+    rate: float = RATE,
+    backend: str = "numpy",
 ) -> dict[str, Any]:
     """Counts of one update of a tensor: moments that make m c1 / (sqrt(v c2) + eps) the given direction."""
     before, first = np.array(w, np.float32), np.array(direction, np.float32)
@@ -48,39 +53,17 @@ def counted(
         after={part: {"logits.weight": x} for part, x in after.items()},
         scalars=scalars,
     )
-    return swallowed(POLICIES[policy], config, update)["logits.weight"]
-
-
-def drawn_update(policy: Arithmetic, config: OptimizerConfig, *, scale: float = 1.0) -> Update:
-    """The tenth update of drawn parameters by drawn gradients of every size, as ``adamw`` makes it."""
-    rng = np.random.default_rng(3)
-    ar = Calculator(policy, "numpy")
-    keys = write_back_keys(policy, SHAPES, 5, 8)
-    ar.draw_from(keys)
-
-    def draw() -> dict[str, np.ndarray]:
-        sizes = {name: 10.0 ** rng.integers(-9, 1, shape) for name, shape in SHAPES.items()}
-        return {name: (rng.standard_normal(x.shape) * x).astype(np.float32) for name, x in sizes.items()}
-
-    before = ar.working_copy(draw()) if not policy.has_master else draw()
-    gradients, first = draw(), draw()
-    state = {
-        "parameters": before,
-        "first": {name: np.float32(scale) * x for name, x in first.items()},
-        "second": {name: np.float32(scale) * np.square(x) for name, x in first.items()},
-    }
-    gradients = {name: np.float32(scale) * g for name, g in gradients.items()}
-    scalars = step_scalars(config, 10, 20, 9, 1.0)
-    after = adamw(ar, config, state, gradients, scalars, np.float32(1))
-    return Update(before=before, after=after, scalars=scalars, keys=keys)
+    return swallowed(POLICIES[policy], config, update, backend)["logits.weight"]
 
 
 # By hand
 
 
-def test_ties_and_their_neighbours_in_a_float32_master() -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_ties_and_their_neighbours_in_a_float32_master(backend: str) -> None:
     """1 - 2^-25 is a tie and 1 again; 1 - 1.5 2^-25 and 1 + 2^-23 are not; a direction of zero is no update."""
-    counts = counted([1, 1, 1, 1, 1, 0], [2.0**-15, 1.5 * 2.0**-15, -(2.0**-13), -(2.0**-14), 0.0, 2.0**-100])
+    direction = [2.0**-15, 1.5 * 2.0**-15, -(2.0**-13), -(2.0**-14), 0.0, 2.0**-100]
+    counts = counted([1, 1, 1, 1, 1, 0], direction, backend=backend)
     assert counts == {
         "format": "fp32",
         "count": 6,
@@ -103,19 +86,22 @@ def test_kept_in_16_bits(policy: str, fmt: str, bits: int) -> None:
     assert counts["swallowed_in"] == ({"fp16": 2, "bf16": 4} if fmt == "fp16" else {"fp16": 0, "bf16": 2})
 
 
-def test_what_float32_flushes_is_an_update() -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_float32_flushes_is_an_update(backend: str) -> None:
     """2^-120 2^-10 is zero in the step's arithmetic alone, and swallowed.  A rate of zero makes no update."""
-    assert counted([1.0], [2.0**-120])["swallowed"] == 1
-    at_rest = counted([1.0], [2.0**-120], rate=0.0)
+    assert counted([1.0], [2.0**-120], backend=backend)["swallowed"] == 1
+    at_rest = counted([1.0], [2.0**-120], rate=0.0, backend=backend)
     assert (at_rest["updates"], at_rest["swallowed"]) == (0, 0)
 
 
-def test_decay_alone() -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_decay_alone(backend: str) -> None:
     """lr decay w is 2^-13 w, far above half a unit of float32, below that of bf16 and fp16; zero does not decay."""
     config = OptimizerConfig(weight_decay=2.0**-3)
     w = [1.0, -1.5, 0.0, float("inf"), 1.0]
     direction = [0.0, 0.0, 0.0, 0.0, 1.0]
-    master, kept = (counted(w, direction, policy, config) for policy in ("fp16", "bf16-nomaster"))
+    policies = ("fp16", "bf16-nomaster")
+    master, kept = (counted(w, direction, policy, config, backend=backend) for policy in policies)
     for counts in (master, kept):
         assert (counts["count"], counts["updates"], counts["decays"]) == (5, 3, 3)
     assert (master["swallowed"], master["swallowed_decays"]) == (0, 0)
@@ -140,10 +126,11 @@ def lost(w: Fraction, u: Fraction, name: str) -> bool:
     return nearest(nearest(kept - u, "fp32"), name) == kept
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     ("policy", "kept_in"), [("fp16", "fp32"), ("fp16-nomaster", "fp16"), ("bf16-nomaster", "bf16")]
 )
-def test_counts_by_definition(policy: str, kept_in: str) -> None:
+def test_counts_by_definition(policy: str, kept_in: str, backend: str) -> None:
     """Parameters of 2^-9 to 2, directions of 2^-28 to 8, many of them with few bits: ties among them."""
     rng = generator(23)
     w, direction = drawn(rng, 600, (118, 127)).view(np.float32), drawn(rng, 600, (99, 129)).view(np.float32)
@@ -151,7 +138,7 @@ def test_counts_by_definition(policy: str, kept_in: str) -> None:
     pairs = [(Fraction(float(x)), Fraction(float(d)) * Fraction(RATE)) for x, d in zip(w, direction, strict=True)]
     expected = {name: sum(lost(*pair, name) for pair in pairs) for name in ("fp32", "fp16", "bf16")}
     assert 0 < expected["fp32"] < expected["fp16"] < expected["bf16"] < len(w)
-    counts = counted(list(w), list(direction), policy)
+    counts = counted(list(w), list(direction), policy, backend=backend)
     assert counts["updates"] == len(w)
     assert counts["swallowed"] == counts["swallowed_directions"] == expected[kept_in]
     assert counts["swallowed_in"] == {name: expected[name] for name in ("fp16", "bf16")}

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
+from precision.binades import Binades
 from qsim.what_if import what_if
 
 
 def test_by_tensor() -> None:
-    """Blocks layer by layer; zeros and what is not finite stand aside; scales that lose nothing are left out."""
-    qkv = np.array([[0.0, 2.0**-25, -1.5 * 2.0**-25], [np.inf, np.nan, 65520.0]], np.float32)
-    found = what_if({"blocks.qkv.weight": qkv, "logits.bias": np.zeros(2, np.float32)})
+    """Zeros and what is not finite stand aside; scales that lose nothing are left out."""
+    tensors = {
+        "logits.bias": np.zeros(2, np.float32),
+        "layer.0.qkv.weight": np.float32([0.0, 2.0**-25, -1.5 * 2.0**-25]),
+        "layer.1.qkv.weight": np.float32([np.inf, np.nan, 65520.0]),
+    }
+    tables = {name: Binades.of(g).significands for name, g in tensors.items()}
+    found = what_if({name: g.size for name, g in tensors.items()}, tables)
     assert list(found) == ["layer.0.qkv.weight", "layer.1.qkv.weight", "logits.bias"]
     first, second, zeros = found.values()
     assert (first["count"], first["finite"], second["count"], second["finite"]) == (3, 2, 3, 1)

@@ -1,4 +1,10 @@
-"""Counters of values that are rounded already: a Numba kernel on a CPU, elsewhere sums and one histogram."""
+"""Counters of values that are rounded already: a Numba kernel on a CPU, elsewhere sums and one histogram.
+
+What one call counts fits int32.  What a step adds up, over the parts of a batch and the devices of a mesh, need not,
+and without 64-bit types there is no wider integer; so counts that are to be added are two digits of base 2^16:
+
+    int32, digit 1: high, below 2^31 | int32, digit 0: low, below 2^16        total = high 2^16 + low, below 2^47
+"""
 
 from __future__ import annotations
 
@@ -15,27 +21,38 @@ from precision.backends.jax_.gemm import platforms
 from precision.backends.jax_.rounding import NORMAL, refuse_too_many, significands, to_bits
 from precision.backends.jax_.structure import varying_together
 from precision.format import Format
-from precision.statistics import INFINITY, event_thresholds
+from precision.statistics import DIGIT_BITS, INFINITY, event_thresholds
 
 Array = Any
+_LOW = (1 << DIGIT_BITS) - 1
 
 
 def statistics(x: Array, rounded: Array, fmt: Format) -> tuple[Array, Array]:
     """Counts of nearest-even rounding, in the order of ``COUNTERS``, and the table of significands of x; int32, below
     2^31 values."""
-    return observe(x, rounded, fmt)[1:]
+    refuse_too_many(x.size)
+    pair = varying_together(x.reshape(-1), rounded.reshape(-1))
+    return _counted(fmt, platforms(), *pair)
 
 
 def observe(x: Array, rounded: Array, fmt: Format) -> tuple[Array, Array, Array]:
-    """Number of values, as the length of an array of no elements, and their statistics.
+    """Number of values, as the length of an array of no elements, and their statistics as digits.
 
-    A shape is known while a computation is traced, through scans and loops, so that counters that could overflow are
-    refused before anything is computed.
+    A shape is known while a computation is traced, through scans and loops; it costs nothing and has no end.
     """
-    refuse_too_many(x.size)
-    pair = varying_together(x.reshape(-1), rounded.reshape(-1))
-    counts, table = _counted(fmt, platforms(), *pair)
-    return jnp.zeros((x.size, 0), jnp.bool_), counts, table
+    counts, table = statistics(x, rounded, fmt)
+    return jnp.zeros((x.size, 0), jnp.bool_), addable(counts), addable(table)
+
+
+def addable(count: Array) -> Array:
+    """Counts below 2^31 as digits, (...) -> (2, ...), the low one first."""
+    return jnp.stack([count & _LOW, count >> DIGIT_BITS])
+
+
+def carried(digits: Array) -> Array:
+    """The same numbers with low digits below 2^16.  Exact where both digits are sums of at most 2^15 such."""
+    low, high = digits
+    return jnp.stack([low & _LOW, high + (low >> DIGIT_BITS)])
 
 
 def computed_once(x: Array) -> Array:
@@ -54,15 +71,19 @@ def _computed_once(foreign_platforms: tuple[str, ...], x: Array) -> Array:
 
 
 def join(a: tuple[Array, Array, Array], b: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-    """Two observations of one name as one: counts add.  ValueError where they could overflow."""
-    refuse_too_many(a[0].shape[0] + b[0].shape[0])
-    return jnp.concatenate([a[0], b[0]]), a[1] + b[1], a[2] + b[2]
+    """Two observations of one name as one: counts add."""
+    return jnp.concatenate([a[0], b[0]]), carried(a[1] + b[1]), carried(a[2] + b[2])
 
 
 def count(observed: dict[str, tuple[Array, Array, Array]], formats: dict[str, Format]) -> dict[str, Any]:
-    """(number of values, event counts, table of significands) by name: what ``observe`` has counted already."""
+    """(number of values, event counts, table of significands) by name, as digits: what ``observe`` has counted."""
     del formats
-    return {name: (length.shape[0], counts, table) for name, (length, counts, table) in observed.items()}
+    return {name: (_length(of_values), *counts) for name, (of_values, *counts) in observed.items()}
+
+
+def _length(of_values: Array) -> Array:
+    high, low = divmod(of_values.shape[0], 1 << DIGIT_BITS)
+    return jnp.asarray([low, high], jnp.int32)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -20,7 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from precision.backends.jax_.arithmetic import unknown_zero
 from precision.backends.jax_.platforms import compile_for as compile_for
 from precision.backends.jax_.platforms import platform as platform
-from precision.backends.jax_.rounding import from_bits, on_cpu, refuse_too_many, to_bits
+from precision.backends.jax_.rounding import from_bits, on_cpu, to_bits
 
 Array = Any
 Layout = tuple[str | None, ...]
@@ -220,12 +220,6 @@ def own_part(x: Array, mesh_axis: str, axis: int) -> Array:
     return lax.dynamic_slice_in_dim(x, index(mesh_axis) * size, size, axis % x.ndim)
 
 
-def counted(size: int) -> Array:
-    """A number of values as int32.  ValueError where it does not fit."""
-    refuse_too_many(size)
-    return jnp.asarray(size, jnp.int32)
-
-
 def integer_sum(x: Array, mesh_axes: tuple[str, ...]) -> Array:
     """Sum over devices.  TypeError for floats, whose sum would depend on the order."""
     if not jnp.issubdtype(x.dtype, jnp.integer):
@@ -235,7 +229,12 @@ def integer_sum(x: Array, mesh_axes: tuple[str, ...]) -> Array:
 
 def largest(x: Array, mesh_axes: tuple[str, ...]) -> Array:
     """The largest of the magnitudes of all devices, by integer order."""
-    return from_bits(lax.pmax(to_bits(x), mesh_axes))
+    return from_bits(largest_word(to_bits(x), mesh_axes))
+
+
+def largest_word(x: Array, mesh_axes: tuple[str, ...]) -> Array:
+    """The largest unsigned word of all devices."""
+    return lax.pmax(x, mesh_axes)
 
 
 def everywhere(flag: Array, mesh_axes: tuple[str, ...]) -> Array:

@@ -36,6 +36,7 @@ from precision.backends.numba_.rounding import (
 )
 from precision.backends.numba_.scaling import fused_dequantizer, fused_scaler
 from precision.backends.numpy_ import (
+    addable,
     array_module,
     asarray,
     branch,
@@ -58,6 +59,7 @@ from precision.formats import FP32, Format
 name = "numba"
 Array = np.ndarray
 __all__ = [
+    "addable",
     "array_module",
     "asarray",
     "branch",

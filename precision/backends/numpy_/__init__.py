@@ -44,6 +44,7 @@ from precision.backends.numpy_.rounding import (
     widen,
 )
 from precision.backends.numpy_.structure import (
+    addable,
     array_module,
     asarray,
     branch,
@@ -66,6 +67,7 @@ name = "numpy"
 __all__ = [
     "absmax",
     "add",
+    "addable",
     "array_module",
     "asarray",
     "branch",

@@ -37,6 +37,11 @@ def join(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(p + q for p, q in zip(a, b, strict=True))
 
 
+def addable(counts: Any) -> Any:
+    """Counts as they are: of 64 bits, they add."""
+    return counts
+
+
 def count(observed: dict[str, Any], formats: dict[str, Any]) -> dict[str, Any]:
     """(number of values, event counts, exponent histogram) by name: what ``observe`` has counted already."""
     del formats
