@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 from precision.formats import Format
 
 Array = Any
+_LAYERS = "layers."
 
 
 class Recorder:
@@ -40,6 +43,11 @@ class Recorder:
     def _put(self, backend: Any, frame: dict[str, Any], key: str, value: Any) -> None:
         frame[key] = self.join(backend, frame[key], value) if key in frame else value
 
+    def record_layers(self, backend: Any, key: str, x: Array, rounded: Array, fmt: Format) -> None:
+        """Of arrays with a leading axis of all layers, each under its number."""
+        for i in range(x.shape[0]):
+            self.record(backend, f"layer.{i}.{key}", x[i], rounded[i], fmt)
+
     @contextmanager
     def frame(self) -> Iterator[dict[str, Any]]:
         """Records made inside go to a dict of their own."""
@@ -64,6 +72,43 @@ class Recorder:
         for key, value in stacked.items():
             for i in range(parts):
                 self._put(backend, self._frames[-1], key, tuple(part[i] for part in value))
+
+
+class StackedRecorder(Recorder):
+    """The counts of layers that were scanned stay together, ``layers.first.site.pass``, one row a layer.
+
+    So that a program that counts is no longer for more layers.  ``by_layer`` takes them apart, on the host.
+    """
+
+    def record_layers(self, backend: Any, key: str, x: Array, rounded: Array, fmt: Format) -> None:
+        def body(carry: Any, layer: dict[str, Array]) -> tuple[Any, Any]:
+            return carry, self.observe(backend, layer["x"], layer["rounded"], fmt)
+
+        self.formats[key] = fmt
+        _, stacked = backend.scan(body, (), {"x": x, "rounded": rounded})
+        self.add_layers(backend, {key: stacked}, x.shape[0])
+
+    def add_layers(self, backend: Any, stacked: dict[str, Any], layers: int, first: int = 0) -> None:
+        del layers
+        for key, value in stacked.items():
+            name = f"{_LAYERS}{first}.{key}"
+            self.formats[name] = self.formats.pop(key)
+            self._put(backend, self._frames[-1], name, value)
+
+    def add_parts(self, backend: Any, stacked: dict[str, Any], parts: int) -> None:
+        del parts
+        for key, value in stacked.items():
+            self._put(backend, self._frames[-1], key, backend.join_all(value))
+
+
+def by_layer(key: str, record: tuple[Any, ...]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """What ``StackedRecorder`` holds under a key, under the names that ``Recorder`` gives; any other as it is."""
+    if not key.startswith(_LAYERS):
+        yield key, record
+        return
+    first, _, rest = key.removeprefix(_LAYERS).partition(".")
+    rows = zip(*map(np.asarray, record), strict=True)
+    yield from ((f"layer.{int(first) + i}.{rest}", row) for i, row in enumerate(rows))
 
 
 class CapturingRecorder(Recorder):

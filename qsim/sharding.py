@@ -239,13 +239,13 @@ class Shards:
                 counts, exponents = (self._integer_sum(x, axes) for x in (counts, exponents))
             before = sums.get(name, (0, 0, 0))
             found = zip(before, (size, counts, exponents), strict=True)
-            sums[name] = tuple(get_backend("jax").carried(a + b) for a, b in found)
+            sums[name] = tuple(get_backend("jax").carried(a + b, rank) for rank, (a, b) in enumerate(found))
         return sums
 
     def total(self, name: str, counts: Array) -> Array:
         """What was counted, as digits, in what is held here of a parameter, as of all of it."""
         axes = self._split(name)
-        return get_backend("jax").carried(self._integer_sum(counts, axes)) if axes else counts
+        return get_backend("jax").carried(self._integer_sum(counts, axes), counts.ndim - 1) if axes else counts
 
     def largest_word(self, name: str, words: Array) -> Array:
         """The largest uint32 found in what is held here of a parameter, as of all of it."""

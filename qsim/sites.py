@@ -281,9 +281,9 @@ class Calculator:
         how = self._write_back if self.policy.has_master else NEAREST_EVEN
         rounded = self._round(w, how)
         if self.recorder is not None:
-            for key, part in parameter_parts(name, w.shape[0]):
-                place = self.shards.weights_key(key, name)
-                self.recorder.record(self.backend, place, w[part], rounded[part], self.parameters)
+            block, site = name.startswith("blocks."), name.removeprefix("blocks.").partition(".")[0]
+            record = self.recorder.record_layers if block else self.recorder.record
+            record(self.backend, self.shards.weights_key(site, name), w, rounded, self.parameters)
         return rounded
 
     def as_cached(self, name: str, x: Array) -> dict[str, Array]:
@@ -348,10 +348,3 @@ class Calculator:
 def _end_to_end(x: Array) -> Array:
     """(A, K, ...) -> (A K, ...)."""
     return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
-
-
-def parameter_parts(name: str, length: int) -> list[tuple[str, Any]]:
-    """Which site a parameter belongs to, with its index: layer by layer where blocks are stacked."""
-    if not name.startswith("blocks."):
-        return [(name.split(".")[0], slice(None))]
-    return [(f"layer.{i}.{name.split('.')[1]}", i) for i in range(length)]

@@ -33,7 +33,7 @@ from qsim.model import forward
 from qsim.policy import Arithmetic, parse_policy
 from qsim.position import FirstWeights, Position, State, advance, batch_of, fitting, inputs_of, start
 from qsim.progress import Progress, silent
-from qsim.recorders import Recorder
+from qsim.recorders import StackedRecorder, by_layer
 from qsim.runs import FollowedRun, RunError, RunFolder, require_new
 from qsim.schedules import learning_rate
 from qsim.sites import Calculator
@@ -154,7 +154,7 @@ class _Loop:
         self.run, self.config, self.policy, self.executor, self.corpus = run, config, policy, executor, corpus
         self.devices = devices
         self.plain = Step(config, policy, executor, devices=devices, donates=True)
-        self.counting = Step(config, policy, executor, Recorder, devices, donates=True, counts_tensors=True)
+        self.counting = Step(config, policy, executor, StackedRecorder, devices, donates=True, counts_tensors=True)
         self.checkpoints = checkpoints_of(config.record.checkpoints, run.path, devices)
         self.saved: int | None = None  # the step of the last checkpoint
 
@@ -199,7 +199,7 @@ class _Loop:
         planted = [fault for fault in self.faults if fault.step == number]
         if not planted:
             return self.counting if counts else self.plain
-        recorder = Recorder if counts else None
+        recorder = StackedRecorder if counts else None
         return Step(
             self.config, self.policy, self.executor, recorder, self.devices, planted, counts_tensors=counts
         )  # fmt: skip
@@ -296,8 +296,9 @@ def step_statistics(counting: Step, results: dict[str, Any]) -> tuple[dict[str, 
 def as_statistics(records: dict[str, Any], formats: dict[str, Format]) -> dict[str, Statistics]:
     """A recorder's arrays as ``Statistics`` by site."""
     return {
-        key: Statistics.from_counts(formats[key], total, counts, significands)
-        for key, (total, counts, significands) in records.items()
+        name: Statistics.from_counts(formats[key], *counts)
+        for key, record in records.items()
+        for name, counts in by_layer(key, record)
     }
 
 

@@ -20,7 +20,7 @@ from qsim.config import RunConfig
 from qsim.memory import counted
 from qsim.policy import Arithmetic, parse_policy
 from qsim.position import AnyStep, State, advance, inputs_of, start
-from qsim.recorders import Recorder
+from qsim.recorders import StackedRecorder
 from qsim.step import Step
 from qsim.training import step_statistics
 
@@ -129,7 +129,7 @@ def _emulated(config: RunConfig, entry: Entry) -> Training:
 
 def _counting(config: RunConfig, entry: Entry) -> Training:
     """With all that a run does at a step of which it keeps statistics, but for writing them."""
-    step = Step(config, entry.arithmetic, entry.executor, Recorder, donates=True, counts_tensors=True)
+    step = Step(config, entry.arithmetic, entry.executor, StackedRecorder, donates=True, counts_tensors=True)
     return Training(config, entry.arithmetic, partial(_counted, step))
 
 

@@ -21,6 +21,8 @@ from strategies import drawn, generator, without_nan
 
 import precision as pr
 from precision.backends import get_backend
+from precision.backends.jax_.counting import by_products
+from precision.backends.jax_.rounding import significands
 from precision.significands import COLUMNS
 from precision.statistics import COUNTERS, EXPONENT_BINS, LOWEST_EXPONENT
 
@@ -295,7 +297,40 @@ def test_carried_digits_are_the_same_number(counts: list[int]) -> None:
     module = get_backend("jax")
     total = jnp.zeros(2, jnp.int32)
     for count in counts:
-        total = module.carried(total + jnp.asarray([count & 0xFFFF, count >> 16], jnp.int32))
+        total = module.carried(total + module.addable(jnp.int32(count)), 0)
     low, high = map(int, total)
     assert low + (high << 16) == sum(counts)
     assert low < 1 << 16
+
+
+@pytest.mark.parametrize("size", [0, 7, 1 << 16, 100_001])
+def test_tables_by_products_are_those_by_scattering(size: int) -> None:
+    """What a TPU computes; of patterns of all kinds."""
+    magnitude = jnp.asarray(generator(7).integers(0, 1 << 31, size, np.uint32))
+    assert np.array_equal(by_products(magnitude), significands(magnitude))
+
+
+def test_join_all_is_joining_in_turn(backend: Executor) -> None:
+    """Of observations, and of stacks of them as of layers in parts of a batch."""
+    module, arrays = backend.module, np.resize(telling_patterns("fp16", 8).view(np.float32), (3, 2, 50))
+
+    def step(arrays: Any) -> Any:
+        def seen(carry: Any, x: Any) -> Any:
+            return carry, module.observe(x["x"], module.round_to(x["x"], pr.FP16), pr.FP16)
+
+        stacked = module.scan(lambda c, x: (c, module.scan(seen, (), x)[1]), (), {"x": arrays})[1]
+        apart = [tuple(part[i] for part in stacked) for i in range(3)]
+        both = {"all": module.join_all(stacked), "turns": module.join(module.join(*apart[:2]), apart[2])}
+        return module.count(both, dict.fromkeys(both, pr.FP16))
+
+    found = jax.device_get((jax.jit(step) if backend.name == "jax" else step)(arrays))
+    for layer in range(2):
+        of_all, in_turn = (
+            pr.Statistics.from_counts(pr.FP16, *(part[layer] for part in found[name])) for name in ("all", "turns")
+        )
+        told = pr.statistics(np.ascontiguousarray(arrays[:, layer]), "fp16", backend="numpy")
+        assert of_all == in_turn
+        assert of_all.count == 150
+        assert np.array_equal(of_all.significands, in_turn.significands)
+        assert np.array_equal(of_all.significands, told.significands)
+        assert [getattr(of_all, name) for name in COUNTERS] == [getattr(told, name) for name in COUNTERS]

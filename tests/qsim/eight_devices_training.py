@@ -23,7 +23,7 @@ from qsim.model import step_keys
 from qsim.optimizer import ScaleState, step_scalars
 from qsim.policy import POLICIES, Arithmetic
 from qsim.position import start
-from qsim.recorders import Recorder
+from qsim.recorders import Recorder, StackedRecorder
 from qsim.step import Step
 from qsim.training import step_statistics
 
@@ -89,7 +89,7 @@ def compile_ahead(step: Step) -> str:
 def check(policy: str, mesh: str, changes: str = "") -> None:
     config = configured(changes)
     devices = find_devices(config, policy_of(policy), "jax", parse_mesh(mesh))
-    step = Step(config, policy_of(policy), "jax", Recorder, devices, counts_tensors=True)
+    step = Step(config, policy_of(policy), "jax", StackedRecorder, devices, counts_tensors=True)
     assert collectives(compile_ahead(step)) == {("all-gather", True), ("all-reduce", False)}
     found = steps(step)
     for number, (row, expected) in enumerate(zip(found, reference(policy, changes), strict=True), start=1):

@@ -20,7 +20,16 @@ from precision.backends.jax_.arithmetic import (
     tree_sum,
 )
 from precision.backends.jax_.blocks import shared_scales, times_power
-from precision.backends.jax_.counting import addable, carried, computed_once, count, join, observe, statistics
+from precision.backends.jax_.counting import (
+    addable,
+    carried,
+    computed_once,
+    count,
+    join,
+    join_all,
+    observe,
+    statistics,
+)
 from precision.backends.jax_.derivatives import differentiable
 from precision.backends.jax_.gemm import counted_matmul, matmul
 from precision.backends.jax_.gradients import product, straight_through, straight_through_where, without_derivative
@@ -97,6 +106,7 @@ __all__ = [
     "interpret",
     "jit",
     "join",
+    "join_all",
     "key_words",
     "log",
     "lookup",

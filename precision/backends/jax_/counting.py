@@ -8,6 +8,7 @@ and without 64-bit types there is no wider integer; so counts that are to be add
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -18,13 +19,16 @@ from jax import lax
 from precision.backends import get_backend
 from precision.backends.jax_ import foreign
 from precision.backends.jax_.gemm import platforms
-from precision.backends.jax_.rounding import NORMAL, refuse_too_many, significands, to_bits
+from precision.backends.jax_.rounding import CELLS, NORMAL, cells, refuse_too_many, significands, to_bits
 from precision.backends.jax_.structure import varying_together
 from precision.format import Format
-from precision.statistics import DIGIT_BITS, INFINITY, event_thresholds
+from precision.significands import COLUMNS
+from precision.statistics import DIGIT_BITS, EXPONENT_BINS, INFINITY, event_thresholds
 
 Array = Any
 _LOW = (1 << DIGIT_BITS) - 1
+_ROWS, _COLUMNS = 64, 128  # cells of the table of significands, and one behind them that nobody reads
+_BLOCK = 1 << 16
 
 
 def statistics(x: Array, rounded: Array, fmt: Format) -> tuple[Array, Array]:
@@ -49,10 +53,13 @@ def addable(count: Array) -> Array:
     return jnp.stack([count & _LOW, count >> DIGIT_BITS])
 
 
-def carried(digits: Array) -> Array:
-    """The same numbers with low digits below 2^16.  Exact where both digits are sums of at most 2^15 such."""
-    low, high = digits
-    return jnp.stack([low & _LOW, high + (low >> DIGIT_BITS)])
+def carried(digits: Array, axes: int) -> Array:
+    """The same numbers with low digits below 2^16: (..., 2, and so many axes).
+
+    Exact where both digits are sums of at most 2^15 such.
+    """
+    low, high = jnp.moveaxis(digits, -axes - 1, 0)
+    return jnp.stack([low & _LOW, high + (low >> DIGIT_BITS)], axis=-axes - 1)
 
 
 def computed_once(x: Array) -> Array:
@@ -71,8 +78,16 @@ def _computed_once(foreign_platforms: tuple[str, ...], x: Array) -> Array:
 
 
 def join(a: tuple[Array, Array, Array], b: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-    """Two observations of one name as one: counts add."""
-    return jnp.concatenate([a[0], b[0]]), carried(a[1] + b[1]), carried(a[2] + b[2])
+    """Two observations of one name as one, or two stacks of them: counts add."""
+    return jnp.concatenate([a[0], b[0]], axis=-2), carried(a[1] + b[1], 1), carried(a[2] + b[2], 2)
+
+
+def join_all(stacked: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+    """Observations along a first axis of at most 2^15, or stacks of them, as one."""
+    of_values, counts, tables = stacked
+    parts, *outer, size, _ = of_values.shape
+    none = jnp.zeros((*outer, parts * size, 0), jnp.bool_)
+    return none, carried(counts.sum(axis=0), 1), carried(tables.sum(axis=0), 2)
 
 
 def count(observed: dict[str, tuple[Array, Array, Array]], formats: dict[str, Format]) -> dict[str, Any]:
@@ -82,8 +97,9 @@ def count(observed: dict[str, tuple[Array, Array, Array]], formats: dict[str, Fo
 
 
 def _length(of_values: Array) -> Array:
-    high, low = divmod(of_values.shape[0], 1 << DIGIT_BITS)
-    return jnp.asarray([low, high], jnp.int32)
+    *outer, size, _ = of_values.shape
+    high, low = divmod(size, 1 << DIGIT_BITS)
+    return jnp.broadcast_to(jnp.asarray([low, high], jnp.int32), (*outer, 2))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -93,11 +109,37 @@ def _counted(fmt: Format, foreign_platforms: tuple[str, ...], x: Array, rounded:
         counts, tables = foreign.call(kernel, words, x, rounded, sizes=sizes)
         return counts.sum(axis=0), tables.sum(axis=0)
 
-    by_words = partial(_by_words, fmt)
-    return lax.platform_dependent(x, rounded, default=by_words, **dict.fromkeys(foreign_platforms, by_kernel))
+    here = dict.fromkeys(foreign_platforms, by_kernel)
+    ways = {"default": partial(_by_words, fmt, significands), "tpu": partial(_by_words, fmt, by_products)}
+    return lax.platform_dependent(x, rounded, **ways | here)
 
 
-def _by_words(fmt: Format, x: Array, rounded: Array) -> tuple[Array, Array]:
+def by_products(magnitude: Array) -> Array:
+    """``significands`` as products of matrices of 0 and 1, for a unit that multiplies faster than it scatters.
+
+    Cell 128 i + j counts the values of a block whose row i and column j both hold 1: sums below 2^24, exact in
+    float32.  XLA for TPU fuses the matrices into the product, so that a block is read and nothing of it written.
+    """
+    blocks = max(1, -(-magnitude.size // _BLOCK))
+    padded = jnp.pad(magnitude, (0, blocks * _BLOCK - magnitude.size))
+
+    def body(i: Array, table: Array) -> Array:
+        index = cells(lax.dynamic_slice_in_dim(padded, i * _BLOCK, _BLOCK), _ROWS * _COLUMNS - 1)
+        high, low = _ones(index // _COLUMNS, _ROWS), _ones(index % _COLUMNS, _COLUMNS)
+        found = lax.dot_general(high, low, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+        return table + found.astype(jnp.int32)
+
+    start, padded = varying_together(jnp.zeros((_ROWS, _COLUMNS), jnp.int32), padded)
+    table = lax.fori_loop(0, blocks, body, start)
+    return table.reshape(-1)[:CELLS].reshape(EXPONENT_BINS, COLUMNS)
+
+
+def _ones(places: Array, columns: int) -> Array:
+    """(n, columns) bfloat16: 1 in the column that each place names."""
+    return (places[:, None] == lax.iota(jnp.int32, columns)).astype(jnp.bfloat16)
+
+
+def _by_words(fmt: Format, table: Callable[[Array], Array], x: Array, rounded: Array) -> tuple[Array, Array]:
     """Comparisons of patterns; in the order of ``COUNTERS``."""
     u, result = to_bits(x), to_bits(rounded) & 0x7FFFFFFF
     magnitude = u & 0x7FFFFFFF
@@ -114,4 +156,4 @@ def _by_words(fmt: Format, x: Array, rounded: Array) -> tuple[Array, Array]:
         far & number & (result < INFINITY),
         (magnitude != result) & number,
     )
-    return jnp.stack([event.sum(dtype=jnp.int32) for event in events]), significands(magnitude)
+    return jnp.stack([event.sum(dtype=jnp.int32) for event in events]), table(magnitude)

@@ -37,6 +37,11 @@ def join(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(p + q for p, q in zip(a, b, strict=True))
 
 
+def join_all(stacked: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Observations along a first axis, or stacks of them, as one."""
+    return tuple(part.sum(axis=0) for part in stacked)
+
+
 def addable(counts: Any) -> Any:
     """Counts as they are: of 64 bits, they add."""
     return counts
