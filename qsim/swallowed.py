@@ -46,7 +46,7 @@ def count_updates(ar: Calculator, config: OptimizerConfig, update: Update, rows:
             left as they are, w - lr (decay w) rounded as the step rounds (the same random words where it draws them).
         swallowed_in: updates that would be swallowed had parameters been kept in fp16 or bf16, by nearest even:
             round(round(w) - u) has the bits of round(w).
-    rows: a parameter and its name -> (L, n), the rows that are counted apart.
+    rows: a parameter and its name -> (L, ...), the rows that are counted apart.
     Domain: elements before the step that are not finite, in the format in question, count nowhere.  A product with lr
     is zero where a factor is, whether or not float32 flushes it; +0 turned -0 has changed.
     Exactness: w, d and u are those of the step bit for bit, in float32 that flushes subnormals, where the policy
@@ -55,9 +55,13 @@ def count_updates(ar: Calculator, config: OptimizerConfig, update: Update, rows:
     ar.draw_from(update.keys)
     before = update.before if ar.policy.has_master else ar.working_copy(update.before)
     return {
-        name: ar.xp.stack([rows(name, flags).sum(axis=1) for flags in _flags(ar, config, name, w, update)], axis=1)
+        name: ar.xp.stack([_in_rows(rows(name, flags)) for flags in _flags(ar, config, name, w, update)], axis=1)
         for name, w in before.items()
     }
+
+
+def _in_rows(flags: Array) -> Array:
+    return flags.sum(axis=tuple(range(1, flags.ndim)))
 
 
 def _flags(ar: Calculator, config: OptimizerConfig, name: str, w: Array, update: Update) -> list[Array]:

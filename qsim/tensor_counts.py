@@ -40,8 +40,8 @@ def count_tensors(ar: Calculator, config: OptimizerConfig, update: Update, gradi
 
 
 def _rows(name: str, x: Array) -> Array:
-    """(L, n) of blocks, (1, n) of what is no block."""
-    return x.reshape(x.shape[0] if name.startswith(_BLOCKS) else 1, -1)
+    """(L, ...) of blocks, (1, ...) of what is no block."""
+    return x if name.startswith(_BLOCKS) else x[None]
 
 
 def _table(ar: Calculator, rows: Array) -> Array:
@@ -56,9 +56,9 @@ def _ends(xp: Any, rows: Array) -> Array:
 
     Both are maxima of words.  Zero, less one, is the largest word, so that none but zeros give ~0xFFFFFFFF = 0.
     """
-    magnitude = rows.view(np.uint32) & np.uint32(0x7FFFFFFF)
+    magnitude, inside = rows.view(np.uint32) & np.uint32(0x7FFFFFFF), tuple(range(1, rows.ndim))
     finite = xp.where(magnitude < np.uint32(INFINITY), magnitude, np.uint32(0))
-    return xp.stack([finite.max(axis=1), (~(finite - np.uint32(1))).max(axis=1)], axis=1)
+    return xp.stack([finite.max(axis=inside), (~(finite - np.uint32(1))).max(axis=inside)], axis=1)
 
 
 # On the host

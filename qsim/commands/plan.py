@@ -37,6 +37,8 @@ def add(command: AddCommand) -> None:
     parser.add_argument(
         "--hlo", type=Path, metavar="FILE", help="with --compile: the optimised program, written there"
     )
+    counting = "with --compile: the step that a run makes where it keeps statistics"
+    parser.add_argument("--statistics", action="store_true", help=counting)
     parser.set_defaults(config=None)
 
 
@@ -59,6 +61,8 @@ def _plan(arguments: Arguments) -> int:
     from qsim.planning.table import print_plan, print_plans
 
     check_out(arguments.hlo)
+    if not arguments.compile and (arguments.statistics or arguments.hlo):
+        raise ConfigError("--statistics and --hlo are of a compiled step; add --compile")
     if arguments.preset is None:
         if arguments.compile or arguments.mesh or arguments.chip:
             raise ConfigError("--compile, --mesh and --chip are of one size; name it, as in qsim plan 6b")
@@ -69,7 +73,7 @@ def _plan(arguments: Arguments) -> int:
             print_plans(plans)
         return 0
     plan = _planned(arguments, arguments.preset)
-    found = _compiled(plan, arguments.hlo) if arguments.compile else None
+    found = _compiled(plan, arguments.hlo, arguments.statistics) if arguments.compile else None
     if arguments.json:
         print(strict_json.dumps(plan.as_json() | ({} if found is None else {"compiled": found}), indent=1))
     else:
@@ -126,7 +130,7 @@ def _machine(arguments: Arguments, name: str) -> Machine:
     )
 
 
-def _compiled(plan: Plan, hlo: Path | None) -> dict[str, Any]:
+def _compiled(plan: Plan, hlo: Path | None, statistics: bool) -> dict[str, Any]:
     from qsim.planning.apart import compile_plan
 
-    return compile_plan(plan, hlo)
+    return compile_plan(plan, hlo, statistics=statistics)

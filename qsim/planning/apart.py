@@ -25,7 +25,7 @@ _ALONE = (
 )
 
 
-def compile_plan(plan: Plan, hlo: Path | None = None) -> dict[str, Any]:
+def compile_plan(plan: Plan, hlo: Path | None = None, *, statistics: bool = False) -> dict[str, Any]:
     """What ``compile_apart`` gives, and whether it ``passed``: no fault, and it fits a device.
 
     Errors: ConfigError where the machine's compiler is not here, and where it fails.
@@ -33,7 +33,7 @@ def compile_plan(plan: Plan, hlo: Path | None = None) -> dict[str, Any]:
     topology = plan.machine.topology
     if topology is None:
         raise ConfigError(f"no compiler for {plan.machine} without one at hand; --compile is for TPUs")
-    found = compile_apart(plan.config, plan.policy, plan.way.mesh, topology, hlo)
+    found = compile_apart(plan.config, plan.policy, plan.way.mesh, topology, hlo, statistics=statistics)
     memory, held, faults = plan.machine.chip.memory, found["bytes"]["held"], found["checks"]["faults"]
     if held > memory:
         faults.append(f"the step holds {held / GIB:.2f} GiB of a device that has {memory / GIB:.2f} GiB")
@@ -41,11 +41,18 @@ def compile_plan(plan: Plan, hlo: Path | None = None) -> dict[str, Any]:
 
 
 def compile_apart(
-    config: RunConfig, policy: Arithmetic, mesh: Mesh, topology: str | None, hlo: Path | None = None
+    config: RunConfig,
+    policy: Arithmetic,
+    mesh: Mesh,
+    topology: str | None,
+    hlo: Path | None = None,
+    *,
+    statistics: bool = False,
 ) -> dict[str, Any]:
     """The answer of ``qsim.planning.compiling``, from a process of its own.
 
     topology: that of a TPU machine; None for the CPU that this is.  hlo: a file for the optimised program.
+    statistics: of the step that keeps them.
     Errors: ConfigError where the library is not installed, and where the compiler fails, with the last it said.
     """
     if topology is not None and find_spec("libtpu") is None:
@@ -56,6 +63,7 @@ def compile_apart(
         "mesh": str(mesh),
         "topology": topology,
         "hlo": None if hlo is None else str(hlo),
+        "statistics": statistics,
     }
     command = [*_ALONE, sys.executable, "-m", "qsim.planning.compiling"]
     done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, check=False)

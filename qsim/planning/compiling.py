@@ -27,6 +27,7 @@ from qsim.optimizer import step_scalars
 from qsim.planning.checks import check
 from qsim.planning.hlo import Program
 from qsim.policy import Arithmetic
+from qsim.recorders import StackedRecorder
 from qsim.sharding import DATA
 from qsim.step import Step
 
@@ -77,14 +78,21 @@ def compiled(
     policy: Arithmetic,
     mesh: Mesh,
     topology: str | None = None,
+    *,
+    statistics: bool = False,
 ) -> tuple[Step, Any, Row]:
     """The step, JAX's compiled form of it and what the compiler says; for the devices here without a topology.
+
+    statistics: the step that a run makes where it keeps them.
 
     Bytes are those of one device: ``held`` arguments, results and temporaries, what results take over from the
     arguments counted once.  operations: of one device, by the compiler's count, where it gives one.
     """
     devices = AbsentDevices(config, policy, mesh, topology)
-    step = Step(config, policy, "jax", devices=devices, donates=True, hardware=not policy.promises_bits)
+    step = Step(
+        config, policy, "jax", StackedRecorder if statistics else None, devices,
+        donates=True, hardware=not policy.promises_bits, counts_tensors=statistics,
+    )  # fmt: skip
     began, work = time.perf_counter(), time.process_time()
     lowered = step.lowered(*inputs(config, policy))
     traced = time.perf_counter()
@@ -107,6 +115,7 @@ def compiled(
         "cpu_seconds": time.process_time() - work,
         "bytes": memory,
         "operations": cost.get("flops"),
+        "bytes_moved": cost.get("bytes accessed"),
     }
     return step, found, row
 
@@ -116,7 +125,8 @@ def answer(request: Row) -> Row:
     config, policy = config_from_json(request["config"]), policy_from_json(request["policy"])
     if request["topology"] is not None:
         get_backend("jax").devices.compile_for("tpu")
-    step, found, row = compiled(config, policy, parse_mesh(request["mesh"]), request["topology"])
+    mesh, topology = parse_mesh(request["mesh"]), request["topology"]
+    step, found, row = compiled(config, policy, mesh, topology, statistics=request["statistics"])
     text = found.as_text()
     if request["hlo"] is not None:
         write_atomically(Path(request["hlo"]), text.encode())

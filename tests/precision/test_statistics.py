@@ -216,8 +216,8 @@ def test_no_part_counts_more_than_a_word_holds(monkeypatch: pytest.MonkeyPatch) 
     assert np.array_equal(kernel(x, rounded, pr.FP16)[1], found.significands)
 
 
-def test_jax_refuses_more_than_its_counters_hold() -> None:
-    """By shape alone: nothing of this size is allocated."""
+def test_jax_refuses_more_at_once_than_its_counters_hold() -> None:
+    """By shape alone: nothing of this size is allocated.  Joined, there may be more."""
     module = pr.backends.get_backend("jax")
     many, most = (jax.ShapeDtypeStruct((size,), np.float32) for size in (1 << 31, (1 << 31) - 1))
     message = r"^statistics of 2147483648 values[^\n]*int32 counters[^\n]*of parts[^\n]*(\Z|\n-+\nFor simplicity)"
@@ -229,7 +229,9 @@ def test_jax_refuses_more_than_its_counters_hold() -> None:
 
     assert jax.eval_shape(seen, most)[1].dtype == np.int32
     with pytest.raises(ValueError, match=message):
-        jax.eval_shape(lambda x, y: module.join(seen(x), seen(y)), most, jax.ShapeDtypeStruct((1,), np.float32))
+        jax.eval_shape(seen, many)
+    joined = jax.eval_shape(lambda x, y: module.join(seen(x), seen(y)), most, most)
+    assert joined[0].shape == ((1 << 32) - 2, 0)
 
 
 # Where the rounded values go

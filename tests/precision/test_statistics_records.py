@@ -21,8 +21,7 @@ from strategies import drawn, generator, without_nan
 
 import precision as pr
 from precision.backends import get_backend
-from precision.backends.jax_.counting import by_products
-from precision.backends.jax_.rounding import significands
+from precision.backends.jax_.counting import by_products, by_scattering
 from precision.significands import COLUMNS
 from precision.statistics import COUNTERS, EXPONENT_BINS, LOWEST_EXPONENT
 
@@ -303,11 +302,15 @@ def test_carried_digits_are_the_same_number(counts: list[int]) -> None:
     assert low < 1 << 16
 
 
-@pytest.mark.parametrize("size", [0, 7, 1 << 16, 100_001])
-def test_tables_by_products_are_those_by_scattering(size: int) -> None:
-    """What a TPU computes; of patterns of all kinds."""
-    magnitude = jnp.asarray(generator(7).integers(0, 1 << 31, size, np.uint32))
-    assert np.array_equal(by_products(magnitude), significands(magnitude))
+@pytest.mark.parametrize("shape", [(0,), (), (7,), (1 << 16,), (100_001,), (3, 300, 130), (5, 70_001), (4, 0)])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_tables_by_products_are_those_by_scattering(shape: tuple[int, ...], dtype: Any) -> None:
+    """What a TPU computes; of patterns of all kinds, in whole blocks and in others."""
+    words = generator(7).integers(0, 1 << 32, shape, np.uint32)
+    x = jax.lax.bitcast_convert_type(jnp.asarray(words), jnp.float32).astype(dtype)
+    found = by_products(x)
+    assert np.array_equal(found, by_scattering(x))
+    assert np.array_equal(found, pr.statistics(np.asarray(x, np.float32), "fp32", backend="numpy").significands)
 
 
 def test_join_all_is_joining_in_turn(backend: Executor) -> None:

@@ -27,7 +27,8 @@ from precision.statistics import DIGIT_BITS, EXPONENT_BINS, INFINITY, event_thre
 
 Array = Any
 _LOW = (1 << DIGIT_BITS) - 1
-_ROWS, _COLUMNS = 64, 128  # cells of the table of significands, and one behind them that nobody reads
+_ROWS, _COLUMNS = 64, 128  # cells of the table of significands, and more behind them that nobody reads
+_NOWHERE = _ROWS * _COLUMNS - 1
 _BLOCK = 1 << 16
 
 
@@ -35,8 +36,7 @@ def statistics(x: Array, rounded: Array, fmt: Format) -> tuple[Array, Array]:
     """Counts of nearest-even rounding, in the order of ``COUNTERS``, and the table of significands of x; int32, below
     2^31 values."""
     refuse_too_many(x.size)
-    pair = varying_together(x.reshape(-1), rounded.reshape(-1))
-    return _counted(fmt, platforms(), *pair)
+    return _counted(fmt, platforms(), *varying_together(x, rounded))
 
 
 def observe(x: Array, rounded: Array, fmt: Format) -> tuple[Array, Array, Array]:
@@ -106,32 +106,57 @@ def _length(of_values: Array) -> Array:
 def _counted(fmt: Format, foreign_platforms: tuple[str, ...], x: Array, rounded: Array) -> tuple[Array, Array]:
     def by_kernel(x: Array, rounded: Array) -> tuple[Array, Array]:
         kernel, words, sizes = get_backend("numba").count_foreign(fmt, x.size)
-        counts, tables = foreign.call(kernel, words, x, rounded, sizes=sizes)
+        counts, tables = foreign.call(kernel, words, _wide(x).reshape(-1), _wide(rounded).reshape(-1), sizes=sizes)
         return counts.sum(axis=0), tables.sum(axis=0)
 
     here = dict.fromkeys(foreign_platforms, by_kernel)
-    ways = {"default": partial(_by_words, fmt, significands), "tpu": partial(_by_words, fmt, by_products)}
+    ways = {"default": partial(_by_words, fmt, by_scattering), "tpu": partial(_by_words, fmt, by_products)}
     return lax.platform_dependent(x, rounded, **ways | here)
 
 
-def by_products(magnitude: Array) -> Array:
-    """``significands`` as products of matrices of 0 and 1, for a unit that multiplies faster than it scatters.
+def _wide(x: Array) -> Array:
+    """As float32, of any float type."""
+    return x.astype(jnp.float32)
+
+
+def _magnitudes(x: Array) -> Array:
+    return to_bits(_wide(x)) & 0x7FFFFFFF
+
+
+def by_scattering(x: Array) -> Array:
+    """Table of significands of x, in one operation."""
+    return significands(_magnitudes(x).reshape(-1))
+
+
+def by_products(x: Array) -> Array:
+    """The same as products of matrices of 0 and 1, for a unit that multiplies faster than it scatters.
 
     Cell 128 i + j counts the values of a block whose row i and column j both hold 1: sums below 2^24, exact in
-    float32.  XLA for TPU fuses the matrices into the product, so that a block is read and nothing of it written.
+    float32.  XLA for TPU fuses the matrices into the product, so that a block is read and nothing of it written; x is
+    never flat, whole or widened, of which that compiler would make copies.
     """
-    blocks = max(1, -(-magnitude.size // _BLOCK))
-    padded = jnp.pad(magnitude, (0, blocks * _BLOCK - magnitude.size))
+    if x.size == 0:
+        return jnp.zeros((EXPONENT_BINS, COLUMNS), jnp.int32)
+    rows = x.reshape(-1, x.shape[-1]) if x.ndim > 1 else x.reshape(-1, 1)
+    count, width = rows.shape
+    at_once = min(count, max(1, _BLOCK // width))
 
     def body(i: Array, table: Array) -> Array:
-        index = cells(lax.dynamic_slice_in_dim(padded, i * _BLOCK, _BLOCK), _ROWS * _COLUMNS - 1)
-        high, low = _ones(index // _COLUMNS, _ROWS), _ones(index % _COLUMNS, _COLUMNS)
-        found = lax.dot_general(high, low, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
-        return table + found.astype(jnp.int32)
+        first = jnp.minimum(i * at_once, count - at_once)  # the last block ends with x, and counts what is new in it
+        new = lax.iota(jnp.int32, at_once) + first >= i * at_once
+        found = cells(_magnitudes(lax.dynamic_slice_in_dim(rows, first, at_once)), _NOWHERE)
+        return table + _of_cells(jnp.where(new[:, None], found, _NOWHERE).reshape(-1))
 
-    start, padded = varying_together(jnp.zeros((_ROWS, _COLUMNS), jnp.int32), padded)
-    table = lax.fori_loop(0, blocks, body, start)
+    start, rows = varying_together(jnp.zeros((_ROWS, _COLUMNS), jnp.int32), rows)
+    table = lax.fori_loop(0, -(-count // at_once), body, start)
     return table.reshape(-1)[:CELLS].reshape(EXPONENT_BINS, COLUMNS)
+
+
+def _of_cells(index: Array) -> Array:
+    """How often each cell is named, int32 (64, 128)."""
+    high, low = _ones(index // _COLUMNS, _ROWS), _ones(index % _COLUMNS, _COLUMNS)
+    found = lax.dot_general(high, low, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+    return found.astype(jnp.int32)
 
 
 def _ones(places: Array, columns: int) -> Array:
@@ -141,7 +166,7 @@ def _ones(places: Array, columns: int) -> Array:
 
 def _by_words(fmt: Format, table: Callable[[Array], Array], x: Array, rounded: Array) -> tuple[Array, Array]:
     """Comparisons of patterns; in the order of ``COUNTERS``."""
-    u, result = to_bits(x), to_bits(rounded) & 0x7FFFFFFF
+    u, result = to_bits(_wide(x)), _magnitudes(rounded)
     magnitude = u & 0x7FFFFFFF
     beyond, beyond_below_zero, smallest_normal = event_thresholds(fmt)
     far, number = magnitude >= jnp.where(u >> 31 == 1, beyond_below_zero, beyond), magnitude <= INFINITY
@@ -156,4 +181,4 @@ def _by_words(fmt: Format, table: Callable[[Array], Array], x: Array, rounded: A
         far & number & (result < INFINITY),
         (magnitude != result) & number,
     )
-    return jnp.stack([event.sum(dtype=jnp.int32) for event in events]), table(magnitude)
+    return jnp.stack([event.sum(dtype=jnp.int32) for event in events]), table(x)

@@ -29,6 +29,7 @@ from qsim.planning.checks import check
 from qsim.planning.compiling import AbsentDevices, compiled, inputs
 from qsim.planning.hlo import Program
 from qsim.policy import parse_policy
+from qsim.recorders import StackedRecorder
 from qsim.sites import Calculator
 from qsim.step import Step
 
@@ -115,6 +116,20 @@ def test_a_rounding_left_out_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(asked) - survived == {("mlp_up.fprop", 2)}
 
 
+@pytest.mark.parametrize("statistics", [False, True])
+def test_a_program_is_no_longer_for_more_layers(statistics: bool) -> None:
+    """Lines of it before XLA has it, but for longer sums in a tree; those of a step that counts, too."""
+
+    def lines(layers: int) -> int:
+        config = replace(SMALL, model=replace(SMALL.model, layers=layers))
+        recorder = StackedRecorder if statistics else None
+        devices = AbsentDevices(config, NATIVE, Mesh())
+        step = Step(config, NATIVE, "jax", recorder, devices, hardware=True, counts_tensors=statistics)
+        return step.lowered(*inputs(config, NATIVE)).as_text().count("\n")
+
+    assert lines(2) <= lines(7) <= 1.01 * lines(2)
+
+
 @pytest.mark.exhaustive
 def test_held_memory_is_near_what_is_counted(whole: tuple[Step, dict[str, Any]]) -> None:
     """A CPU computes on 16-bit values as float32, so it holds more than is counted, at most twice as much."""
@@ -139,10 +154,10 @@ def test_without_the_library_it_says_what_to_install() -> None:
 
 
 @needs_libtpu
-@pytest.mark.parametrize("mesh", [Mesh(data=2, model=2)])
-def test_a_tpu_s_program_has_every_rounding_on_the_types_of_the_policy(mesh: Mesh) -> None:
+@pytest.mark.parametrize("statistics", [False, True])
+def test_a_tpu_s_program_has_every_rounding_on_the_types_of_the_policy(statistics: bool) -> None:
     config = replace(SMALL, data=replace(SMALL.data, batch_size=16))
-    found = compile_apart(config, NATIVE, mesh, "v4:2x2x1")
+    found = compile_apart(config, NATIVE, Mesh(data=2, model=2), "v4:2x2x1", statistics=statistics)
     assert found["checks"]["faults"] == []
     assert found["checks"]["roundings"]["asked"] > 60
 

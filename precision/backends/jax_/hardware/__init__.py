@@ -5,6 +5,7 @@ values rounded to BF16 or FP16 are arrays of bfloat16 and float16, which ``widen
 """
 
 from precision.backends.jax_ import *  # noqa: F403
+from precision.backends.jax_.counting import observe, statistics
 from precision.backends.jax_.hardware.arithmetic import (
     absmax,
     add,
@@ -34,7 +35,7 @@ from precision.backends.jax_.hardware.arithmetic import (
     widen,
     widened,
 )
-from precision.backends.jax_.hardware.products import matmul, observe, statistics
+from precision.backends.jax_.hardware.products import matmul
 
 name = "jax_hardware"
 

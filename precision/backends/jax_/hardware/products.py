@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from precision.accumulator import Accumulator
-from precision.backends.jax_ import counting, gemm
+from precision.backends.jax_ import gemm
 from precision.backends.jax_.hardware.arithmetic import NARROW, wide
 from precision.format import Format
 from precision.formats import BF16
@@ -49,12 +49,3 @@ def _common(a: Format, b: Format) -> Any:
         return NARROW[a]
     eight = all(fmt.bits <= 8 and not fmt.is_integer and fmt.precision <= BF16.precision for fmt in (a, b))
     return jnp.bfloat16 if eight else jnp.float32
-
-
-def observe(x: Array, rounded: Array, fmt: Format) -> tuple[Array, Array, Array]:
-    """As ``counting.observe``, of arrays of any float type."""
-    return counting.observe(wide(x), wide(rounded), fmt)
-
-
-def statistics(x: Array, rounded: Array, fmt: Format) -> tuple[Array, Array]:
-    return observe(x, rounded, fmt)[1:]
