@@ -70,7 +70,7 @@ def _allowed(step: Step) -> set[tuple[str, ...]]:
         if site in GEMM_SITES:
             names = row.operands(direction) if row.scheme(direction) is None else ("int8", "int8")
             allowed.add(tuple(_XLA.get(parse_format(name).name, "f32") for name in names))
-    return allowed | ({("bf16", "bf16")} if step.recorder else set())  # tables of significands
+    return allowed | ({("bf16", "bf16"), ("pred", "pred")} if step.recorder else set())  # tables of significands
 
 
 def _wrong_moves(program: Program) -> list[str]:

@@ -49,6 +49,9 @@ class Plan:
             for key, value in as_json(config)[record].items()
             if value != as_json(begun)[record][key]
         }
+        every = work.statistics_interval(config.model)
+        if every > config.record.statistics_every:
+            changed["record.statistics_every"] = every
         words = [f"qsim train --preset {config.preset} --policy {self.policy.name} --executor jax"]
         if self.way.mesh.count in self.machine.chip.sizes:
             words.append(f"--machine {self.machine}")

@@ -5,6 +5,9 @@ from __future__ import annotations
 from qsim.config import ModelConfig, RunConfig
 
 DAY = 86_400
+_COUNTING = 2 * 64 * 128  # operations by which a value finds its place in a table of significands
+_INTERVALS = (25, 50, 100, 200, 500, 1000)
+_SHARE = 0.1  # of a run's time
 
 
 def operations_of_a_token(model: ModelConfig) -> int:
@@ -24,3 +27,18 @@ def operations_of_a_step(config: RunConfig) -> int:
 def step_seconds(config: RunConfig, devices: int, tflops: float, utilisation: float) -> float:
     """operations / (devices x peak x utilisation), utilisation of the model's own operations."""
     return operations_of_a_step(config) / (devices * tflops * 1e12 * utilisation)
+
+
+def values_of_a_token(model: ModelConfig) -> int:
+    """Values that a step counts a token, forward and backward: L (47 h + 4 A T) + 4 h + 2 V.
+
+    Weight gradients and parameters, of which a step has as many for any number of tokens, left out.
+    """
+    of_layer = 47 * model.hidden + 4 * model.heads * model.length
+    return model.layers * of_layer + 4 * model.hidden + 2 * model.vocabulary
+
+
+def statistics_interval(model: ModelConfig) -> int:
+    """Steps from one that keeps statistics to the next, so that the tables' operations are at most a tenth of all."""
+    of_step = _COUNTING * values_of_a_token(model) / operations_of_a_token(model)
+    return next((every for every in _INTERVALS if of_step / every <= _SHARE), _INTERVALS[-1])

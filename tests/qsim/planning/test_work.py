@@ -9,9 +9,16 @@ import pytest
 from small_runs import small_config
 
 from qsim.config import RunConfig, preset
-from qsim.planning.work import operations_of_a_step, operations_of_a_token, step_seconds
+from qsim.planning.work import (
+    operations_of_a_step,
+    operations_of_a_token,
+    statistics_interval,
+    step_seconds,
+    values_of_a_token,
+)
 from qsim.policy import POLICIES
 from qsim.position import inputs_of, start
+from qsim.recorders import Recorder
 from qsim.site import Site
 from qsim.sites import Calculator
 from qsim.step import training_step
@@ -52,6 +59,25 @@ def test_a_token_takes_six_a_parameter_and_attention(name: str) -> None:
     idle = (model.vocabulary + model.length + 2) * model.hidden + 13 * model.layers * model.hidden
     attention = 12 * model.layers * model.hidden * model.length
     assert operations_of_a_token(model) == 6 * (model.parameters - idle) + attention
+
+
+@pytest.mark.parametrize("changes", [{}, {"model.layers": 3, "model.hidden": 64, "model.length": 64}])
+def test_a_step_counts_so_many_values_a_token(changes: dict[str, Any]) -> None:
+    config, policy, recorder = small_config(**changes), POLICIES["bf16"], Recorder()
+    ar, position = Calculator(policy, "numpy", recorder), start(config, policy)
+    tokens = np.zeros((2, config.data.batch_size, config.model.length), np.int32)
+    given = inputs_of(config, policy, position, tuple(tokens))
+    training_step(ar, config, position.state, given.batch, given.scalars, given.keys)
+    sizes = {key: int(size) for key, (size, *_) in recorder.results(ar.backend).items()}
+    found = sum(size for key, size in sizes.items() if not key.endswith(("wgrad", "weights", "loss.fprop")))
+    assert found == values_of_a_token(config.model) * tokens[0].size
+
+
+def test_statistics_are_kept_the_more_seldom_the_more_they_cost() -> None:
+    """By hand, 16384 operations a value: 410m 24 (47 1024 + 4 16 2048) + 4 1024 + 2 51200 values a token, in
+    2.73e9 operations: 26 steps; 52b in 3.25e11: 2.9."""
+    assert statistics_interval(preset("410m").model) == 500
+    assert statistics_interval(preset("52b").model) == 50
 
 
 def test_time() -> None:
