@@ -134,7 +134,7 @@ def draw(tables: Tables) -> Figure:
         axes[0, 0].axvline(threshold / LARGEST_DIRECTION, color=COLOURS[number], linewidth=0.8, linestyle=":")
     axes[0, 0].set(title="gains at 1.0 bit for bit (dotted: threshold)", xlabel="learning rate", ylabel="share")
     axes[0, 1].set(title="STD(g)", xlabel="learning rate", ylabel="standard deviation of gains")
-    axes[0, 0].legend(frameon=False)
+    axes[0, 1].legend(frameon=False)
     return drawn
 
 
