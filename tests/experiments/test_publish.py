@@ -19,6 +19,7 @@ from experiments.rows import Row, Store
 from experiments.scale import GOOD, PARTS, label
 from experiments.scale import variants as ladder
 from experiments.scales import SCALES
+from qsim.config import from_json
 
 COMMITTED = Path(__file__).parents[2] / "experiments" / "results" / "small"
 CHEAPEST = label(PARTS[0], GOOD)  # of all rows at ``small``
@@ -66,7 +67,8 @@ def test_a_committed_row_made_again_here_is_the_same(tmp_path: Path) -> None:
     assert training.key(corpus.sha256) == row["key"]
     place = Place(out=tmp_path, work=tmp_path / "runs", scale=scale.name)
     again = measured_row(training, trained(training, corpus, place), corpus, scale.name)
-    here = ("seconds", "seconds_per_step", "environment")
+    here = ("seconds", "seconds_per_step", "environment", "config")
     for name in ("hashes", "training", "checkpoints"):
         assert again[name] == row[name], name
+    assert from_json(again["config"]) == from_json(row["config"])  # which has no keys that there were not then
     assert {k: v for k, v in again.items() if k not in here} == {k: v for k, v in row.items() if k not in here}
