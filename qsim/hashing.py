@@ -7,6 +7,7 @@ unstacked, every NaN as 0x7FC00000.  Values of an fp64 run are hashed as float64
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,24 @@ import numpy as np
 
 from precision.format import CANONICAL_NAN
 
+BLOCKS = "blocks."
 _NAN = {4: np.uint32(CANONICAL_NAN).view("<f4"), 8: np.uint64(0x7FF8 << 48).view("<f8")}
 
 
 def unstack(tree: dict[str, Any]) -> dict[str, np.ndarray]:
     """Stacked blocks as one tensor a layer: ``blocks.qkv.weight`` (L, ...) -> ``layer.0.qkv.weight``, ..."""
-    flat: dict[str, np.ndarray] = {}
-    for name, value in tree.items():
-        array = np.asarray(value, dtype=_kept(value))
-        if name.startswith("blocks."):
-            rest = name.removeprefix("blocks.")
-            flat |= {f"layer.{i}.{rest}": layer for i, layer in enumerate(array)}
-        else:
-            flat[name] = array
-    return flat
+    arrays = {name: np.asarray(value, dtype=_kept(value)) for name, value in tree.items()}
+    rows = {name: x if name.startswith(BLOCKS) else x[None] for name, x in arrays.items()}
+    return {key: row for name, x in rows.items() for key, row in by_layer(name, x)}
+
+
+def by_layer(name: str, rows: Any) -> Iterator[tuple[str, Any]]:
+    """Rows (L, ...) of stacked blocks under the names of their layers; of any other parameter its one row."""
+    if not name.startswith(BLOCKS):
+        yield name, rows[0]
+        return
+    rest = name.removeprefix(BLOCKS)
+    yield from ((f"layer.{i}.{rest}", row) for i, row in enumerate(rows))
 
 
 def stack(flat: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -6,7 +6,6 @@ By parameter, blocks one row a layer (L, ...), everything else one row: integers
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,12 @@ import numpy as np
 from precision.formats import FP32
 from precision.statistics import INFINITY, whole
 from qsim.config import OptimizerConfig
+from qsim.hashing import BLOCKS, by_layer
 from qsim.sites import Calculator
 from qsim.swallowed import Update, count_updates
 
 Array = Any
 Tree = dict[str, Array]
-_BLOCKS = "blocks."
 
 
 def count_tensors(ar: Calculator, config: OptimizerConfig, update: Update, gradients: Tree) -> dict[str, Tree]:
@@ -41,7 +40,7 @@ def count_tensors(ar: Calculator, config: OptimizerConfig, update: Update, gradi
 
 def _rows(name: str, x: Array) -> Array:
     """(L, ...) of blocks, (1, ...) of what is no block."""
-    return x if name.startswith(_BLOCKS) else x[None]
+    return x if name.startswith(BLOCKS) else x[None]
 
 
 def _table(ar: Calculator, rows: Array) -> Array:
@@ -64,18 +63,9 @@ def _ends(xp: Any, rows: Array) -> Array:
 # On the host
 
 
-def by_layer(name: str, rows: Any) -> Iterator[tuple[str, Any]]:
-    """Rows of a parameter under the names of its layers, as ``qsim.hashing.unstack`` has them."""
-    if not name.startswith(_BLOCKS):
-        yield name, rows[0]
-        return
-    rest = name.removeprefix(_BLOCKS)
-    yield from ((f"layer.{i}.{rest}", row) for i, row in enumerate(rows))
-
-
 def sizes(tree: Tree) -> dict[str, int]:
     """Elements by tensor."""
-    shapes = {name: x.shape if name.startswith(_BLOCKS) else (1, *x.shape) for name, x in tree.items()}
+    shapes = {name: x.shape if name.startswith(BLOCKS) else (1, *x.shape) for name, x in tree.items()}
     return {key: n for name, (rows, *rest) in shapes.items() for key, n in by_layer(name, [math.prod(rest)] * rows)}
 
 

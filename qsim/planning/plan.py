@@ -82,6 +82,8 @@ class Plan:
             "tflops_of_a_device": chip.tflops,
             "utilisation": self.utilisation,
             "steps": config.steps,
+            "statistics_every": work.statistics_interval(config.model),
+            "statistics_in_steps": work.statistics_in_steps(config.model),
             "seconds_of_a_step": self.step_seconds,
             "days": self.days,
             "command": self.command,

@@ -38,7 +38,12 @@ def values_of_a_token(model: ModelConfig) -> int:
     return model.layers * of_layer + 4 * model.hidden + 2 * model.vocabulary
 
 
+def statistics_in_steps(model: ModelConfig) -> float:
+    """Operations of a step's tables of significands, by those of the step."""
+    return _COUNTING * values_of_a_token(model) / operations_of_a_token(model)
+
+
 def statistics_interval(model: ModelConfig) -> int:
     """Steps from one that keeps statistics to the next, so that the tables' operations are at most a tenth of all."""
-    of_step = _COUNTING * values_of_a_token(model) / operations_of_a_token(model)
+    of_step = statistics_in_steps(model)
     return next((every for every in _INTERVALS if of_step / every <= _SHARE), _INTERVALS[-1])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from event_oracle import recount
 from strategies import generator
 from tensor_updates import SHAPES, drawn_update, tensors_counted
 
 from precision.backends import BACKENDS
 from precision.binades import Binades
+from precision.statistics import EXPONENT_BINS, LOWEST_EXPONENT
 from qsim.config import OptimizerConfig
 from qsim.hashing import unstack
 from qsim.policy import POLICIES
@@ -28,7 +30,7 @@ def patterns() -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_gradients(backend: str) -> None:
-    """Tables as ``Binades`` counts each tensor by itself, extremes as NumPy sorts them, in float64."""
+    """Tables as of each tensor by itself, exponents as integers tell them, extremes as NumPy sorts them."""
     gradients = patterns()
     counts = tensors_counted(POLICIES["fp16"], CONFIG, drawn_update(POLICIES["fp16"], CONFIG), gradients, backend)
     apart = unstack(gradients)
@@ -36,6 +38,8 @@ def test_gradients(backend: str) -> None:
     assert found.keys() == extremes.keys() == apart.keys() == sizes(gradients).keys()
     for name, g in apart.items():
         assert np.array_equal(found[name], Binades.of(np.ascontiguousarray(g)).significands)
+        told = recount(np.ascontiguousarray(g).view(np.uint32), "fp32").exponents
+        assert found[name].sum(axis=1).tolist() == [told.get(i + LOWEST_EXPONENT, 0) for i in range(EXPONENT_BINS)]
         magnitudes = np.abs(g[np.isfinite(g)].astype(np.float64))
         kept = sorted(magnitudes[magnitudes > 0].tolist())
         assert extremes[name] == ((kept[-1], kept[0]) if kept else None)

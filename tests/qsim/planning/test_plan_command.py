@@ -44,6 +44,7 @@ def test_the_table(cli: Cli) -> None:
     assert code == 0
     for words in ("410m (derived: ", "409,266,176 parameters", "parameters ", "moments ", "days for 75,000 steps"):
         assert words in out
+    assert "statistics take the operations of 26.4 such steps; every 500 steps, 5.3% of the run" in out
 
 
 @pytest.mark.parametrize("name", PRESETS)
