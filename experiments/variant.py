@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 MEASUREMENT = 2  # raised with what ``experiments.measuring`` writes, so that rows of another kind are never mixed
 
+_SINCE = {"position_scale": 1.0}  # keys of a model that rows did not always have, and what was then the only way
+
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
@@ -74,6 +76,7 @@ class Training:
         Left out: the preset's name, how often what is recorded, and, where the policy promises bits, the executor.
         """
         config = {k: v for k, v in as_json(self.config).items() if k not in ("preset", "record")}
+        config["model"] = {k: v for k, v in config["model"].items() if _SINCE.get(k) != v}
         facts: dict[str, Any] = {
             "config": config,
             "policy": self.policy_sha256,

@@ -143,7 +143,7 @@ def _check_cache(config: DecoderConfig, tokens: Array, cache: KeyValueCache) -> 
 def _positions(ar: Calculator, config: DecoderConfig, outer: Parameters, first: int) -> Array | None:
     """Rows that are added to the embedding, from position ``first`` on."""
     if config.positions == "sinusoidal":
-        return ar.xp.asarray(sinusoidal_table(config.length, config.hidden)[first:])
+        return ar.xp.asarray(sinusoidal_table(config.length, config.hidden, config.position_scale)[first:])
     learned = outer.get("embedding.positions")
     return None if learned is None else learned[config.position_offset + first :]
 

@@ -21,8 +21,9 @@ class DecoderConfig:
 
     heads: of queries; kv_heads: of keys and values, each serving heads / kv_heads neighbouring ones.
     activation: ``gelu`` by erf, ``gelu_tanh`` its approximation; gated: activation(x G) times x U, with no bias.
-    positions: ``learned``, a table whose first row is that of position -position_offset; ``sinusoidal``; ``rotary``,
-    of the first rotary_fraction of each head, its halves turned by position / rotary_theta^(2 i / width); ``alibi``.
+    positions: ``learned``, a table whose first row is that of position -position_offset; ``sinusoidal``,
+    times position_scale; ``rotary``, of the first rotary_fraction of each head, its halves turned by
+    position / rotary_theta^(2 i / width); ``alibi``.
     parallel_residual: x + attention(norm_1(x)) + MLP(norm_2(x)).  biases: of the linear layers.  embedding_norm: a
     LayerNorm behind the embedding.  tied: the matrix of the logits is the transposed token table.
     Errors: ConfigError on creation for sizes that do not fit each other.
@@ -42,6 +43,7 @@ class DecoderConfig:
     gated: bool = False
     positions: Positions = "learned"
     position_offset: int = 0
+    position_scale: float = 1.0
     rotary_fraction: float = 1.0
     rotary_theta: float = 10000.0
     parallel_residual: bool = False
@@ -60,7 +62,7 @@ class DecoderConfig:
                 raise ConfigError(f"{name} is {value!r}; it is true or false")
             if known and value not in known:
                 raise ConfigError(f"{name} is {value!r}; choose one of {', '.join(known)}")
-        for name in ("epsilon", "rotary_theta", "rotary_fraction"):
+        for name in ("epsilon", "position_scale", "rotary_theta", "rotary_fraction"):
             value = getattr(self, name)
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= _LARGEST:
                 raise ConfigError(f"{name} is {value!r}; it must be a number above 0 that float32 has room for")
@@ -115,6 +117,7 @@ def of_model(config: ModelConfig) -> DecoderConfig:
         epsilon=config.layernorm_epsilon,
         activation="gelu",
         positions=config.positions,
+        position_scale=config.position_scale,
         tied=config.tied,
     )
 

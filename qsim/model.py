@@ -131,7 +131,7 @@ def _split(parameters: Parameters) -> tuple[Parameters, Parameters]:
 def _positions(ar: Calculator, config: ModelConfig, parameters: Parameters) -> Array | None:
     """What is added to the embedding: a parameter, a constant or nothing."""
     if config.positions == "sinusoidal":
-        return ar.xp.asarray(sinusoidal_table(config.length, config.hidden))
+        return ar.xp.asarray(sinusoidal_table(config.length, config.hidden, config.position_scale))
     learned = parameters.get("embedding.positions")
     return None if learned is None else ar.shards.whole_rows(learned, config.length)
 

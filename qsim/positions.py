@@ -15,19 +15,20 @@ _BASE = 10000
 
 
 @cache
-def sinusoidal_table(length: int, width: int) -> np.ndarray:
+def sinusoidal_table(length: int, width: int, scale: float = 1.0) -> np.ndarray:
     """sin and cos of positions, interleaved, float32 rounded once from float64.  (T, h)
 
-        table[t, 2 i] = sin(t / 10000^(2 i / h)),    table[t, 2 i + 1] = cos(t / 10000^(2 i / h))
+        table[t, 2 i] = s sin(t / 10000^(2 i / h)),    table[t, 2 i + 1] = s cos(t / 10000^(2 i / h))
 
     Positions 2^k ... 2^(k + 1) - 1 turn the rows below 2^k by the sine and cosine of position 2^k, correctly rounded
     (sin(a + b) = sin a cos b + cos a sin b and so on, each product and sum rounded to float64).  Exactness: before
-    the rounding to float32 within 2^-51 k of the true value for length 2^k, k >= 1.  Constants, without a gradient.
-    Source: Vaswani and others, Attention Is All You Need, section 3.5.
+    the rounding to float32 within 2^-51 k of the true value for length 2^k, k >= 1, where s is 1; times s otherwise,
+    and one rounding to float64 more where s is no power of two.  Constants, without a gradient.
+    Source: Vaswani and others, Attention Is All You Need, section 3.5, with s = 1 beside embeddings times sqrt(h).
     """
     pairs = (width + 1) // 2
     table = np.stack(_sines_and_cosines(length, width, _BASE), axis=2).reshape(length, 2 * pairs)
-    return _read_only(table[:, :width].astype(np.float32))
+    return _read_only((scale * table[:, :width]).astype(np.float32))
 
 
 @cache

@@ -63,7 +63,7 @@ def _tensors(config: ModelConfig, parameters: dict[str, np.ndarray]) -> dict[str
     """By their names in the file; the layout of GPT-2 has one source for each parameter."""
     held = dict(parameters)
     if config.positions == "sinusoidal":
-        held["embedding.positions"] = sinusoidal_table(config.length, config.hidden)
+        held["embedding.positions"] = sinusoidal_table(config.length, config.hidden, config.position_scale)
     found = {_name(row): _written(row, held[row.ours]) for row in GPT2.rows if row.ours in held}
     for row in GPT2.layers:
         for i, w in enumerate(held[f"blocks.{row.ours}"]):

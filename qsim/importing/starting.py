@@ -19,7 +19,7 @@ from qsim.position import FirstWeights
 from qsim.run_data import tokenizer_file
 from qsim.runs import RunFolder
 
-_SIZES = ("layers", "hidden", "heads", "length", "vocabulary", "positions", "tied")
+_SIZES = ("layers", "hidden", "heads", "length", "vocabulary", "positions", "position_scale", "tied")
 
 
 def first_weights(model: Model) -> FirstWeights:

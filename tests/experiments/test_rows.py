@@ -60,6 +60,16 @@ def test_and_of_all_of_it(other: str) -> None:
     assert other != key(Variant(label="a"))
 
 
+def test_and_of_what_is_newer_than_rows() -> None:
+    """A key that a configuration did not always have counts where it says something new."""
+    sinusoidal = (("model.positions", "sinusoidal"),)
+    plain, one, other = (
+        key(Variant(label="a", changes=(*sinusoidal, *more)))
+        for more in ((), (("model.position_scale", 1.0),), (("model.position_scale", 0.5),))
+    )
+    assert plain == one != other
+
+
 def test_where_no_bits_are_promised_the_executor_counts() -> None:
     native = Variant(label="a", policy="native-bf16")
     assert key(native) != key(native, scale=dataclasses.replace(SMALL, executor="numpy"))

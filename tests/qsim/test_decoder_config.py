@@ -45,6 +45,7 @@ def test_shapes_of_grouped_heads_and_a_gated_mlp() -> None:
         ({"hidden": 12.0}, "hidden is 12.0"),
         ({"heads": True}, "heads is True"),
         ({"length": 1 << 31}, "length is 2147483648; a decoder has a whole number from 1 to 2147483647"),
+        ({"position_scale": 0}, "position_scale is 0; it must be a number above 0"),
         ({"kv_heads": 3}, "4 heads do not share 3 heads of keys"),
         ({"norm": "batchnorm"}, "norm is 'batchnorm'; choose one of layernorm, rmsnorm"),
         ({"activation": "mish"}, "activation is 'mish'"),

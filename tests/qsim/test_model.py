@@ -27,7 +27,7 @@ def reference_loss(config, parameters, tokens, targets, kept):
     if config.positions == "learned":
         x = x + parameters["embedding.positions"][: tokens.shape[1]]
     if config.positions == "sinusoidal":
-        x = x + sinusoids(tokens.shape[1], config.hidden)
+        x = x + sinusoids(tokens.shape[1], config.hidden, config.position_scale)
     for i in range(config.layers):
         p = {k.removeprefix("blocks."): v[i] for k, v in parameters.items() if k.startswith("blocks.")}
         x = x + dropped(config, attention(config, p, norm(config, x, p, "layernorm_1")), kept, "attention_out", i)
@@ -41,12 +41,12 @@ def reference_loss(config, parameters, tokens, targets, kept):
     return -jnp.mean(jnp.take_along_axis(chances, targets[..., None], -1))
 
 
-def sinusoids(length, width):
-    """Interleaved sine and cosine of t / 10000^(2 i / h), float32."""
+def sinusoids(length, width, scale):
+    """Interleaved sine and cosine of t / 10000^(2 i / h), times the scale, float32."""
     table = np.zeros((length, width))
     for t, i in np.ndindex(length, width // 2):
         angle = t / 10000 ** (2 * i / width)
-        table[t, 2 * i : 2 * i + 2] = np.sin(angle), np.cos(angle)
+        table[t, 2 * i : 2 * i + 2] = scale * np.sin(angle), scale * np.cos(angle)
     return table.astype(np.float32).astype(np.float64)
 
 
@@ -100,6 +100,7 @@ def drawn(config, seed):
         ({"dropout": 0.3}, 4),
         ({"dropout": 0.3, "recompute": True}, 2),
         ({"positions": "sinusoidal"}, 4),
+        ({"positions": "sinusoidal", "position_scale": 0.03125}, 1),
         ({"positions": "sinusoidal", "tied": True, "recompute": True}, 1),
         ({"positions": "alibi", "dropout": 0.3}, 4),
         ({"positions": "alibi", "tied": True, "recompute": True}, 2),

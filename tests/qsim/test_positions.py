@@ -62,6 +62,16 @@ def test_a_longer_table_begins_with_a_shorter_one() -> None:
     assert_same_bits(sinusoidal_table(300, 12)[:77], sinusoidal_table(77, 12))
 
 
+def test_a_scaled_table() -> None:
+    """A power of two moves the exponent alone; another factor is one rounding of float64 more."""
+    table = sinusoidal_table(90, 12)
+    assert_same_bits(sinusoidal_table(90, 12, 2.0**-5), np.ldexp(table, -5))
+    true, scale = exact_table(range(90), 12), Fraction(0.3)
+    for row, exact in zip(sinusoidal_table(90, 12, 0.3), true, strict=True):
+        for found, one in zip(row, exact, strict=True):
+            assert abs(Fraction(float(found)) - scale * one) <= half_unit(found) + Fraction(4, 2**51)
+
+
 def test_first_rows() -> None:
     table = sinusoidal_table(2, 4)
     assert_same_bits(table[0], np.array([0, 1, 0, 1], np.float32))

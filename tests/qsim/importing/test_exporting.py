@@ -20,7 +20,7 @@ from small_runs import assert_same_trees, small_config, small_run
 from qsim import model
 from qsim.checkpoints import CheckpointError, load_checkpoint
 from qsim.config import ModelConfig
-from qsim.decoder import decoder_forward
+from qsim.decoder import ResidentWeights, decoder_forward
 from qsim.decoder_config import of_model
 from qsim.importing import ModelError, export_gpt2, open_model
 from qsim.policy import POLICIES
@@ -53,16 +53,24 @@ def test_out_and_back_is_bit_for_bit(tmp_path: Path, tied: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("policy", "positions"), [("fp32", "learned"), ("fp32", "sinusoidal"), ("fp16-pure", "learned")]
+    ("policy", "positions", "scale"),
+    [
+        ("fp32", "learned", 1.0),
+        ("fp32", "sinusoidal", 1.0),
+        ("fp32", "sinusoidal", 0.3),
+        ("fp16-pure", "learned", 1.0),
+    ],
 )
-def test_logits_are_those_of_the_run(tmp_path: Path, policy: str, positions: str) -> None:
-    config = small_config(**{"model.positions": positions}).model
+def test_logits_are_those_of_the_run(tmp_path: Path, policy: str, positions: str, scale: float) -> None:
+    config = small_config(**{"model.positions": positions, "model.position_scale": scale}).model
     parameters = drawn(config)
     found = open_model(export_gpt2(config, parameters, tmp_path / "gpt2"))
     tokens = np.arange(2 * config.length).reshape(2, -1)
     calculator = Calculator(POLICIES[policy], "numpy")
     expected, _ = model.forward(calculator, config, calculator.working_copy(parameters), tokens)
     assert_same_bits(decoder_forward(calculator, found.config, found.weights, tokens), expected)
+    resident = ResidentWeights(parameters=parameters)
+    assert_same_bits(decoder_forward(calculator, of_model(config), resident, tokens), expected)
 
 
 def test_the_files_are_those_of_gpt2(tmp_path: Path) -> None:
