@@ -56,6 +56,11 @@ def unfit(results: Results, except_for: Sequence[str] = ()) -> list[str]:
     return [reason for reason in found if reason is not None]
 
 
+def fit(results: Results, label: str) -> bool:
+    """Whether something can be told of a variant, its losses before quantization looked at."""
+    return _unfit(results, label, excepted=False) is None
+
+
 def _unfit(results: Results, label: str, excepted: bool) -> str | None:
     if not np.isfinite(results.losses(label)).all():
         return f"the loss of {label} is no number"

@@ -7,7 +7,8 @@ more under INT8: subnormals kept or flushed to zero, times loss scale none, cons
 Rule, written before it was run: the claim is about *fp16, flushed, no scale*, which loses most.  Where it does not
 lose at least ten times the share of gradients that *fp16, kept, dynamic scale* does, nothing can be told.  Otherwise
 *reproduced* where it degrades more under vector-wise INT8 than bf16 and more than *fp16, kept, dynamic scale*, by the
-rule of ``experiments.judging``.
+rule of ``experiments.judging``.  Said beside the verdict, and no part of the rule: how the variant that lost most of
+those that may be compared differs from bf16.
 
 Gradients are counted in the sampled steps of every run (a tenth of them): values that became zero, and subnormal, by
 site and pass, layers together.
@@ -23,7 +24,7 @@ from matplotlib.figure import Figure
 
 from experiments.drawing import COLOURS, bars, figure
 from experiments.experiment import Experiment
-from experiments.judging import UNTOLD, Verdict, all_of, more, unless, untold
+from experiments.judging import UNTOLD, Verdict, all_of, fit, more, unless, untold
 from experiments.results import Results
 from experiments.variant import Variant
 from qsim.policy import POLICIES, Arithmetic, LossScaling
@@ -67,7 +68,17 @@ def trained(results: Results, label: str) -> bool:
 
 
 def judge(results: Results) -> Verdict:
-    return unless(untold(results), lambda: _judged(results))
+    found = unless(untold(results), lambda: _judged(results))
+    return dataclasses.replace(found, reason=found.reason + _beside(results))
+
+
+def _beside(results: Results) -> str:
+    """Of the variant that lost most among those that learned and whose loss lies close to bf16's."""
+    losses = {label: lost(results, label) for label in results.labels if fit(results, label)}
+    label = max(losses, key=losses.__getitem__, default=BF16)
+    if label in (BF16, MOST):
+        return ""
+    return f"; {label}, most of those comparable, loses {losses[label]:.1e}: {more(results, label, BF16).reason}"
 
 
 def _judged(results: Results) -> Verdict:

@@ -132,6 +132,17 @@ def test_underflow_is_not_told_where_nothing_underflows() -> None:
     assert "loses 0.0e+00 of gradients" in verdict.reason
 
 
+def test_underflow_says_which_of_the_comparable_lost_most() -> None:
+    experiment, degradations, _ = AS_CLAIMED["underflow"]
+    kept, flushed = "fp16, kept, no scale", "fp16, flushed, static scale"
+    lossy = LOSSY | {kept: {"gradients_underflowed": 100}, flushed: {"gradients_underflowed": 50}}
+    found = experiment.judge(constructed(experiment, degradations, training=lossy, pre={underflow.MOST: 9.0}))
+    assert found.outcome == UNTOLD
+    assert f"{kept}, most of those comparable, loses " in found.reason
+    assert f"{kept} minus bf16: " in found.reason
+    assert "most of those" not in experiment.judge(constructed(experiment, degradations, training=LOSSY)).reason
+
+
 def test_dropout_of_0_8_may_learn_less() -> None:
     experiment, degradations, _ = AS_CLAIMED["dropout"]
     verdict = experiment.judge(constructed(experiment, degradations, pre={dropout.EXCEPTED: 4.5}))
