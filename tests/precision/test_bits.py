@@ -263,64 +263,56 @@ def test_source_keeps_its_rules(module: ModuleType, width: int) -> None:
     assert all(isinstance(operator, arithmetic + unary) for operator in operators)
 
 
-class Word(int):
-    """A 32-bit word that refuses the shifts LLVM leaves undefined."""
+class Words(np.ndarray):
+    """32-bit words that refuse the shifts LLVM leaves undefined."""
 
-    def __new__(cls, value: int) -> Word:
-        return super().__new__(cls, value & WORD)
-
-    def __lshift__(self, count: int) -> Word:
-        assert 0 <= count < 32, f"shift by {count}"
-        return Word(int(self) << int(count))
-
-    def __rshift__(self, count: int) -> Word:
-        assert 0 <= count < 32, f"shift by {count}"
-        return Word(int(self) >> int(count))
-
-    def __rlshift__(self, value: int) -> Word:
-        return Word(value) << self
-
-    def __rrshift__(self, value: int) -> Word:
-        return Word(value) >> self
-
-    def __neg__(self) -> Word:
-        return Word(-int(self))
-
-    def __invert__(self) -> Word:
-        return Word(~int(self))
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        plain = [np.asarray(x) if isinstance(x, Words) else x for x in inputs]
+        if ufunc in (np.left_shift, np.right_shift):
+            assert np.all(plain[1] < np.uint32(32)), f"shift by {np.max(plain[1])}"
+        return getattr(ufunc, method)(*plain, **options).view(Words)
 
 
-def _wrapping(name: str) -> Callable:
-    operation = getattr(int, name)
-    return lambda self, other: Word(operation(int(self), int(other)))
+def checked(u: np.ndarray) -> Words:
+    return u.astype(np.uint32).view(Words)
 
 
-for _name in ("add", "sub", "mul", "and", "or", "xor"):
-    for _prefix in ("", "r"):
-        setattr(Word, f"__{_prefix}{_name}__", _wrapping(f"__{_prefix}{_name}__"))
+def everywhere(word: int, u: np.ndarray) -> Words:
+    """As an array: a scalar would be no ``Words`` once something is done with it."""
+    return checked(np.full(u.shape, word, np.uint32))
+
+
+@pytest.mark.parametrize("count", [32, -1 % 2**32])
+def test_words_refuse_such_shifts(count: int) -> None:
+    u = checked(EDGES)
+    for shift in (lambda n: u << n, lambda n: u >> n, lambda n: 1 << n):
+        assert isinstance(shift(everywhere(31, u)), Words)
+        with pytest.raises(AssertionError, match=f"shift by {count}"):
+            shift(everywhere(count, u))
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("fmt", CARRIED, ids=str)
 def test_shift_counts_stay_below_32(fmt: Format, mode: str) -> None:
-    u = np.concatenate([EDGES, drawn(generator(4), 200)])
-    constants = Constants(*(Word(int(word)) for word in Rounding(mode=mode).words(fmt)))
-    rows = [of_a_format(bits, Word(x), constants) for x in u.tolist()]
-    found = [np.array(list(map(int, column)), np.uint32) for column in zip(*rows, strict=True)]
+    u = np.concatenate([EDGES, drawn(generator(4), 2000)])
+    known = Rounding(mode=mode).words(fmt)
+    constants = Constants(*(everywhere(int(word), u) for word in known))._replace(mode=known.mode)
+    found = [np.asarray(column) for column in of_a_format(bits, checked(u), constants)]
     expected = list(of_a_format(bits, u, Rounding(mode=mode).words(fmt)))
     assert_same_words(found, expected, u, OF_A_FORMAT)
 
 
 def test_shift_counts_of_the_other_kernels_stay_below_32() -> None:
-    u = np.concatenate([EDGES, drawn(generator(5), 200)])
-    rows = [of_a_word(bits, Word(x), (Word(KEY[0]), Word(KEY[1])), Word(WORD)) for x in u.tolist()]
-    found = [np.array(list(map(int, column)), np.uint32) for column in zip(*rows, strict=True)]
+    u = np.concatenate([EDGES, drawn(generator(5), 2000)])
+    key = (everywhere(KEY[0], u), everywhere(KEY[1], u))
+    found = [np.asarray(column) for column in of_a_word(bits, checked(u), key, everywhere(WORD, u))]
     assert_same_words(found, in_numpy(u, None), u, OF_A_WORD)
 
 
 def test_shift_counts_of_the_fused_multiply_add_stay_below_32() -> None:
     rng = generator(6)
     u = np.concatenate([EDGES, drawn(rng, 200)])
-    for a, b, c in zip(u.tolist(), rng.permutation(u).tolist(), rng.permutation(u).tolist(), strict=True):
-        exact = oracles.fused_multiply_add(*map(oracles.read, (a, b, c)))
-        assert soft_float.fused_multiply_add(Word(a), Word(b), Word(c)) == oracles.write(exact)
+    operands = (u, rng.permutation(u), rng.permutation(u))
+    found = soft_float.fused_multiply_add(*map(checked, operands))
+    for result, *one in zip(found.tolist(), *(x.tolist() for x in operands), strict=True):
+        assert result == oracles.write(oracles.fused_multiply_add(*map(oracles.read, one)))

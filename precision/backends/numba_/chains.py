@@ -25,7 +25,7 @@ import numpy as np
 from numba import prange, types
 
 from precision.backends.numba_.chain_steps import STEPS, StepBuilder
-from precision.backends.numba_.compilation import Kernel, kernel, made_inline, specialised
+from precision.backends.numba_.compilation import PRODUCT, Kernel, kernel, made_inline, specialised
 from precision.backends.numba_.few_rows import FEW, make_few_rows
 from precision.backends.numba_.microkernels import (
     FLUSHING,
@@ -279,6 +279,7 @@ def _make(name: str, step: str, control: int, starts_anew: Any = _first_word) ->
     return Kernel(
         specialised(_product, name, _threads=_one, **known),
         specialised(_product, name + "_parallel", _threads=_num_threads, **known),
+        signature=PRODUCT,
     )
 
 

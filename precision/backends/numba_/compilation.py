@@ -13,7 +13,10 @@ from typing import Any
 
 import numba
 import numpy as np
+from numba import types
 from numba.core.ccallback import CFunc
+from numba.core.compiler_lock import global_compiler_lock
+from numba.np.numpy_support import from_dtype
 
 _ROOT = Path(__file__).resolve().parents[2]
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
@@ -85,13 +88,24 @@ class Kernel:
 
     PARALLEL_FROM = 1 << 18  # elements, or multiply-adds of a product / 64: from some tens of microseconds
 
-    def __init__(self, function: Callable, parallel: Callable | None = None, *, loops: bool = True) -> None:
-        """parallel: what all threads run, where it is not the same source; loops: whether it has loops of its own."""
+    def __init__(
+        self,
+        function: Callable,
+        parallel: Callable | None = None,
+        *,
+        loops: bool = True,
+        signature: tuple[types.Type, ...] | None = None,
+    ) -> None:
+        """parallel: what all threads run, where it is not the same source; loops: whether it has loops of its own.
+
+        signature: the only types to compile for, where code for other strides would be no faster.
+        """
         self.function = function
         file = inspect.getfile(function)
         parallel = parallel or specialised(function, function.__name__ + "_parallel")
-        self._serial = _stamped(numba.njit(function, cache=True, **_OPTIONS), file)
-        self._parallel = _stamped(numba.njit(parallel, parallel=loops, cache=True, **_OPTIONS), file)
+        serial = numba.njit(function, cache=True, **_OPTIONS)
+        every = numba.njit(parallel, parallel=loops, cache=True, **_OPTIONS)
+        self._serial, self._parallel = (_compiled_once(_stamped(one, file), signature) for one in (serial, every))
 
     def __call__(self, *arguments: Any, work: int | None = None) -> None:
         size = arguments[0].size if work is None else work
@@ -102,9 +116,43 @@ class Kernel:
         return self._parallel if parallel else self._serial
 
 
+def any_strides(dtype: Any, axes: int) -> types.Array:
+    """The type that every array of those values and that many axes converts to, read only."""
+    return types.Array(from_dtype(np.dtype(dtype)), axes, "A", readonly=True)
+
+
+def packed(dtype: Any, axes: int) -> types.Array:
+    return types.Array(from_dtype(np.dtype(dtype)), axes, "C")
+
+
+# of products: a (B, m, k), b (B, k, n), total (B, m, n), words
+PRODUCT = (any_strides(np.float32, 3), any_strides(np.float32, 3), packed(np.float32, 3), packed(np.int64, 1))
+
+
+def _compiled_once(dispatcher: Any, signature: tuple[types.Type, ...] | None) -> Any:
+    """Numba compiles for every layout it meets; this one for ``signature`` alone, to which others are converted."""
+    compile_for = dispatcher.compile
+
+    def compile_(_: Any) -> Any:
+        with global_compiler_lock:
+            known = dispatcher.overloads.get(signature)
+            entry = compile_for(signature) if known is None else known.entry_point
+            dispatcher.disable_compile()
+        return entry
+
+    if signature is not None:
+        dispatcher.compile = compile_
+    return dispatcher
+
+
 def kernel(function: Callable) -> Kernel:
     """Decorator: the loop as a ``Kernel``, cached on disk under ``source_stamp``."""
     return Kernel(function)
+
+
+def kernel_for(*signature: types.Type) -> Callable[[Callable], Kernel]:
+    """Decorator: the same, compiled for those types alone."""
+    return lambda function: Kernel(function, signature=signature)
 
 
 def composed(function: Callable, name: str, **kernels: Kernel) -> Kernel:

@@ -16,7 +16,7 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 from precision.accumulation_plan import Plan, plan_of
 from precision.accumulator import Accumulator
 from precision.backends.numba_ import ordered_steps
-from precision.backends.numba_.compilation import kernel, serial_kernel
+from precision.backends.numba_.compilation import PRODUCT, kernel, kernel_for, packed, serial_kernel
 from precision.format import Format
 from precision.rounding_modes import Constants
 from precision.superaccumulator import LIMBS
@@ -175,7 +175,7 @@ def _row(a, b, total, words, counts):
         total[first:last] = s
 
 
-@kernel
+@kernel_for(*PRODUCT)
 def ordered(a, b, total, words):
     """total (B, m, n) += a (B, m, k) b (B, k, n), float32, as the words say."""
     rows = a.shape[1]
@@ -186,7 +186,7 @@ def ordered(a, b, total, words):
         _row(x[i // rows, i % rows], y[i // rows], z[i // rows, i % rows], words, np.zeros(4, np.int64))
 
 
-@kernel
+@kernel_for(*PRODUCT[:3], packed(np.int32, 3), PRODUCT[3])
 def ordered_and_counted(a, b, total, counts, words):
     """The same, and what happened in each row: int32 (B, m, 4), underflowed, swamped, misaligned, overflowed."""
     rows = a.shape[1]
