@@ -1,4 +1,7 @@
-"""What each scheme of quantization moves the held-out loss by, over all rows of a scale: a table of the README."""
+"""What each scheme of quantization moves the held-out loss by, over rows of a scale: a table of the README.
+
+Of those whose models learned something, by the bound that verdicts are subject to.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.quantizing import INT8, SCHEMES
+from experiments.results import LEARNED
 from experiments.rows import CSV
 
 HEAD = ("scale", "rows", "loss before, times unigram entropy", "scheme", "median change", "largest change", "where")
@@ -23,7 +27,7 @@ def lines(folders: Iterable[Path]) -> list[Line]:
 
 def _of_scale(rows: Sequence[dict[str, str]]) -> Iterable[Line]:
     shares = [float(row["loss_pre"]) / float(row["unigram_entropy"]) for row in rows]
-    learned = [share < 1 for share in shares]  # what did not train is told of beside the table
+    learned = [share <= LEARNED for share in shares]  # what did not is told of beside the table
     kept = [row for row, good in zip(rows, learned, strict=True) if good]
     within = [share for share, good in zip(shares, learned, strict=True) if good]
     said = f"{min(within):.2f} to {max(within):.2f}"

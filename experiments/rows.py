@@ -117,7 +117,8 @@ def _flat(row: Row) -> dict[str, Any]:
     flat = {"label": row["label"], "scale": row["scale"], "policy": row["policy"], "seed": row["seed"]}
     flat |= {"steps": config["steps"], "weight_decay": config["optimizer"]["weight_decay"]}
     flat |= {"clip": config["optimizer"]["clip"], "dropout": config["model"]["dropout"]}
-    flat |= {"positions": config["model"]["positions"], "learning_rate": config["optimizer"]["learning_rate"]}
+    flat |= {"positions": config["model"]["positions"], "position_scale": config["model"].get("position_scale", 1.0)}
+    flat |= {"learning_rate": config["optimizer"]["learning_rate"]}
     flat |= {"unigram_entropy": row["unigram_entropy"], "skipped_steps": training["skipped_steps"]}
     last = row["checkpoints"][str(config["steps"])]
     flat |= {f"loss_{name}": round(sum(losses) / len(losses), 6) for name, losses in last["losses"].items()}

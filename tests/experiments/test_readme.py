@@ -53,9 +53,9 @@ def test_what_stands_around_the_table_stays() -> None:
             rewritten(text, "of it", "")
 
 
-def test_what_schemes_move_is_counted_over_rows_that_trained(tmp_path: Path) -> None:
+def test_what_schemes_move_is_counted_over_rows_that_learned(tmp_path: Path) -> None:
     head = ["label", "scale", "seed", "unigram_entropy", "loss_pre", *(f"loss_{name}" for name in SCHEMES)]
-    losses = [(4.0, 4.1), (4.0, 3.8), (5.0, 5.05), (25.0, 30.0)]
+    losses = [(4.0, 4.1), (4.0, 3.8), (5.0, 5.05), (6.5, 9.0), (25.0, 30.0)]
     rows = [
         ["a", "small", str(i), "8.0", str(pre), *[str(post)] * len(SCHEMES)] for i, (pre, post) in enumerate(losses)
     ]
