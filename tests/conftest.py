@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -18,6 +19,10 @@ from terminal_signals import as_a_terminal_has_it
 
 __all__ = ["as_a_terminal_has_it"]
 LARGEST_WORKER = 3 << 30
+
+# What JAX traces is millions of objects that live long: to look through them at the usual rate takes a quarter and
+# more of the time of tests that compile steps.
+gc.set_threshold(10_000)
 
 settings.register_profile(
     "deterministic",

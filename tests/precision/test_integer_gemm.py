@@ -105,12 +105,14 @@ def test_padding_for_a_gpu(shape: tuple[int, int, int, int]) -> None:
     assert_same_bits(np.asarray(found), expected(a, b, np.zeros((blocks, m, n), np.int32)))
 
 
-@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize(("of_a", "of_b"), [*product(LAYOUTS, LAYOUTS)])
-def test_strides(of_a: str, of_b: str) -> None:
+def test_strides(monkeypatch: pytest.MonkeyPatch, of_a: str, of_b: str) -> None:
+    """On one thread every pair; on all, whose loops find the same rows of the same operands, each with itself, too."""
     rng = generator(2)
     a, b = laid_out(codes(rng, 3, 14, 23), of_a), laid_out(codes(rng, 3, 23, 75), of_b)
-    check(a, b, starts(rng, 3, 14, 75))
+    for parallel_from in (1 << 62, 0) if of_a == of_b else (1 << 62,):
+        monkeypatch.setattr(Kernel, "PARALLEL_FROM", parallel_from)
+        check(a, b, starts(rng, 3, 14, 75))
 
 
 def test_every_pair_of_codes() -> None:

@@ -14,7 +14,7 @@ _HERE = Path(__file__).resolve()
 _PATH = os.pathsep.join(map(str, (_HERE.parents[2], _HERE.parents[1], _HERE.parent)))
 
 
-COMMAND = "from qsim.cli import main; main()"
+COMMAND = "from qsim.cli import console; console()"
 # Python starts with SIGINT ignored where its parent is a job in the background
 HEEDING = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
 
