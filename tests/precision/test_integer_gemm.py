@@ -107,7 +107,7 @@ def test_padding_for_a_gpu(shape: tuple[int, int, int, int]) -> None:
 
 @pytest.mark.parametrize(("of_a", "of_b"), [*product(LAYOUTS, LAYOUTS)])
 def test_strides(monkeypatch: pytest.MonkeyPatch, of_a: str, of_b: str) -> None:
-    """On one thread every pair; on all, whose loops find the same rows of the same operands, each with itself, too."""
+    """On one thread every pair; on all, whose loops find the same rows of the same operands, each with itself too."""
     rng = generator(2)
     a, b = laid_out(codes(rng, 3, 14, 23), of_a), laid_out(codes(rng, 3, 23, 75), of_b)
     for parallel_from in (1 << 62, 0) if of_a == of_b else (1 << 62,):
