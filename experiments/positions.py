@@ -18,12 +18,13 @@ from __future__ import annotations
 
 from itertools import combinations
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.drawing import bars, figure
+from experiments.drawing import COLOURS, bars, figure
 from experiments.experiment import Experiment
 from experiments.judging import NOT_REPRODUCED, NOTABLE, REPRODUCED, UNTOLD, Verdict, alike, all_of, unless, untold
-from experiments.results import Results
+from experiments.results import CLOSE, Results
 from experiments.variant import Variant
 
 KINDS = ("learned", "sinusoidal", "alibi")
@@ -52,9 +53,22 @@ def _alike(results: Results, a: str, b: str) -> Verdict:
 
 
 def draw(results: Results) -> Figure:
-    drawn, axes = figure(1)
+    drawn, axes = figure(2)
     bars(axes[0, 0], KINDS, list(map(results.degraded, KINDS)), "positional embeddings")
+    _losses(axes[0, 1], results)
     return drawn
+
+
+def _losses(axes: Axes, results: Results) -> None:
+    """A point a seed; shaded: what may be compared with learned positions."""
+    for place, kind in enumerate(KINDS):
+        losses = results.losses(kind).mean(axis=1)
+        axes.plot([place] * len(losses), losses, "o", markersize=4, color=COLOURS[place])
+    control = float(results.losses(KINDS[0]).mean())
+    axes.axhspan((1 - CLOSE) * control, (1 + CLOSE) * control, color="grey", alpha=0.12, linewidth=0, zorder=0)
+    axes.set_xticks(range(len(KINDS)), KINDS)
+    axes.set_xlim(-0.5, len(KINDS) - 0.5)
+    axes.set(title="before quantization; shaded: within 2 %", ylabel="held-out loss")
 
 
 EXPERIMENT = Experiment(
