@@ -2,8 +2,8 @@
 
 Nothing is told (*cannot be told at this scale*) where there are fewer than three seeds, where a variant did not learn
 (loss before quantization above 0.8 of the unigram entropy of the text), where a loss is no number, or where a
-variant's loss before quantization lies more than 2 % from its control's (experiments name exceptions, as the paper
-does dropout 0.8).
+variant's loss before quantization lies more than 2 % from its control's (experiments name exceptions to this one, as
+the paper does dropout 0.8).
 
 A claim that A degrades more than B is *reproduced* where the 95 % interval of the paired difference lies above 0;
 *not reproduced* where it lies below 0, or wholly within 0.06 percentage points of 0, which is what the paper itself
@@ -56,20 +56,13 @@ def unfit(results: Results, except_for: Sequence[str] = ()) -> list[str]:
     return [reason for reason in found if reason is not None]
 
 
-def fit(results: Results, label: str) -> bool:
-    """Whether something can be told of a variant, its losses before quantization looked at."""
-    return _unfit(results, label, excepted=False) is None
-
-
 def _unfit(results: Results, label: str, excepted: bool) -> str | None:
     if not np.isfinite(results.losses(label)).all():
         return f"the loss of {label} is no number"
-    if excepted:
-        return None
     if (share := results.learned(label)) > LEARNED:
         what = "learned too little" if share <= 1 else "did not train"
         return f"{label} {what}, its loss is {share:.2f} of the unigram entropy (limit {LEARNED})"
-    if (apart := results.apart(label)) is not None and abs(apart) > CLOSE:
+    if not excepted and (apart := results.apart(label)) is not None and abs(apart) > CLOSE:
         control = results.variant(label).control
         return f"before quantization {label} lies {100 * apart:+.1f} % from {control} (limit {100 * CLOSE:.0f} %)"
     return None

@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from experiments.comparable import comparable
 from experiments.drawing import COLOURS, bars, figure
 from experiments.experiment import Experiment
-from experiments.judging import UNTOLD, Verdict, all_of, fit, more, unless, untold
+from experiments.judging import UNTOLD, Verdict, all_of, more, unless, untold
 from experiments.results import Results
 from experiments.variant import Variant
 from qsim.policy import POLICIES, Arithmetic, LossScaling
@@ -74,7 +75,7 @@ def judge(results: Results) -> Verdict:
 
 def _beside(results: Results) -> str:
     """Of the variant that lost most among those that learned and whose loss lies close to bf16's."""
-    losses = {label: lost(results, label) for label in results.labels if fit(results, label)}
+    losses = {label: lost(results, label) for label in results.labels if comparable(results, label)}
     label = max(losses, key=losses.__getitem__, default=BF16)
     if label in (BF16, MOST):
         return ""

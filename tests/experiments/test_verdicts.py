@@ -145,8 +145,12 @@ def test_underflow_says_which_of_the_comparable_lost_most() -> None:
 
 def test_dropout_of_0_8_may_learn_less() -> None:
     experiment, degradations, _ = AS_CLAIMED["dropout"]
-    verdict = experiment.judge(constructed(experiment, degradations, pre={dropout.EXCEPTED: 4.5}))
-    assert verdict.outcome == REPRODUCED
+    apart, nothing = (
+        experiment.judge(constructed(experiment, degradations, pre={dropout.EXCEPTED: loss})) for loss in (3.9, 4.5)
+    )
+    assert apart.outcome == REPRODUCED
+    assert nothing.outcome == UNTOLD
+    assert f"{dropout.EXCEPTED} learned too little" in nothing.reason
 
 
 @pytest.mark.parametrize(
