@@ -76,7 +76,7 @@ class Training:
         Left out: the preset's name, how often what is recorded, and, where the policy promises bits, the executor.
         """
         config = {k: v for k, v in as_json(self.config).items() if k not in ("preset", "record")}
-        config["model"] = {k: v for k, v in config["model"].items() if _SINCE.get(k) != v}
+        config["model"] = {k: v for k, v in config["model"].items() if k not in _SINCE or v != _SINCE[k]}
         facts: dict[str, Any] = {
             "config": config,
             "policy": self.policy_sha256,

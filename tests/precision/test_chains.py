@@ -230,6 +230,8 @@ def test_strides_change_nothing(name: str) -> None:
         assert_same_bits(run(name, x, b, start, parallel=True), expected)
     same = np.broadcast_to(a[:1], a.shape)
     assert_same_bits(run(name, same, b, start), run(name, same.copy(), b, start))
+    for parallel in (False, True):  # compiled once, for all of them
+        assert len(CHAINS[name].compiled(parallel=parallel).signatures) == 1
 
 
 @pytest.mark.parametrize("name", ["fp16_fma", "fp16_mul_add", "bf16_mul_add"])
