@@ -58,7 +58,7 @@ _COLLECTED_FROM = 10_000  # new objects: what JAX traces and Numba compiles are 
 def console() -> None:
     """``main`` as a process of its own, which the collector of cycles looks through a fourteenth as often.
 
-    A tenth of the time that a step takes to compile, a sixth of a short run; nothing else changes.
+    Runs that compile begin sooner; nothing else changes.
     """
     gc.set_threshold(_COLLECTED_FROM)
     main()

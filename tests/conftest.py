@@ -20,8 +20,8 @@ from terminal_signals import as_a_terminal_has_it
 __all__ = ["as_a_terminal_has_it"]
 LARGEST_WORKER = 3 << 30
 
-# What JAX traces is millions of objects that live long: to look through them at the usual rate takes a quarter and
-# more of the time of tests that compile steps.
+# What JAX traces is millions of objects that live long: looking through them often is much of the time of tests that
+# compile steps.
 gc.set_threshold(10_000)
 
 settings.register_profile(

@@ -105,14 +105,20 @@ def test_padding_for_a_gpu(shape: tuple[int, int, int, int]) -> None:
     assert_same_bits(np.asarray(found), expected(a, b, np.zeros((blocks, m, n), np.int32)))
 
 
-@pytest.mark.parametrize(("of_a", "of_b"), [*product(LAYOUTS, LAYOUTS)])
-def test_strides(monkeypatch: pytest.MonkeyPatch, of_a: str, of_b: str) -> None:
-    """On one thread every pair; on all, whose loops find the same rows of the same operands, each with itself too."""
+PAIRS = [*product(LAYOUTS, LAYOUTS)]
+# on all threads, whose loops find the same rows of the same operands, each layout with itself; others take longer
+ON_THREADS = [("serial", *pair) for pair in PAIRS]
+ON_THREADS += [
+    pytest.param("parallel", *pair, marks=[] if pair[0] == pair[1] else pytest.mark.exhaustive) for pair in PAIRS
+]
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize(("threads", "of_a", "of_b"), ON_THREADS, indirect=["threads"])
+def test_strides(of_a: str, of_b: str) -> None:
     rng = generator(2)
     a, b = laid_out(codes(rng, 3, 14, 23), of_a), laid_out(codes(rng, 3, 23, 75), of_b)
-    for parallel_from in (1 << 62, 0) if of_a == of_b else (1 << 62,):
-        monkeypatch.setattr(Kernel, "PARALLEL_FROM", parallel_from)
-        check(a, b, starts(rng, 3, 14, 75))
+    check(a, b, starts(rng, 3, 14, 75))
 
 
 def test_every_pair_of_codes() -> None:

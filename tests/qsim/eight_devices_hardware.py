@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-
 import numpy as np
 
 from qsim.bench.train import Training
@@ -29,6 +27,5 @@ def losses(policy: str, mesh: str | None) -> np.ndarray:
     return np.array(training.losses)
 
 
-gc.set_threshold(10_000)  # as tests have it
 apart = np.abs(losses("native-bf16", "data=4,model=2") - losses("native-bf16", None)).max()
 assert apart <= 1e-3, f"eight devices are {apart} away from one"

@@ -6,7 +6,6 @@ the configuration, ``fp16:data=4,model=2:model.tied=true``.  ``fp16+drawn``: eve
 
 from __future__ import annotations
 
-import gc
 import re
 import sys
 from collections.abc import Iterator
@@ -108,7 +107,6 @@ def check_the_reading() -> None:
 
 
 if __name__ == "__main__":
-    gc.set_threshold(10_000)  # as tests have it
     check_the_reading()
     for case in sys.argv[3:]:
         check(*case.split(":"))

@@ -147,8 +147,8 @@ def _columns(a, b, s, words, f, counts):
     terms, scratch = np.empty((block, lanes), np.uint32), np.empty((5, lanes), np.uint32)
     limbs, lost = np.zeros(LIMBS, np.uint32), np.zeros(lanes, np.uint32)
     if not kind & _LAST:
-        first = np.int64(0)  # for a literal Numba would compile all of a chain once more
-        _chain(a, b, s, lost, words, f, first, padded, first, longest, xs, ys, terms, scratch, limbs, counts)
+        zero = np.int64(0)  # for a literal Numba would compile all of a chain once more
+        _chain(a, b, s, lost, words, f, zero, padded, zero, longest, xs, ys, terms, scratch, limbs, counts)
         return
     sums = np.empty((chains, lanes), np.uint32)
     for start in range(0, padded, max(tile, 1)):
