@@ -92,7 +92,7 @@ class OneDevice:
 class MeshDevices:
     """A mesh of JAX devices, of this process or of several; of a ``topology`` that is not here, to compile for."""
 
-    def __init__(self, config: RunConfig, policy: Arithmetic, mesh: Mesh, topology: str | None = None) -> None:
+    def __init__(self, config: RunConfig, policy: Arithmetic, mesh: Mesh, topology: Any = None) -> None:
         self._jax = get_backend("jax").devices
         self._mesh = self._jax.make_mesh({DATA: mesh.data, MODEL: mesh.model}, topology)
         self.shards = Shards.of(mesh.data, mesh.model, parameter_shapes(config.model), config.model.heads)

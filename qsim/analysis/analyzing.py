@@ -54,7 +54,7 @@ def analyze(
     _check(arithmetic, executor, thresholds, batch)
     sequences, length = tokens.shape
     size = batch or max(1, _TOKENS_AT_ONCE // length)
-    calculator, config = calculator_for(model, arithmetic, executor), model.config
+    calculator, config = calculator_for(model, arithmetic, executor, hardware=False), model.config
     listener = Listener(
         config.layers,
         max(config.hidden, config.sizes["q"]),

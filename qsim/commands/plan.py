@@ -32,7 +32,7 @@ def add(command: AddCommand) -> None:
     parser.add_argument("--batch", type=_number, metavar="B", help="sequences of a step")
     parser.add_argument("--accumulation", type=_number, metavar="N", help="parts of a batch, by default chosen")
     parser.add_argument("--utilisation", type=_share, metavar="X", help="of the peak, default 0.4")
-    compiling = "compile the training step for the machine's topology, and check what comes of it (TPU: extra tpu)"
+    compiling = "compile the training step for the machine's topology, and check what comes of it (extra tpu or gpu)"
     parser.add_argument("--compile", action="store_true", help=compiling)
     parser.add_argument(
         "--hlo", type=Path, metavar="FILE", help="with --compile: the optimised program, written there"

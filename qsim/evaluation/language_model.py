@@ -92,7 +92,7 @@ class DecoderLanguageModel:
     def logits(self, tokens: np.ndarray, cache: KeyValueCache | None = None) -> np.ndarray:
         """(B, T) -> (B, T, V) float32; cache: see ``decoder_forward``."""
         found = decoder_forward(self.calculator, self.model.config, self.weights, tokens, cache=cache)
-        return np.asarray(found).reshape(*tokens.shape, -1)
+        return np.asarray(found, np.float32).reshape(*tokens.shape, -1)  # hardware arithmetic keeps 16 bits
 
     def logits_behind(self, context: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """The context is read once, its keys and values by every row; the bits of passes over the whole."""

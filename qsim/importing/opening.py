@@ -63,7 +63,7 @@ class Model:
         """
         from qsim.post_training.calculating import calculator_for  # which knows models
 
-        calculator = None if policy is None else calculator_for(self, policy, executor)
+        calculator = None if policy is None else calculator_for(self, policy, executor, hardware=False)
         return replace(self, weights=hold(self.weights, self.config.layers, calculator))
 
     @cached_property

@@ -12,9 +12,14 @@ from typing import Any
 from qsim.config import ConfigError, RunConfig, as_json
 from qsim.memory import GIB
 from qsim.mesh import Mesh
+from qsim.planning.machines import CHIPS
 from qsim.planning.plan import Plan
 from qsim.policy import Arithmetic
 
+_COMPILERS = {
+    "tpu": (("libtpu",), "XLA's library for TPUs"),
+    "gpu": (("jax_cuda12_plugin", "jax_cuda13_plugin"), "XLA's compiler for NVIDIA GPUs"),
+}
 # the library for TPUs asks nobody for a machine and lets others load it, and JAX looks for none
 _ALONE = (
     "env",
@@ -32,7 +37,10 @@ def compile_plan(plan: Plan, hlo: Path | None = None, *, statistics: bool = Fals
     """
     topology = plan.machine.topology
     if topology is None:
-        raise ConfigError(f"no compiler for {plan.machine} without one at hand; --compile is for TPUs")
+        raise ConfigError(
+            f"there is no machine of {plan.machine.devices} devices of {plan.machine.chip.name} to compile for; "
+            "name one, as in --machine v4-128 or h100-8"
+        )
     found = compile_apart(plan.config, plan.policy, plan.way.mesh, topology, hlo, statistics=statistics)
     memory, held, faults = plan.machine.chip.memory, found["bytes"]["held"], found["checks"]["faults"]
     if held > memory:
@@ -51,12 +59,12 @@ def compile_apart(
 ) -> dict[str, Any]:
     """The answer of ``qsim.planning.compiling``, from a process of its own.
 
-    topology: that of a TPU machine; None for the CPU that this is.  hlo: a file for the optimised program.
+    topology: that of a ``Machine``; None for the CPU that this is.  hlo: a file for the optimised program.
     statistics: of the step that keeps them.
     Errors: ConfigError where the library is not installed, and where the compiler fails, with the last it said.
     """
-    if topology is not None and find_spec("libtpu") is None:
-        raise ConfigError("XLA's library for TPUs is not installed; pip install 'qsim-precision[tpu]'")
+    if topology is not None:
+        _check_installed(CHIPS[topology.partition(":")[0]].platform)
     request = {
         "config": as_json(config),
         "policy": policy.as_json(),
@@ -70,6 +78,12 @@ def compile_apart(
     if done.returncode:
         raise ConfigError(_failure(done, topology))
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def _check_installed(platform: str) -> None:
+    modules, what = _COMPILERS[platform]
+    if not any(map(find_spec, modules)):
+        raise ConfigError(f"{what} is not installed; pip install 'qsim-precision[{platform}]'")
 
 
 def _failure(done: subprocess.CompletedProcess[str], topology: str | None) -> str:

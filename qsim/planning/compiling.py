@@ -26,6 +26,7 @@ from qsim.model import parameter_shapes, step_keys
 from qsim.optimizer import step_scalars
 from qsim.planning.checks import check
 from qsim.planning.hlo import Program
+from qsim.planning.topologies import described
 from qsim.policy import Arithmetic
 from qsim.recorders import StackedRecorder
 from qsim.sharding import DATA
@@ -77,12 +78,13 @@ def compiled(
     config: RunConfig,
     policy: Arithmetic,
     mesh: Mesh,
-    topology: str | None = None,
+    topology: Any = None,
     *,
     statistics: bool = False,
 ) -> tuple[Step, Any, Row]:
     """The step, JAX's compiled form of it and what the compiler says; for the devices here without a topology.
 
+    topology: what ``topologies.described`` gives.
     statistics: the step that a run makes where it keeps them.
 
     Bytes are those of one device: ``held`` arguments, results and temporaries, what results take over from the
@@ -123,9 +125,10 @@ def compiled(
 def answer(request: Row) -> Row:
     """What ``qsim plan --compile`` prints of one request."""
     config, policy = config_from_json(request["config"]), policy_from_json(request["policy"])
+    mesh, topology = parse_mesh(request["mesh"]), None
     if request["topology"] is not None:
-        get_backend("jax").devices.compile_for("tpu")
-    mesh, topology = parse_mesh(request["mesh"]), request["topology"]
+        topology = described(request["topology"])
+        get_backend("jax").devices.compile_for(topology.platform)
     step, found, row = compiled(config, policy, mesh, topology, statistics=request["statistics"])
     text = found.as_text()
     if request["hlo"] is not None:

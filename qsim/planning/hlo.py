@@ -19,7 +19,7 @@ _NAME = re.compile(r'op_name="([^"]*)"')
 _TYPE = re.compile(r"\b(pred|[a-z]+\d+\w*)\[")
 _OPERAND = re.compile(r"%([\w.\-]+)")
 _TAG = re.compile(rf"([\w.]+)/{ROUNDING}\.(\d+)(?:/|$)")
-_PRODUCTS = ("dot", "convolution")
+_PRODUCTS = ("dot", "convolution", "__cublas$gemm", "__cublas$lt$matmul")
 BY_SUM = "all-gather by all-reduce"
 _WRITTEN_INTO = "dynamic-update-slice"
 # what moves an array in the memories of a device: asynchronously, in slices that are then taken together
@@ -34,7 +34,7 @@ _COLLECTIVES = (
     "reduce-scatter",
 )
 # of each format the operation that a rounding to it cannot do without, in hardware arithmetic
-_SIGNATURES = {"bf16": ("and", "reduce-precision"), "fp16": ("subtract",)}
+_SIGNATURES = {"bf16": ("and", "reduce-precision"), "fp16": ("subtract", "round-nearest-even")}
 
 
 class Instruction(NamedTuple):

@@ -82,7 +82,12 @@ class Machine:
 
     @property
     def topology(self) -> str | None:
-        """As the compiler's library names it, ``v4:4x4x4``; None where it knows no such machine."""
+        """``v4:4x4x4`` as the compiler's library names it, of GPUs computers by devices of each, ``h100:2x8``; None
+        where there is no such machine."""
+        if self.chip.platform == "gpu":
+            computers = math.ceil(self.devices / self.chip.of_host)
+            each, rest = divmod(self.devices, computers)
+            return None if rest else f"{self.chip.name}:{computers}x{each}"
         for shape in self.chip.shapes:
             if math.prod(shape) == self.devices:
                 return f"{self.chip.name}:{'x'.join(map(str, shape))}"

@@ -18,6 +18,7 @@ from precision.quantization.quantizers import quantize
 from precision.quantization.schemes import SCHEMES
 from precision.rounding import decode, encode
 from qsim.arithmetic import Arithmetic
+from qsim.executors import on_hardware
 from qsim.importing.opening import Model
 from qsim.policies import parse_policy
 from qsim.post_training.how import PostTraining, operand_scheme
@@ -111,20 +112,29 @@ class QuantizedCalculator(Calculator):
 
 
 def calculator_for(
-    model: Model, policy: str | Arithmetic, executor: str, recorder: Recorder | None = None
+    model: Model,
+    policy: str | Arithmetic,
+    executor: str,
+    recorder: Recorder | None = None,
+    *,
+    hardware: bool | None = None,
 ) -> Calculator:
     """What ``qsim.decoder.decoder_forward`` computes a model with, under a policy: for a quantized one, with its
     products quantized.
 
     A model is compared with itself as it was under the policy whose parameters are in its ``working`` format.
-    Errors: ValueError for an unknown policy, and for ``fp64``, which quantizes nothing.
+    hardware: as ``qsim.executors.on_hardware`` has it; by default a native policy on a GPU or TPU computes as that
+    does.
+    Errors: ValueError for an unknown policy, for hardware that it is not computed on, and for ``fp64``, which
+    quantizes nothing.
     """
     chosen = parse_policy(policy)
+    native = on_hardware(chosen, executor, hardware)
     if model.quantization is None:
-        return Calculator(chosen, executor, recorder)
+        return Calculator(chosen, executor, recorder, hardware=native)
     if chosen.identity:
         raise ValueError(f"policy {chosen.name} rounds nothing, and a quantized model is rounded; choose fp32")
-    return QuantizedCalculator(model.quantization, chosen, executor, recorder)
+    return QuantizedCalculator(model.quantization, chosen, executor, recorder, hardware=native)
 
 
 def quantized_policy(policy: Arithmetic, how: PostTraining) -> Arithmetic:

@@ -13,6 +13,7 @@ from strategies import EDGES, generator, sprinkled
 
 from precision.accumulators import parse_accumulator
 from precision.backends import BACKENDS, HARDWARE, choose_backend, get_backend
+from precision.backends.jax_.hardware import arithmetic
 from precision.formats import BF16, E4M3FN, E5M2, FP16, FP32, INT8, TF32, Format
 from precision.random_bits import Stream
 from precision.rounding_modes import Rounding
@@ -32,6 +33,14 @@ def midpoints(fmt: Format) -> np.ndarray:
     return np.concatenate([words, words | np.uint32(1 << 31), EDGES]).view(np.float32)
 
 
+@pytest.fixture(params=["cpu", "gpu"])
+def platform(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Roundings as they are written for a platform; all are computed on the one at hand."""
+    monkeypatch.setattr(arithmetic, "platform", lambda: request.param)
+    return request.param
+
+
+@pytest.mark.usefixtures("platform")
 @pytest.mark.parametrize("fmt", [BF16, FP16], ids=lambda fmt: fmt.name)
 def test_roundings_at_every_midpoint_are_the_references(fmt: Format) -> None:
     x = midpoints(fmt)
@@ -40,6 +49,16 @@ def test_roundings_at_every_midpoint_are_the_references(fmt: Format) -> None:
     assert_same_bits(hardware.widened(rounded), reference.round_to(x, fmt), x, any_nan=True)
 
 
+@pytest.mark.parametrize("fmt", [BF16, FP16], ids=lambda fmt: fmt.name)
+def test_no_pattern_is_taken_apart_on_a_gpu(fmt: Format, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which XLA's fusions for Triton do not take; nor is a rounding a conversion alone, which XLA takes away."""
+    monkeypatch.setattr(arithmetic, "platform", lambda: "gpu")
+    text = jax.jit(lambda x: hardware.round_to(x, fmt)).lower(np.ones(8, np.float32)).as_text()
+    assert "bitcast" not in text
+    assert "reduce_precision" in text
+
+
+@pytest.mark.usefixtures("platform")
 @pytest.mark.parametrize("fmt", [BF16, FP16, FP32, TF32, E4M3FN, E5M2], ids=lambda fmt: fmt.name)
 def test_roundings_inside_other_arithmetic_stay(fmt: Format) -> None:
     """A product before and a sum after, into which a compiler might contract or excess precision leak."""

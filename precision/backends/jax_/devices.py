@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.experimental import mesh_utils, multihost_utils, topologies
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from precision.backends.jax_.arithmetic import unknown_zero
+from precision.backends.jax_.platforms import Topology as Topology
 from precision.backends.jax_.platforms import compile_for as compile_for
 from precision.backends.jax_.platforms import platform as platform
 from precision.backends.jax_.rounding import from_bits, on_cpu, to_bits
@@ -62,13 +63,12 @@ def memory_limit() -> int | None:
     return min(said) if len(said) == len(limits) else None
 
 
-def make_mesh(sizes: Mapping[str, int], topology: str | None = None) -> Mesh:
-    """The first devices there are, in a grid of named axes; or those of a TPU ``topology`` that is not here.
+def make_mesh(sizes: Mapping[str, int], topology: Topology | None = None) -> Mesh:
+    """The first devices there are, in a grid of named axes; or those of a ``topology`` that is not here.
 
-    topology: as ``v4:2x2x1``, of which XLA's library for TPUs (libtpu) knows all that a compiler needs.
     Errors: ValueError where they are too few.
     """
-    devices = jax.devices() if topology is None else _of_topology(topology)
+    devices = jax.devices() if topology is None else topology.devices()
     needed = int(np.prod(list(sizes.values())))
     if needed > len(devices):
         raise ValueError(f"a mesh of {needed} devices needs more than the {len(devices)} there are")
@@ -76,13 +76,6 @@ def make_mesh(sizes: Mapping[str, int], topology: str | None = None) -> Mesh:
     # an axis of the mesh may be a part of one of the torus, as 4 of 8 x 8 x 16
     grid = mesh_utils.create_device_mesh(tuple(sizes.values()), devices[:needed], allow_split_physical_axes=True)
     return Mesh(grid, tuple(sizes), axis_types=kinds)
-
-
-def _of_topology(name: str) -> list[Any]:
-    joined = (
-        {"chip_config_name": "megacore"} if name.startswith("v4:") else {}
-    )  # both cores of a chip, as JAX has them
-    return list(topologies.get_topology_desc(platform="tpu", topology_name=name, **joined).devices)
 
 
 # Outside a computation

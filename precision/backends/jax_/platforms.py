@@ -2,9 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any, Literal
+
 import jax
+from jax.experimental import topologies
 
 _absent: list[str] = []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Topology:
+    """Devices that are not here, to compile for.
+
+    name: ``CHIP:SHAPE``, of a TPU as libtpu has it (``v4:2x2x1``), of GPUs computers by devices of each
+    (``h100:1x8``).
+    target: of a GPU, the text of XLA's ``GpuTargetConfigProto``.
+    """
+
+    platform: Literal["tpu", "gpu"]
+    name: str
+    target: str = ""
+
+    def devices(self) -> list[Any]:
+        """As JAX has those that are here; RuntimeError or NotImplementedError where their compiler is not."""
+        if self.platform == "gpu":
+            shape = f"1x{self.name.partition(':')[2]}"  # which share one network
+            options = {"target_config": self.target, "topology": shape}
+            return list(topologies.get_topology_desc(platform="cuda", topology_name=self.name, **options).devices)
+        # both cores of a TPU v4, as JAX has them
+        joined = {"chip_config_name": "megacore"} if self.name.startswith("v4:") else {}
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=self.name, **joined).devices)
 
 
 def platform() -> str:

@@ -1,6 +1,6 @@
 """The step compiled ahead of time: memory beside what is counted, roundings and sites in the program, for this CPU.
 
-And for a TPU that is not here, where XLA's library for them is installed.
+And for TPUs and GPUs that are not here, where their compilers are installed.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from qsim import layers
 from qsim.config import ConfigError, DataConfig, ModelConfig, RunConfig
 from qsim.memory import counted
 from qsim.mesh import Mesh
+from qsim.planning import apart
 from qsim.planning.apart import compile_apart
 from qsim.planning.checks import check
 from qsim.planning.compiling import AbsentDevices, compiled, inputs
@@ -38,12 +39,23 @@ SMALL = RunConfig(
     model=ModelConfig(layers=2, hidden=16, heads=2, length=16, vocabulary=32, recompute=True),
     data=DataConfig(batch_size=8, reduction_chunks=8, accumulation=2),
 )
-needs_libtpu = pytest.mark.skipif(find_spec("libtpu") is None, reason="libtpu (extra tpu) is not installed")
+COMPILERS = {"v4:2x2x1": ("libtpu", "tpu"), "h100:1x4": ("jax_cuda12_plugin", "gpu")}
+INSTALLED = {topology: find_spec(module) is not None for topology, (module, _) in COMPILERS.items()}
+absent = pytest.mark.parametrize(
+    "topology",
+    [
+        pytest.param(
+            topology,
+            marks=pytest.mark.skipif(not INSTALLED[topology], reason=f"{module} (extra {extra}) is not installed"),
+        )
+        for topology, (module, extra) in COMPILERS.items()
+    ],
+)
 
 
-def run_script(name: str) -> subprocess.CompletedProcess[str]:
+def run_script(name: str, *words: str) -> subprocess.CompletedProcess[str]:
     """Beside this folder, in a process of eight CPU devices."""
-    command = [sys.executable, str(Path(__file__).parents[1] / name)]
+    command = [sys.executable, str(Path(__file__).parents[1] / name), *words]
     alone = environment(8) | {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
     return subprocess.run(command, env=alone, capture_output=True, text=True, timeout=600, check=False)
 
@@ -146,24 +158,28 @@ def test_held_memory_on_meshes_is_near_what_is_counted() -> None:
     assert all(0.8 <= ratio <= 2 for ratio in ratios.values()), ratios
 
 
-@pytest.mark.skipif(find_spec("libtpu") is not None, reason="libtpu is installed")
-def test_without_the_library_it_says_what_to_install() -> None:
+@pytest.mark.parametrize("topology", COMPILERS)
+def test_without_the_compiler_it_says_what_to_install(topology: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apart, "find_spec", lambda _: None)
     with pytest.raises(ConfigError) as error:
-        compile_apart(SMALL, NATIVE, Mesh(data=2, model=2), "v4:2x2x1")
-    assert_sentence(error.value, "not installed", "qsim-precision[tpu]")
+        compile_apart(SMALL, NATIVE, Mesh(data=2, model=2), topology)
+    assert_sentence(error.value, "not installed", f"qsim-precision[{COMPILERS[topology][1]}]")
 
 
-@needs_libtpu
-@pytest.mark.parametrize("statistics", [False, True])
-def test_a_tpu_s_program_has_every_rounding_on_the_types_of_the_policy(statistics: bool) -> None:
+@absent
+@pytest.mark.parametrize("policy", ["native-bf16", "native-fp16"])
+@pytest.mark.parametrize("statistics", [False, pytest.param(True, marks=pytest.mark.exhaustive)])
+def test_a_program_for_what_is_not_here_has_every_rounding_on_the_types_of_the_policy(
+    topology: str, policy: str, statistics: bool
+) -> None:
     config = replace(SMALL, data=replace(SMALL.data, batch_size=16))
-    found = compile_apart(config, NATIVE, Mesh(data=2, model=2), "v4:2x2x1", statistics=statistics)
+    found = compile_apart(config, parse_policy(policy), Mesh(data=2, model=2), topology, statistics=statistics)
     assert found["checks"]["faults"] == []
     assert found["checks"]["roundings"]["asked"] > 60
 
 
-@needs_libtpu
-def test_a_rounding_left_out_of_a_tpu_s_program_is_found() -> None:
-    done = run_script("tpu_planning.py")
+@absent
+def test_a_rounding_left_out_of_a_program_for_what_is_not_here_is_found(topology: str) -> None:
+    done = run_script("absent_planning.py", topology)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == ["1 of 2 roundings of mlp_up.fprop are not in the program"]

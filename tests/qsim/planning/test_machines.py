@@ -13,11 +13,23 @@ from qsim.planning.machines import CHIPS, Machine, check_present, parse_chip, pa
 
 @pytest.mark.parametrize(
     ("name", "topology"),
-    [("v4-8", "v4:2x2x1"), ("v4-128", "v4:4x4x4"), ("v4-2048", "v4:8x8x16"), ("v5e-8", "v5e:2x4"), ("h100-8", None)],
+    [
+        ("v4-8", "v4:2x2x1"),
+        ("v4-128", "v4:4x4x4"),
+        ("v4-2048", "v4:8x8x16"),
+        ("v5e-8", "v5e:2x4"),
+        ("h100-8", "h100:1x8"),
+    ],
 )
 def test_machines_are_read(name: str, topology: str | None) -> None:
     machine = parse_machine(name)
     assert (str(machine), machine.topology) == (name, topology)
+
+
+def test_gpus_of_several_computers_are_as_many_in_each() -> None:
+    assert Machine(chip=CHIPS["h100"], devices=64).topology == "h100:8x8"
+    assert Machine(chip=CHIPS["h100"], devices=12).topology == "h100:2x6"
+    assert Machine(chip=CHIPS["h100"], devices=11).topology is None
 
 
 def test_tpus_come_in_powers_of_two_and_gpus_by_the_box() -> None:

@@ -72,7 +72,7 @@ def test_the_command_that_is_printed_is_one(cli: Cli, name: str) -> None:
         (("6b", "--mesh", "data=4,model=3", "--chip", "v4"), ("model=3", "model.heads 32")),
         (("52b", "--machine", "h100-8"), ("GiB", "h100-8", "larger machine")),
         (("--compile",), ("one size",)),
-        (("125m", "--compile"), ("h100-1", "TPUs")),
+        (("125m", "--chip", "v4", "--mesh", "data=2", "--compile"), ("2 devices of v4", "v4-128")),
         (("410m", "--batch", "11", "--mesh", "data=4"), ("data.reduction_chunks 4", "data.batch_size 11")),
         (("410m", "--model.width", "3"), ("unknown configuration key 'model.width'",)),
         (("410m", "--policy", "fp17"), ("fp17",)),

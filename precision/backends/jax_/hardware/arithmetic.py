@@ -1,12 +1,16 @@
 """Float32 arithmetic as the device has it: XLA's own operations, contracted, reordered and fused as XLA likes.
 
-No bits are promised of anything here but of roundings: to formats of float32's exponents by integers, which no
-compiler takes away; to narrower ones by an addition to a number read off the pattern (``nearest.make_narrow``), which
-rounds as every float unit does: the integers that spell that out are a hundred operations, and 20 an element are as
-long as it takes a GPU to fetch it.
-A TPU's compiler keeps the constants of the integers as whole arrays, hundreds of MiB of them in attention; there
-BF16 is XLA's own ``reduce_precision``, which is no conversion that could be taken away: subnormals are as the TPU has
-them.
+No bits are promised of anything here but of roundings, none of which is a conversion that XLA takes away:
+
+* BF16 on GPUs and TPUs is XLA's own ``reduce_precision``, which a GPU's compiler spells out as the integer sum that
+  rounds (subnormals kept; on a TPU they are as it has them).  A TPU's compiler keeps the constants of integers that
+  are written out here as whole arrays, hundreds of MiB of them in attention.
+* FP16 on GPUs is ``reduce_precision`` to its 10 bits, and below 2^-14 a whole number of its quanta (``_to_fp16``).
+* Elsewhere formats of float32's exponents are rounded by integers, narrower ones by an addition to a number read off
+  the pattern (``nearest.make_narrow``): the integers that spell that out are a hundred operations.
+
+On a GPU 20 operations an element are as long as it takes to fetch it, and a softmax whose roundings take patterns
+apart is four kernels where it could be one: XLA's fusions for Triton have no bitcast.
 What was rounded to 16 bits is kept in an array of 16 bits, half the memory to move; every function widens what it is
 given.
 """
@@ -18,6 +22,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from precision.backends.jax_ import rounding as exact
@@ -31,7 +36,7 @@ from precision.rounding_modes import NEAREST_EVEN, Rounding
 Array = Any
 _SATURATING = Rounding(overflow="saturate")
 NARROW = {BF16: jnp.bfloat16, FP16: jnp.float16}
-
+_PER_QUANTUM, _QUANTUM = np.float32(2**24), np.float32(2**-24)  # of FP16's subnormals
 
 _by_addition = make_narrow(exact.to_bits, exact.from_bits, jnp.where, lambda u: u)
 
@@ -70,12 +75,25 @@ def round_to(x: Array, fmt: Format, rounding: Rounding = NEAREST_EVEN, random: S
         return wide(x)
     if rounding == NEAREST_EVEN and fmt in NARROW and getattr(x, "dtype", None) == NARROW[fmt]:
         return x
-    short = plan(rounding, fmt)
-    if fmt == BF16 and rounding == NEAREST_EVEN and platform() == "tpu":
+    if rounding == NEAREST_EVEN and fmt == BF16 and platform() in ("gpu", "tpu"):
         return narrowed(lax.reduce_precision(wide(x), exponent_bits=8, mantissa_bits=7), fmt)
+    if rounding == NEAREST_EVEN and fmt == FP16 and platform() == "gpu":
+        return narrowed(_to_fp16(wide(x)), fmt)
+    short = plan(rounding, fmt)
     if short is not None and short.by_addition:
         return narrowed(exact.from_bits(_by_addition(to_bits(x), *short.thresholds)), fmt)
     return narrowed(exact.round_to(wide(x), fmt, rounding, random), fmt)
+
+
+def _to_fp16(x: Array) -> Array:
+    """x rounded to FP16, in float operations alone; -0 stays, and what is above 65504 when rounded is infinite.
+
+    An addition of a constant that is then taken away again would not do: XLA makes nothing of it.
+    """
+    small = lax.round(x * _PER_QUANTUM, lax.RoundingMethod.TO_NEAREST_EVEN) * _QUANTUM
+    normal = lax.reduce_precision(x, exponent_bits=8, mantissa_bits=10)
+    normal = normal * jnp.where(jnp.abs(normal) > FP16.maximum, jnp.inf, 1)
+    return jnp.where(jnp.abs(x) < FP16.min_normal, small, normal)
 
 
 def round_each(arrays: Any, fmt: Format, rounding: Rounding, streams: Any) -> tuple[Array, ...]:

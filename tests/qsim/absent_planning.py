@@ -1,4 +1,4 @@
-"""Run by ``planning/test_compiling``, where libtpu is: a step for a TPU without one of its roundings, what is found.
+"""Run by ``planning/test_compiling`` with a topology: a step for it without one of its roundings, what is found.
 
 In its place stands XLA's own conversion, which it may take away.
 """
@@ -6,6 +6,7 @@ In its place stands XLA's own conversion, which it may take away.
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 from precision.backends import get_backend
@@ -15,6 +16,7 @@ from qsim.mesh import Mesh
 from qsim.planning.checks import check
 from qsim.planning.compiling import compiled
 from qsim.planning.hlo import Program
+from qsim.planning.topologies import described
 from qsim.policy import parse_policy
 
 CONFIG = RunConfig(
@@ -32,7 +34,8 @@ def round_to(x: Any, fmt: Any, *how: Any) -> Any:
     return plain(x, fmt, *how)
 
 
-get_backend("jax").devices.compile_for("tpu")
+topology = described(sys.argv[1])
+get_backend("jax").devices.compile_for(topology.platform)
 hardware.round_to = round_to  # type: ignore[assignment]
-step, found, _ = compiled(CONFIG, parse_policy("native-bf16"), Mesh(data=4), "v4:2x2x1")
+step, found, _ = compiled(CONFIG, parse_policy("native-bf16"), Mesh(data=4), topology)
 print(json.dumps(check(step, Program(found.as_text()))["faults"]))
