@@ -35,6 +35,10 @@ class PlainStep:
         state, loss = self._step(state, batch, scalars)
         return state, {"loss": loss, "finite": True}
 
+    def lowered(self, *given: Any) -> Any:
+        """The computation of state, batch and scalars, of which shapes are enough, as JAX lowers it."""
+        return self._step.lower(*given)
+
 
 def forget_compiled() -> None:
     """The next call of anything jitted traces and compiles again."""

@@ -125,9 +125,14 @@ def _quantizers(arguments: Arguments) -> int:
 
 def _train(arguments: Arguments) -> int:
     from precision.backends import get_backend
+    from qsim.bench.absent import absent_markdown, print_absent
     from qsim.bench.full_speed import full_speed_markdown, print_full_speed
     from qsim.bench.train_table import print_training, training_markdown
 
+    if arguments.machine is not None:
+        if not arguments.full_speed:
+            raise ValueError(f"--machine {arguments.machine} is of native policies; add --full-speed")
+        return _report(arguments, bench_train.counted_full_speed, absent_markdown, print_absent)
     if arguments.full_speed or get_backend("jax").devices.platform() != "cpu":
         return _report(arguments, bench_train.measured_full_speed, full_speed_markdown, print_full_speed)
     return _report(arguments, bench_train.measured, training_markdown, print_training)

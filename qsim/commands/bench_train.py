@@ -53,6 +53,8 @@ def add_options(parser: argparse.ArgumentParser, count: Callable[[str], int]) ->
     parser.add_argument("--full-speed", action="store_true", help=full)
     peak = "10^12 operations a second of the device, for its utilisation: 989 of an H100 in bfloat16"
     parser.add_argument("--peak-tflops", type=_peak, metavar="X", help=peak)
+    absent = "with --full-speed: of a GPU that is not here (extra gpu): bytes that kernels move, in place of seconds"
+    parser.add_argument("--machine", metavar="NAME", help=absent)
     steps = f"rounds in which each contender makes a step (default {STEPS})"
     parser.add_argument("--steps", type=count, metavar="N", default=STEPS, help=steps)
 
@@ -81,6 +83,28 @@ def measured(arguments: Arguments) -> Result:
         "data": train.DATA,
         "rows": train.step_rows(config, chosen=chosen, steps=arguments.steps),
         "compiling": compiling,
+    }
+
+
+def counted_full_speed(arguments: Arguments) -> Result:
+    """What ``--json`` prints."""
+    from qsim.bench import absent, full_speed, train
+    from qsim.config import as_json
+    from qsim.planning.machines import parse_machine
+    from qsim.runs import environment
+
+    config, machine = train.configured(arguments.preset, arguments.layers), parse_machine(arguments.machine)
+    policies = list(dict.fromkeys(arguments.policy or full_speed.POLICIES))
+    full_speed.check_policies(policies)
+    absent.check_machine(machine)
+    return {
+        "benchmark": "train",
+        "environment": environment(),
+        "machine": str(machine),
+        "model": as_json(config.model),
+        "batch": config.data.batch_size,
+        "accumulation": config.data.accumulation,
+        "rows": absent.rows(config, policies, machine),
     }
 
 

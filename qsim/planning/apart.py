@@ -63,8 +63,6 @@ def compile_apart(
     statistics: of the step that keeps them.
     Errors: ConfigError where the library is not installed, and where the compiler fails, with the last it said.
     """
-    if topology is not None:
-        _check_installed(CHIPS[topology.partition(":")[0]].platform)
     request = {
         "config": as_json(config),
         "policy": policy.as_json(),
@@ -73,7 +71,18 @@ def compile_apart(
         "hlo": None if hlo is None else str(hlo),
         "statistics": statistics,
     }
-    command = [*_ALONE, sys.executable, "-m", "qsim.planning.compiling"]
+    return answer_of("qsim.planning.compiling", request)
+
+
+def answer_of(module: str, request: dict[str, Any]) -> dict[str, Any]:
+    """What a module that reads a request and prints an answer says, in a process of its own.
+
+    Errors: ConfigError where the compiler for ``request["topology"]`` is not installed, and where it fails.
+    """
+    topology = request["topology"]
+    if topology is not None:
+        _check_installed(CHIPS[topology.partition(":")[0]].platform)
+    command = [*_ALONE, sys.executable, "-m", module]
     done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, check=False)
     if done.returncode:
         raise ConfigError(_failure(done, topology))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from qsim.optimizer import step_scalars
 from qsim.planning.checks import check
 from qsim.planning.hlo import Program
 from qsim.planning.topologies import described
+from qsim.planning.traffic import traffic
 from qsim.policy import Arithmetic
 from qsim.recorders import StackedRecorder
 from qsim.sharding import DATA
@@ -87,16 +89,24 @@ def compiled(
     topology: what ``topologies.described`` gives.
     statistics: the step that a run makes where it keeps them.
 
-    Bytes are those of one device: ``held`` arguments, results and temporaries, what results take over from the
-    arguments counted once.  operations: of one device, by the compiler's count, where it gives one.
+    What is said: see ``compiled_in_time``.
     """
     devices = AbsentDevices(config, policy, mesh, topology)
     step = Step(
         config, policy, "jax", StackedRecorder if statistics else None, devices,
         donates=True, hardware=not policy.promises_bits, counts_tensors=statistics,
     )  # fmt: skip
+    return step, *compiled_in_time(lambda: step.lowered(*inputs(config, policy)))
+
+
+def compiled_in_time(lower: Callable[[], Any]) -> tuple[Any, Row]:
+    """JAX's compiled form of what ``lower`` gives, and what the compiler says of it.
+
+    Bytes are those of one device: ``held`` arguments, results and temporaries, what results take over from the
+    arguments counted once.  operations, bytes_moved: of one device, by the compiler's count, where it gives one.
+    """
     began, work = time.perf_counter(), time.process_time()
-    lowered = step.lowered(*inputs(config, policy))
+    lowered = lower()
     traced = time.perf_counter()
     found = lowered.compile()
     ended = time.perf_counter()
@@ -119,21 +129,32 @@ def compiled(
         "operations": cost.get("flops"),
         "bytes_moved": cost.get("bytes accessed"),
     }
-    return step, found, row
+    return found, row
+
+
+def topology_of(request: Row) -> Any:
+    """What to compile for, as ``described`` gives it; from now on all that is traced is for it.  None: this CPU."""
+    if request["topology"] is None:
+        return None
+    topology = described(request["topology"])
+    get_backend("jax").devices.compile_for(topology.platform)
+    return topology
+
+
+def traffic_of(text: str, topology: Any) -> Row | None:
+    """Kernels of a GPU's program, and the bytes that they move."""
+    return vars(traffic(text)) if topology is not None and topology.platform == "gpu" else None
 
 
 def answer(request: Row) -> Row:
     """What ``qsim plan --compile`` prints of one request."""
     config, policy = config_from_json(request["config"]), policy_from_json(request["policy"])
-    mesh, topology = parse_mesh(request["mesh"]), None
-    if request["topology"] is not None:
-        topology = described(request["topology"])
-        get_backend("jax").devices.compile_for(topology.platform)
+    mesh, topology = parse_mesh(request["mesh"]), topology_of(request)
     step, found, row = compiled(config, policy, mesh, topology, statistics=request["statistics"])
     text = found.as_text()
     if request["hlo"] is not None:
         write_atomically(Path(request["hlo"]), text.encode())
-    return row | {"checks": check(step, Program(text))}
+    return row | {"traffic": traffic_of(text, topology), "checks": check(step, Program(text))}
 
 
 if __name__ == "__main__":

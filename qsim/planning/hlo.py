@@ -11,13 +11,13 @@ from typing import NamedTuple
 
 from qsim.named_sites import ROUNDING
 
-_INSTRUCTION = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
-_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
+INSTRUCTION = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
+COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
 _TARGET = re.compile(r'custom_call_target="(\w+)"')
 _CALLED = re.compile(r"calls=%?([\w.\-]+)")
 _NAME = re.compile(r'op_name="([^"]*)"')
 _TYPE = re.compile(r"\b(pred|[a-z]+\d+\w*)\[")
-_OPERAND = re.compile(r"%([\w.\-]+)")
+OPERAND = re.compile(r"%([\w.\-]+)")
 _TAG = re.compile(rf"([\w.]+)/{ROUNDING}\.(\d+)(?:/|$)")
 _PRODUCTS = ("dot", "convolution", "__cublas$gemm", "__cublas$lt$matmul")
 BY_SUM = "all-gather by all-reduce"
@@ -74,16 +74,16 @@ class Program:
     def _read(self) -> Iterator[Instruction]:
         computation = ""
         for line in self.text.splitlines():
-            if begun := _COMPUTATION.match(line):
+            if begun := COMPUTATION.match(line):
                 computation = begun[1]
-            elif found := _INSTRUCTION.match(line):
+            elif found := INSTRUCTION.match(line):
                 root, name, kind, opcode, rest = found.groups()
                 scope, called, target = _NAME.search(rest), _CALLED.search(rest), _TARGET.search(rest)
                 yield Instruction(
                     name=name,
                     opcode=target[1] if target else opcode,
                     types=tuple(_TYPE.findall(kind)),
-                    operands=tuple(_OPERAND.findall(rest.split(", metadata=")[0].split("), ")[0])),
+                    operands=tuple(OPERAND.findall(rest.split(", metadata=")[0].split("), ")[0])),
                     scope=scope[1] if scope else "",
                     root_of=computation if root else None,
                     calls=called[1] if called else None,

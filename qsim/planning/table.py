@@ -70,6 +70,10 @@ def _print_compiled(found: Mapping[str, Any]) -> None:
     )
     if found["operations"] is not None:
         print(f"operations of a device by the compiler, the body of a loop once: {found['operations']:.4g}")
+    if found["traffic"] is not None:
+        print(
+            f"kernels of a step {found['traffic']['kernels']:,}, which move {found['traffic']['bytes'] / 1e9:.1f} GB"
+        )
     rounds = checks["roundings"]
     print(f"roundings in the program {rounds['survived']} of {rounds['asked']}; sites {checks['sites']}")
     for title in ("products", "moves"):

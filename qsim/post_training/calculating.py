@@ -3,18 +3,21 @@
 A product of a quantized weight has the bits of ``precision.quantized_matmul(x, w, scheme)`` with x in the policy's
 format of the site; it is rounded to ``dequantize_to``, and the bias added there.  Integer sums are INT32 under their
 scales.  Schemes of weights alone multiply what codes stand for by x, both in the scheme's working format
-(``dequantize_to``), summed as the scheme says (float32, in order) whatever the site's accumulator.
+(``dequantize_to``), summed as the scheme says (float32, in order) whatever the site's accumulator; in hardware
+arithmetic, where no bits are promised, as the device sums.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from precision.formats import FP32, parse_format
 from precision.quantization.array import QArray
 from precision.quantization.products import quantized_matmul
 from precision.quantization.quantizers import quantize
+from precision.quantization.scheme import MatmulScheme
 from precision.quantization.schemes import SCHEMES
 from precision.rounding import decode, encode
 from qsim.arithmetic import Arithmetic
@@ -51,7 +54,7 @@ class QuantizedSite(Site):
         """As ``Site.matmul``; (N, k) x quantized (k, n) -> (N, n), float32 and not yet rounded."""
         if not isinstance(b, QArray | Ranged):
             return super().matmul(a, b, key)
-        x, scheme = self.as_operand(a, 0), self._calculator.how.quantizing
+        x, scheme = self.as_operand(a, 0), self._calculator.scheme
         if isinstance(b, Ranged):
             x = self._in_range(x, b.limits)
             b = b.weight
@@ -84,6 +87,12 @@ class QuantizedCalculator(Calculator):
     ) -> None:
         super().__init__(quantized_policy(policy, how), backend, recorder, hardware=hardware)
         self.how = how
+
+    @cached_property
+    def scheme(self) -> MatmulScheme:
+        """Of products of quantized weights."""
+        scheme = self.how.quantizing
+        return dataclasses.replace(scheme, accumulator="native") if self.hardware else scheme
 
     def working_copy(self, kept: dict[str, Array]) -> dict[str, Any]:
         """Parameters in the policy's working format; those that are quantized as they are, with the range of x."""

@@ -11,7 +11,7 @@ from quantized_models import TOKENS, quantized, small_model
 from precision.backends import get_backend
 from qsim.evaluation import DecoderLanguageModel
 from qsim.policy import parse_policy
-from qsim.post_training import calculator_for
+from qsim.post_training import QuantizedCalculator, calculator_for
 
 WAYS = [
     ("gpt2", None, None),
@@ -34,6 +34,15 @@ def test_only_native_policies_on_jax_do(tmp_path: Path) -> None:
         assert not calculator_for(one, "native-bf16", "jax", hardware=False).hardware
         assert not calculator_for(one, "native-bf16", "numba").hardware
         assert not calculator_for(one, "bf16", "jax").hardware
+
+
+def test_what_codes_stand_for_is_summed_as_the_device_does(tmp_path: Path) -> None:
+    """Its ordered sums would be a kernel a term."""
+    model = quantized(small_model(tmp_path), "int8_weight_only")
+    found = [calculator_for(model, "native-bf16", name) for name in ("jax", "numba")]
+    assert [one.scheme.accumulator for one in found if isinstance(one, QuantizedCalculator)] == [
+        "native", "fp32_sequential",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("kind", "scheme", "kv"), WAYS)

@@ -1,0 +1,144 @@
+"""Bytes that the kernels of a GPU's program read and write, counted off its text: what a memory-bound step costs.
+
+A fusion is one kernel.  It reads each operand once, of one that it only slices the slices, and writes its results, of
+one that it updates in place the update; a loop's body counts as often as it runs.  Caches are not known of, so that a
+product of matrices too large for them moves more.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from qsim.planning.hlo import COMPUTATION, INSTRUCTION, OPERAND
+
+_ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
+_FUSED = re.compile(r"calls=%?([\w.\-]+)")
+_BODY = re.compile(r"body=%?([\w.\-]+)")
+_BRANCHES = re.compile(r"(?:to_apply|true_computation|false_computation)=%?([\w.\-]+)")
+_TIMES = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_WORKSPACE = re.compile(r"s8\[(\d+)\]\{0\}\)$")  # which a library's product has beside its result
+_FREE = ("parameter", "tuple", "get-tuple-element", "bitcast", "constant", "after-all", "partition-id", "iota")
+_SLICING = ("dynamic-slice", "slice", "gather")
+_UPDATE = "dynamic-update-slice"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traffic:
+    kernels: int
+    bytes: int
+
+    def __add__(self, other: Traffic) -> Traffic:
+        return Traffic(kernels=self.kernels + other.kernels, bytes=self.bytes + other.bytes)
+
+    def times(self, n: int) -> Traffic:
+        return Traffic(kernels=n * self.kernels, bytes=n * self.bytes)
+
+
+class _Line(NamedTuple):
+    name: str
+    kind: str
+    opcode: str
+    operands: tuple[str, ...]
+    rest: str
+    is_root: bool
+
+
+_Computation = dict[str, _Line]
+
+
+def traffic(text: str) -> Traffic:
+    """Of a whole optimised module."""
+    computations, entry = _read(text)
+    return _of(computations, entry)
+
+
+def _read(text: str) -> tuple[dict[str, _Computation], str]:
+    computations: dict[str, _Computation] = defaultdict(dict)
+    name = entry = ""
+    for line in text.splitlines():
+        if begun := COMPUTATION.match(line):
+            name = begun[1]
+            entry = name if line.startswith("ENTRY") else entry
+        elif found := INSTRUCTION.match(line):
+            root, of, kind, opcode, rest = found.groups()
+            operands = tuple(OPERAND.findall(rest.split(", metadata=")[0].split("), ")[0]))
+            computations[name][of] = _Line(of, kind, opcode, operands, rest, bool(root))
+    return computations, entry
+
+
+def size_of(kind: str) -> int:
+    """Bytes of a type as programs write it, ``(f32[2,3]{1,0}, bf16[4])``."""
+    bits = 0
+    for name, width, shape in _ARRAY.findall(kind):
+        each = 8 if name == "pred" else int(width)
+        bits += each * math.prod(int(n) for n in shape.split(",") if n)
+    return bits // 8
+
+
+def _of(computations: dict[str, _Computation], name: str) -> Traffic:
+    lines = computations[name]
+    return sum((_of_line(computations, lines, one) for one in lines.values()), Traffic(kernels=0, bytes=0))
+
+
+def _of_line(computations: dict[str, _Computation], lines: _Computation, one: _Line) -> Traffic:
+    if one.opcode == "while":
+        times = _TIMES.search(one.rest)
+        return _of(computations, _named(_BODY, one)).times(int(times[1]) if times else 1)
+    if one.opcode in ("call", "conditional"):
+        branches = _BRANCHES.findall(one.rest)
+        return sum((_of(computations, branch) for branch in branches), Traffic(kernels=0, bytes=0))
+    if one.opcode in _FREE or one.opcode.endswith("-done"):
+        return Traffic(kernels=0, bytes=0)
+    return Traffic(kernels=1, bytes=_moved(computations, lines, one))
+
+
+def _named(pattern: re.Pattern[str], one: _Line) -> str:
+    found = pattern.search(one.rest)
+    return found[1] if found else ""
+
+
+def _moved(computations: dict[str, _Computation], lines: _Computation, one: _Line) -> int:
+    if one.opcode == "fusion":
+        body = computations[_named(_FUSED, one)]
+        return sum(_reads(body)) + sum(_writes(body))
+    if one.opcode in _SLICING:
+        return 2 * size_of(one.kind)
+    if one.opcode == _UPDATE:
+        return 2 * size_of(lines[one.operands[1]].kind)
+    workspace = _WORKSPACE.search(one.kind) if one.opcode == "custom-call" else None
+    written = size_of(one.kind) - (int(workspace[1]) if workspace else 0)
+    return written + sum(size_of(lines[name].kind) for name in one.operands if name in lines)
+
+
+def _reads(body: _Computation) -> Iterator[int]:
+    """Of each operand of a fusion."""
+    users: dict[str, list[_Line]] = defaultdict(list)
+    for one in body.values():
+        for name in set(one.operands):
+            users[name].append(one)
+    for one in body.values():
+        if one.opcode == "parameter":
+            using = users[one.name]
+            if using and _only(using, _SLICING, one):
+                yield sum(size_of(user.kind) for user in using)
+            elif not _only(using, (_UPDATE,), one):
+                yield size_of(one.kind)
+
+
+def _only(using: Iterable[_Line], opcodes: tuple[str, ...], operand: _Line) -> bool:
+    """Whether an operand is but what such operations take a part of."""
+    return all(user.opcode in opcodes and user.operands[0] == operand.name for user in using)
+
+
+def _writes(body: _Computation) -> Iterator[int]:
+    """Of each result of a fusion."""
+    root = next(one for one in body.values() if one.is_root)
+    for result in [body[name] for name in root.operands] if root.opcode == "tuple" else [root]:
+        while result.opcode == "bitcast" and result.operands[0] in body:
+            result = body[result.operands[0]]
+        yield size_of(body[result.operands[1]].kind if result.opcode == _UPDATE else result.kind)
