@@ -19,6 +19,7 @@ from terminal_signals import as_a_terminal_has_it
 
 __all__ = ["as_a_terminal_has_it"]
 LARGEST_WORKER = 3 << 30
+GOLDEN = (5**0.5 - 1) / 2
 
 # What JAX traces is millions of objects that live long: looking through them often is much of the time of tests that
 # compile steps.
@@ -32,6 +33,24 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("deterministic")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test marked ``thinned`` that share of its cases stays in the default run, the first among them; the others
+    are exhaustive.
+
+    Chosen by multiples of the golden ratio, which keep no step with the lists of executors, formats and the like that
+    cases are products of.
+    """
+    met: dict[str, int] = {}
+    for item in items:
+        mark = item.get_closest_marker("thinned")
+        if mark is not None:
+            test = item.nodeid.partition("[")[0]
+            number = met[test] = met.get(test, -1) + 1
+            if number * GOLDEN % 1 >= mark.args[0]:
+                item.add_marker("exhaustive")
 
 
 @pytest.fixture(params=EXECUTORS, ids=str)

@@ -30,6 +30,7 @@ def operands(count: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return tuple(np.concatenate(words) for words in zip(*parts, strict=True))
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("name", ["fp32", "fp16", "bf16", "e4m3fn"])
 def test_arrays_are_fractions(operation: str, name: str) -> None:

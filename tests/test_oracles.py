@@ -55,6 +55,7 @@ def sample(name: str, count: int) -> tuple[np.ndarray, np.ndarray]:
 # The three oracles
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("name", STANDARDS)
 def test_search_is_rounding_in_fractions(name: str) -> None:
     for mode, overflow, subnormals in product(MODES, overflows(name), ("keep", "flush")):
@@ -64,6 +65,7 @@ def test_search_is_rounding_in_fractions(name: str) -> None:
         assert_same_bits(by_search, in_fractions(words, random, name, mode, **rules), words)
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("name", STANDARDS)
 @pytest.mark.parametrize("mode", MODES)
 def test_search_from_float64_is_rounding_in_fractions(name: str, mode: str) -> None:
@@ -76,6 +78,7 @@ def test_search_from_float64_is_rounding_in_fractions(name: str, mode: str) -> N
     assert_same_bits(by_search, exact)
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("name", [name for name in ENUMERATED if standard(name).bits <= 8])
 def test_steps_are_the_search(name: str) -> None:
     for mode in DETERMINISTIC:

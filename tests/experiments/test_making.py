@@ -77,6 +77,7 @@ def test_a_finished_row_is_never_made_again(whole: Place, monkeypatch: pytest.Mo
     assert contents(whole.out) == before
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.usefixtures("as_a_terminal_has_it")
 @pytest.mark.parametrize("after", [0, 1, 3, 6])
 def test_interrupted_and_resumed_it_is_the_same_row(whole: Place, tmp_path: Path, after: int) -> None:

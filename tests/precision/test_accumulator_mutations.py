@@ -124,6 +124,7 @@ def equivalent(record: Accumulator, what: str) -> bool:
     return any(holds(record) and what.startswith(changes) for _, holds, changes in EQUIVALENT)
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("name", SILICON)
 def test_every_field_shows(name: str) -> None:
     record = pr.ACCUMULATORS[name]

@@ -46,11 +46,13 @@ def test_every_accumulator_is_tried() -> None:
             assert set(record.inputs) == set(LENGTHS[name]), name
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize(("name", "inputs"), COMBINATIONS)
 def test_every_kind(backend: Executor, name: str, inputs: str) -> None:
     check(backend, name, inputs, longest(name, inputs), brief=False)
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("backend", EAGER, ids=str)
 @pytest.mark.parametrize(("name", "inputs"), COMBINATIONS)
 def test_every_length(backend: Executor, name: str, inputs: str) -> None:
@@ -64,6 +66,7 @@ def test_from_zero(backend: Executor, name: str, inputs: str) -> None:
     check(backend, name, inputs, LENGTHS[name][inputs] + 1, brief=True, start=False)
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("backend", EAGER, ids=str)
 @pytest.mark.parametrize("output", ["fp16", "bf16", "fp32"])
 @pytest.mark.parametrize(("name", "inputs"), [pair for pair in COMBINATIONS if pair[0] != "int32"])
@@ -71,6 +74,7 @@ def test_one_rounding_to_the_output(backend: Executor, name: str, inputs: str, o
     check(backend, name, inputs, LENGTHS[name][inputs] + 1, brief=True, output=output)
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("name", LENGTHS)
 def test_nothing_to_add(backend: Executor, name: str) -> None:
     """k = 0: c, or +0."""
@@ -82,6 +86,7 @@ def test_nothing_to_add(backend: Executor, name: str) -> None:
     assert_same_bits(backend.call(pr.matmul, a, b, accumulator=name, inputs=inputs), np.zeros_like(c))
 
 
+@pytest.mark.thinned(0.34)
 @pytest.mark.parametrize("parts", [1, 2, 3, 7, 40])
 def test_any_number_of_runs(parts: int, backend: Executor) -> None:
     name = f"fp32_split{parts}"
@@ -90,6 +95,7 @@ def test_any_number_of_runs(parts: int, backend: Executor) -> None:
     assert_same_bits(run(backend, batch, accumulator=name, inputs="fp16"), np.stack(expected))
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize(("backend", "name", "inputs"), COUNTED, ids=str)
 def test_events(backend: Executor, name: str, inputs: str) -> None:
     k = longest(name, inputs)

@@ -122,6 +122,7 @@ def in_float32(operation: str, mode: str) -> np.ndarray:
     return in_fractions(operation, tuple(w[::151] for w in words), "fp32", mode, **random)
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("name", ["fp16", "bf16"])
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("mode", MODES)
@@ -130,6 +131,7 @@ def test_special_and_drawn_operands(mode: str, operation: str, name: str, backen
     assert_same_bits(run(operation, backend, words, name, mode), result, *words)
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize(("operation", "name", "mode", "numbers", "result"), VECTORS)
 def test_known_vectors(
     operation: str, name: str, mode: str, numbers: tuple[str, ...], result: str, backend: Executor
@@ -147,6 +149,7 @@ def test_fused_multiply_add_that_wider_floats_get_wrong(
     assert_same_bits(run("fma", backend, words, name, "nearest_even"), every_value(name)[[result]])
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("mode", ["nearest_even", "up", "to_odd", "stochastic"])
 def test_float32_against_fractions(mode: str, operation: str, backend: Executor) -> None:
@@ -156,6 +159,7 @@ def test_float32_against_fractions(mode: str, operation: str, backend: Executor)
     assert_same_bits(np.ascontiguousarray(actual[::151]), in_float32(operation, mode))
 
 
+@pytest.mark.thinned(0.34)
 @pytest.mark.parametrize("operation", ["add", "sub", "mul", "div", "sqrt"])
 def test_float32_against_the_processor(operation: str, backend: Executor) -> None:
     words = drawn_operands("fp32", 1_000_000, 63)[: OPERATIONS[operation]]
@@ -178,6 +182,7 @@ def test_any_patterns_into_fp16(a: int, b: int, c: int, operation: str, mode: st
         assert_same_bits(getattr(pr, operation)(*arrays, rounding=mode, **rules, **keyed), exact, *words)
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize(
     ("name", "mode", "rule"),

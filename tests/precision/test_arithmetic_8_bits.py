@@ -43,6 +43,7 @@ def check(operation: str, name: str, mode: str, backend: Executor) -> None:
     assert_same_bits(run(operation, backend, words, fmt=name, rounding=mode, **key), result, *words)
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("name", ["e4m3fn", "e5m2"])
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("mode", ["nearest_even", "down"])

@@ -150,6 +150,7 @@ def test_inside_jit_vmap_and_scan() -> None:
     assert_same_bits(jax.lax.scan(lambda carry, row: (carry, fused(row)), 0, x)[1], expected)
 
 
+@pytest.mark.thinned(0.34)
 @pytest.mark.parametrize("operation", REAL)
 def test_gradients_are_those_of_the_real_operation(operation: str) -> None:
     x, y, z = (jnp.asarray(drawn(generator(74 + i), 9, (120, 130)).view(np.float32)) for i in range(3))

@@ -226,6 +226,7 @@ def parallel(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     return lambda on: monkeypatch.setattr(Kernel, "PARALLEL_FROM", 0 if on else 1 << 62)
 
 
+@pytest.mark.thinned(0.34)
 @pytest.mark.parametrize(
     "operation",
     [

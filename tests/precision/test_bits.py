@@ -150,6 +150,7 @@ def assert_same_words(
 # One source, four executors
 
 
+@pytest.mark.thinned(0.34)
 @of_each_format
 @pytest.mark.parametrize("executor", [in_numba, in_jax, in_python])
 def test_kernels_of_a_format_agree_with_numpy(executor: Callable, fmt: Format) -> None:

@@ -19,6 +19,7 @@ import precision as pr
 # Shapes and axes
 
 
+@pytest.mark.thinned(0.34)
 @pytest.mark.parametrize("name", ["mxfp6_e3m2", "nvfp4"])
 @pytest.mark.parametrize("axis", [0, 1, 2, -2])
 def test_axes(name: str, axis: int) -> None:

@@ -129,6 +129,7 @@ def expected(name: str, rule: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return elements.reshape(6, 40), scale, values.reshape(6, 40)
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("name", MICROSCALING)
 def test_quantized_in_rationals(backend: Executor, name: str, rule: str) -> None:
@@ -139,6 +140,7 @@ def test_quantized_in_rationals(backend: Executor, name: str, rule: str) -> None
     assert_same_bits(q.dequantize(backend=backend.name), values, x)
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("name", MICROSCALING)
 def test_every_bf16_in_a_block(backend: Executor, name: str) -> None:
     """Beside three others, so that it is the absmax, or far below it, under every scale it can meet."""
@@ -150,6 +152,7 @@ def test_every_bf16_in_a_block(backend: Executor, name: str) -> None:
     assert_same_bits(backend.call(pr.round_to_blocks, x, fmt=fmt), values, x)
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", ["mxfp8_e5m2", "mxint8"])
 def test_every_mode(backend: Executor, name: str, mode: str) -> None:

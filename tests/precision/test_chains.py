@@ -117,6 +117,7 @@ def inputs_of(name: str) -> tuple[str, ...]:
     )
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("how", DRAWS)
 @pytest.mark.parametrize("name", [*STEPS, pytest.param("fp32_fma_flushing", marks=needs_flushing)])
 def test_every_bit_is_that_of_exact_arithmetic(name: str, how: str) -> None:
@@ -186,6 +187,7 @@ SHAPES = [
 ]
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("name", STEPS)
 def test_every_shape_and_thread_count_gives_the_bits_of_the_plain_loop(name: str, shape: tuple[int, ...]) -> None:
@@ -332,6 +334,7 @@ def digest() -> str:
     return sums.hexdigest()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names x86 processors")
 @pytest.mark.parametrize("processor", [pytest.param("haswell", marks=pytest.mark.exhaustive), "generic"])
 def test_other_processors_give_the_same_bits(processor: str, tmp_path: Path) -> None:

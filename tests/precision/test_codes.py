@@ -36,6 +36,7 @@ def decode_and_back(codes, *, fmt, backend):
     return values, pr.encode(values, fmt, backend=backend)
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize(("executor", "name"), [*PAIRS, *TRACED, *LONG], ids=str)
 def test_every_code_there_and_back(executor: Executor, name: str) -> None:
     codes = every_code(name)
@@ -44,6 +45,7 @@ def test_every_code_there_and_back(executor: Executor, name: str) -> None:
     assert_same_bits(again, canonical_codes(name), codes)
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("executor", EAGER, ids=str)
 @pytest.mark.parametrize("name", ENUMERATED)
 def test_codes_of_rounded_values(executor: Executor, name: str) -> None:

@@ -312,6 +312,7 @@ TRANSFORMATIONS: dict[str, Callable[[Callable], Callable]] = {
 }
 
 
+@pytest.mark.thinned(0.34)
 @pytest.mark.parametrize("name", TRANSFORMATIONS)
 def test_transformations(name: str) -> None:
     a, b = integers((3, 4), (4, 2))
@@ -345,6 +346,7 @@ def test_einsum_takes_it() -> None:
     assert_same_bits(scores, np.array(expected))
 
 
+@pytest.mark.thinned(0.5)
 def test_on_eight_devices() -> None:
     """shard_map and jit over a mesh; in a process of its own, because the number of devices is fixed at the start."""
     script = Path(__file__).with_name("eight_devices.py")

@@ -65,6 +65,7 @@ def by_hand(a: np.ndarray, b: np.ndarray, scheme: str | MatmulScheme, key: Any =
 # Nearest
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("name", INTEGER)
 def test_every_integer_scheme(name: str) -> None:
     a, b = operands((5, 12), (12, 4))
@@ -202,6 +203,7 @@ def test_a_key_is_left_alone_where_nothing_draws() -> None:
 # Mapped axes
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("mapped", [(0, None), (None, 0), (0, 0)], ids=str)
 @pytest.mark.parametrize("name", ["int8_vectorwise", *SPANNING])
 def test_vmap_gives_the_bits_of_single_products(name: str, mapped: tuple) -> None:

@@ -221,6 +221,7 @@ def assert_monotone(name: str, x: Array, y: Array) -> None:
         assert ordered.all(), f"not monotone at {hexadecimal(half[int(np.argmin(ordered))])}"
 
 
+@pytest.mark.thinned(0.34)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("executor", ["numba", "jax"])
 def test_executors_agree_in_every_bit(name: str, executor: str) -> None:

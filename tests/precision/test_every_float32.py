@@ -23,6 +23,7 @@ BLOCK = 1 << 22
 KEY = (0x13198A2E, 0x03707344)
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_4093rd(backend: Executor, name: str, mode: str) -> None:

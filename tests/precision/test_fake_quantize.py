@@ -74,6 +74,7 @@ def refuses(error: type[Exception], message: str) -> Any:
 # The value
 
 
+@pytest.mark.thinned(0.25)
 @every_scheme
 @pytest.mark.parametrize("axis", [-1, -2])
 def test_values_are_those_of_the_codes(backend: Executor, name: str, axis: int) -> None:
@@ -90,6 +91,7 @@ def test_stochastic_values_follow_the_counter(backend: Executor) -> None:
     assert np.any(whole != pr.fake_quantize(x, VECTOR, axis=-1))
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize(
     ("name", "gradient"),
     [

@@ -353,6 +353,7 @@ def test_nothing_is_compiled_before_first_use() -> None:
     assert run_alone("-c", script).split() == ["False"]
 
 
+@pytest.mark.thinned(0.5)
 def test_on_eight_devices() -> None:
     """In a process of its own, because the number of devices is fixed at the start."""
     script = Path(__file__).with_name("eight_devices_foreign.py")

@@ -44,6 +44,7 @@ def refuses(message: str, error: type[Exception] = ValueError) -> object:
 # Up to 16 bits
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("fmt", ["fp16", "bf16", "e5m2", "e4m3fn"])
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_every_value_of_a_format(backend: Executor, function: str, fmt: str) -> None:

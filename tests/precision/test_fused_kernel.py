@@ -99,6 +99,7 @@ def check(a, b, c, name, kinds):
     return redo[0], expected
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("data", ["normal", "spread", "codes", "subnormal", "zeros", "cancelling"])
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_it_gives_the_bits_of_the_definition(name: str, kind: str, data: str) -> None:
@@ -231,6 +232,7 @@ def digest_cases():
     return np.concatenate(found)
 
 
+@pytest.mark.exhaustive
 def test_threads_change_no_bit() -> None:
     rng = np.random.default_rng(11)
     for data in ("normal", "codes"):
@@ -285,6 +287,7 @@ def test_flushing_and_rounding_modes_change_no_bit() -> None:
             np.testing.assert_array_equal(actual[1], expected[1])
 
 
+@pytest.mark.exhaustive
 @X86
 def test_narrower_registers_change_no_bit(tmp_path: Path) -> None:
     """The same results where LLVM knows AVX2 only."""

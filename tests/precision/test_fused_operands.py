@@ -43,6 +43,7 @@ def patterns(seed: int, *shape: int) -> np.ndarray:
     return words.view(np.float32)
 
 
+@pytest.mark.thinned(0.25)
 @threads
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("shape", [(1, 1), (7, 33), (3, 9000)])

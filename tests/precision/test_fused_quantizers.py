@@ -154,6 +154,7 @@ def test_named_schemes_agree() -> None:
 # The same bits
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("tiling", TILINGS)
 @pytest.mark.parametrize("rule", RULES)
@@ -161,6 +162,7 @@ def test_rules_and_tiles(rule: str, tiling: str) -> None:
     agree_along(words((44, 39)).view(np.float32), replace(RULES[rule], **TILINGS[tiling]))
 
 
+@pytest.mark.thinned(0.34)
 @pytest.mark.usefixtures("threads", "short_parts")
 @pytest.mark.parametrize("tiling", TILINGS)
 def test_kernels_of_large_arrays(tiling: str) -> None:
@@ -273,6 +275,7 @@ def same_values(q: Any) -> None:
     assert_same_bits(q.dequantize(backend="numba"), q.dequantize(backend="numpy"))
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("tiling", [*TILINGS, "block"])
 def test_dequantize(tiling: str) -> None:

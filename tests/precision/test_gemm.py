@@ -104,11 +104,13 @@ def solved(accumulator: str, fmt: str, start: bool) -> list[tuple]:
     return [(*case, oracles.matmul(*case[1:3], accumulator, case[3])) for case in starts]
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize(("accumulator", "fmt"), COMBINATIONS)
 def test_every_case(backend: Executor, accumulator: str, fmt: str) -> None:
     check_every_case(backend, accumulator, fmt, start=True)
 
 
+@pytest.mark.thinned(0.34)
 @pytest.mark.parametrize(("accumulator", "fmt"), COMBINATIONS)
 @pytest.mark.parametrize("start", [True, False])
 def test_every_case_by_xla_alone(accumulator: str, fmt: str, start: bool) -> None:
@@ -188,6 +190,7 @@ def test_smallest_shapes(backend: Executor, shape: tuple[int, int, int], accumul
     assert_same_bits(backend.call(pr.matmul, a, b, inputs="fp16", accumulator=accumulator), expected)
 
 
+@pytest.mark.thinned(0.34)
 @pytest.mark.parametrize("accumulator", [*oracles.ACCUMULATORS, "exact", "h100", "amx_bf16"])
 def test_minus_zero_is_added_to_plus_zero(backend: Executor, accumulator: str) -> None:
     """0 + -0 is +0, also where a compiler sees that the loop runs once and that it starts from 0."""
@@ -272,6 +275,7 @@ _OTHERS = ("fp32_mul_add", "fp16_mul_add", "fp16_fma", "bf16_fma", "h100", "avx5
 THREADED += [pytest.param(name, marks=pytest.mark.exhaustive) for name in _OTHERS]
 
 
+@pytest.mark.thinned(0.2)
 @pytest.mark.parametrize("accumulator", THREADED)
 def test_numba_on_one_thread_and_on_all(monkeypatch: pytest.MonkeyPatch, accumulator: str) -> None:
     rng = generator(19)

@@ -113,6 +113,7 @@ ON_THREADS += [
 ]
 
 
+@pytest.mark.thinned(0.34)
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize(("threads", "of_a", "of_b"), ON_THREADS, indirect=["threads"])
 def test_strides(of_a: str, of_b: str) -> None:
@@ -165,6 +166,7 @@ HERE = Path(__file__).resolve().parents[1]
 RUN = "import runpy, sys; test = runpy.run_path(sys.argv[1]);print(test['UNIT'].name, test['digest']())"
 
 
+@pytest.mark.thinned(0.2)
 @pytest.mark.skipif(numba.config.CPU_NAME is not None, reason="Numba is told which processor to compile for")
 @pytest.mark.parametrize(
     ("name", "features", "unit"),

@@ -187,6 +187,7 @@ def test_how_many_are_special(name: str) -> None:
 # INT8
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("k", DEPTHS)
 def test_int8(k: int) -> None:
     """a + 128 as unsigned bytes, from c - 128 times the sums of b's columns, modulo 2^32."""

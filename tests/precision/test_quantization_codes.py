@@ -92,6 +92,7 @@ def test_granularities(base: QScheme, granularity: str, group: int | None) -> No
         check(found, hard(), scheme, axis, of_hard(scheme, axis))
 
 
+@pytest.mark.thinned(0.34)
 @pytest.mark.parametrize("scheme", UNDER_JIT, ids=str)
 def test_under_jit(scheme: QScheme) -> None:
     found = Executor("jax").call(parts, hard().view("f4"), scheme=scheme, axis=-1)
@@ -171,6 +172,7 @@ def spoilt() -> tuple[np.ndarray, list[tuple[int, int]]]:
     return words, places
 
 
+@pytest.mark.thinned(0.34)
 @pytest.mark.parametrize("scheme", [VECTOR, AFFINE, OTHERS[8]], ids=str)
 def test_nonfinite_tiles_alone_are_spoilt(backend: Executor, scheme: QScheme) -> None:
     words, places = spoilt()

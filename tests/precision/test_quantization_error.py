@@ -188,6 +188,7 @@ def check(record: pr.ProductError, left: Side, right: Side, y: np.ndarray) -> No
 # Parts
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("operands", OPERANDS)
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
 def test_parts_equal_the_definition(scheme: pr.MatmulScheme, operands: str, backend: Executor) -> None:
@@ -199,6 +200,7 @@ def test_parts_equal_the_definition(scheme: pr.MatmulScheme, operands: str, back
     check(record, *sides(x, w, scheme), y)
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("k", [K, 8, 9])
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
 def test_products_are_near_those_of_what_stands_for_the_operands(scheme: pr.MatmulScheme, k: int) -> None:
@@ -235,6 +237,7 @@ def test_output_formats(output: str) -> None:
     assert record.output == pr.parse_format(output)
 
 
+@pytest.mark.thinned(0.34)
 @pytest.mark.parametrize("limit", [1e-30, 0.7, 3.0, 1e30])
 @pytest.mark.parametrize("scheme", ["int8_vectorwise", "int8_affine", "int4_group2_vectorwise"])
 def test_codes_within_limits(scheme: str, limit: float) -> None:
@@ -360,6 +363,7 @@ def test_figures() -> None:
         assert ratio == pytest.approx(math.sqrt(max(ratios)), **close)
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
 def test_columns_account_for_all_but_the_output(scheme: pr.MatmulScheme) -> None:
     """In fractions the identity holds exactly; the record's floats are near."""

@@ -81,6 +81,7 @@ def test_any_two_granularities(scheme: MatmulScheme) -> None:
             assert_same_bits(result, expected(x, w, scheme, output, given_bias))
 
 
+@pytest.mark.thinned(0.34)
 @pytest.mark.parametrize("scheme", [PAIRS[i] for i in (1, 5, 11)], ids=str)
 def test_everywhere(backend: Executor, scheme: MatmulScheme) -> None:
     """Leading axes are rows."""

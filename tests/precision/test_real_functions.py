@@ -36,6 +36,7 @@ def relative_error(y: Fraction, truth: Fraction) -> Fraction:
     return abs(y - truth) / abs(truth)
 
 
+@pytest.mark.thinned(0.34)
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_float64_is_within_the_stated_error(function: str) -> None:
     least, greatest = REAL_FUNCTIONS[function].cancels

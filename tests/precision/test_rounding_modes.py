@@ -44,6 +44,7 @@ def check(executor: Executor, name: str, words: np.ndarray, *rules: str) -> None
     assert_same_bits(found, expected, words)
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", REPRESENTATIVE)
 def test_every_mode(backend: Executor, name: str, mode: str) -> None:
@@ -57,6 +58,7 @@ def test_every_format(executor: Executor, name: str) -> None:
         check(executor, name, sources(name), mode, "ieee", "keep")
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("executor", EAGER, ids=str)
 @pytest.mark.parametrize("name", STANDARDS)
 def test_every_rule(executor: Executor, name: str) -> None:
@@ -72,6 +74,7 @@ def turns(name: str, count: int) -> list[tuple[str, ...]]:
     return list(islice(cycle(RULES[name]), start, start + 5 * count, 5))
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("name", [name for name in STANDARDS if name not in REPRESENTATIVE])
 def test_every_format_under_jit(name: str) -> None:
     check(JAX, name, sources(name), *turns(name, 1)[0])

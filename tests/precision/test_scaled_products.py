@@ -127,6 +127,7 @@ def exact_block_product(
     return y
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("square", [True, False])
 @pytest.mark.parametrize("block", [2, 3, 8])
 def test_block_scales_by_their_definition(backend: Executor, block: int, square: bool) -> None:

@@ -78,6 +78,7 @@ def check(backend: str, name: str, words: np.ndarray, told: Recount, *rules: str
 # Every rule
 
 
+@pytest.mark.thinned(0.34)
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_rule(name: str) -> None:
     words = telling_patterns(name, 30)
@@ -92,6 +93,7 @@ def turn(name: str) -> tuple[str, ...]:
     return next(islice(cycle(RULES[name]), 5 * FORMATS.index(name), None))
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize(
     ("name", "rules"), [*((n, turn(n)) for n in FORMATS), *(("fp16", (mode,)) for mode in MODES)]
 )
@@ -136,6 +138,7 @@ def placed(name: str, size: int, where: str) -> np.ndarray:
     return words
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("where", ["none", "first", "last", "anywhere", "second block"])
 @pytest.mark.parametrize("name", ["fp16", "bf16", "e2m1", "int8"])
 def test_every_size(name: str, where: str) -> None:

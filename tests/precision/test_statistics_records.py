@@ -302,6 +302,7 @@ def test_carried_digits_are_the_same_number(counts: list[int]) -> None:
     assert low < 1 << 16
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("shape", [(0,), (), (7,), (1 << 16,), (100_001,), (3, 300, 130), (5, 70_001), (4, 0)])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_tables_by_products_are_those_by_scattering(shape: tuple[int, ...], dtype: Any) -> None:

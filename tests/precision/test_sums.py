@@ -62,6 +62,7 @@ def run(words: np.ndarray, backend: Executor, **options: object) -> np.ndarray:
     return np.asarray(pr.ordered_sum(backend.array(words.view(np.float32)), backend=backend.name, **options))
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize(
     ("name", "mode"),
@@ -93,6 +94,7 @@ def test_any_axis(order: str, backend: Executor) -> None:
         assert_same_bits(result, flat.reshape(moved.shape[:-1]))
 
 
+@pytest.mark.thinned(0.34)
 @pytest.mark.parametrize("order", ORDERS)
 def test_many_columns_are_each_their_own_sum(order: str, backend: Executor) -> None:
     words = drawn(generator(98), (9, 1000), (110, 140))
@@ -101,6 +103,7 @@ def test_many_columns_are_each_their_own_sum(order: str, backend: Executor) -> N
     assert_same_bits(result[::100], expected(words[:, ::100].T, order, "fp32", "nearest_even"))
 
 
+@pytest.mark.thinned(0.34)
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("mode", ["nearest_even", "down"])
 def test_zeros_keep_their_sign(order: str, mode: str, backend: Executor) -> None:

@@ -45,6 +45,7 @@ def test_every_entry(function: str, fmt: str) -> None:
     assert_same_bits(table(function, fmt), words, arguments(fmt))
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("fmt", SIXTEEN)
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_hard_and_sampled_entries_to_250_bits(function: str, fmt: str) -> None:
@@ -88,6 +89,7 @@ OUTPUTS = [
 ]
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize(("fmt", "output"), OUTPUTS)
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_another_output_format(function: str, fmt: str, output: str) -> None:

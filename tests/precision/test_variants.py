@@ -61,12 +61,14 @@ def test_every_variant_is_compared_but_one() -> None:
     assert {variant.name for variant in VARIANTS} == compared | {"bnb_cuda_mixed"}
 
 
+@pytest.mark.thinned(0.25)
 @by_case
 def test_codes_and_scales(backend: Executor, name: str, dtype: str) -> None:
     for seed in range(4):
         assert_codes_and_scales(backend, name, dtype, matrix(dtype, seed))
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize(("name", "dtype"), [case for case in CASES if case[1] != "float32"])
 def test_every_absmax_of_16_bits(backend: Executor, name: str, dtype: str) -> None:
     assert_codes_and_scales(backend, name, dtype, every_absmax(dtype))
@@ -85,6 +87,7 @@ def multiplied(x: Any, w: Any, bias: Any = None, **options: Any) -> Any:
     return pr.quantized_matmul(x, w, bias=bias, **options)
 
 
+@pytest.mark.thinned(0.25)
 @by_case
 def test_products(backend: Executor, name: str, dtype: str) -> None:
     x, w, _ = factors(dtype, 11)

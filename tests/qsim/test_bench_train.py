@@ -69,6 +69,7 @@ def drawn(seed: int) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
     return parameters, tokens, targets
 
 
+@pytest.mark.thinned(0.5)
 @pytest.mark.parametrize("unrolled", [False, True])
 def test_plain_gradients_are_those_of_the_fp32_policy(unrolled: bool) -> None:
     """No bits are promised: to 1e-4 of the largest, which tells the same model from any other."""

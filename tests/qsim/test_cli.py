@@ -239,6 +239,7 @@ def start(*arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.thinned(0.5)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupt_and_resume(cli: Cli, tmp_path: Path, number: signal.Signals, code: int) -> None:
     """A signal after the first line of progress: its step is saved, and with --resume the hashes are the same."""

@@ -88,6 +88,7 @@ def assert_named(found: Difference, fault: Fault, tensor: Tensor, element: int) 
     assert found.unreproduced == ()
 
 
+@pytest.mark.thinned(0.5)
 @pytest.mark.parametrize(
     "seeds", [range(SOME), pytest.param(range(SOME, MANY), marks=pytest.mark.exhaustive)], ids=str
 )

@@ -61,6 +61,7 @@ def recorded_totals(recorder: Recorder, calculator: Calculator) -> dict[str, tup
 # The project's own GPT
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("name", ["fp32", "bf16", "fp16-ln16", "bf16-h100"])
 def test_a_gpt_in_plain_jax_has_the_logits_of_ours(name: str) -> None:
     ours = Calculator(parse_policy(name), "numpy")
@@ -379,6 +380,7 @@ def test_gradients_are_the_products_of_dgrad_and_wgrad(name: str) -> None:
     assert (counters["mlp_up.dgrad"].count, counters["mlp_up.wgrad"].count) == (x.size, w.size)
 
 
+@pytest.mark.exhaustive
 def test_gradients_of_a_gpt_are_near() -> None:
     weights = Calculator(POLICIES["bf16"], "numpy").working_copy(parameters())
     targets = np.roll(tokens(), -1, 1)

@@ -71,6 +71,7 @@ def row(results, state):
     return hashes | {"loss": scalar_hash(results["loss"]), "gradients": tree_hash(results["gradients"])}
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("executor", [name for name in BACKENDS if name != "numpy"])
 @pytest.mark.parametrize("policy", ["fp32", "bf16", "fp16"])
 def test_twenty_steps_have_equal_hashes_on_every_executor(policy, executor):
@@ -116,6 +117,7 @@ def counted(executor, policy):
     return as_statistics(results["records"], step.formats), row(results, state)
 
 
+@pytest.mark.exhaustive
 def test_counting_changes_no_bit_and_counts_alike():
     plain = {key: value for key, value in trajectory("fp16-noscale", "numba")[0].items() if len(str(value)) == 64}
     (reference, hashes), (found, found_hashes), (under_jit, jit_hashes) = (

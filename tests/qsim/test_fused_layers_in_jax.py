@@ -26,6 +26,7 @@ def quiet() -> Iterator[None]:
         yield
 
 
+@pytest.mark.thinned(0.25)
 @by_layer
 @pytest.mark.parametrize(
     ("policy", "shape"),
@@ -50,6 +51,7 @@ def drawing(policy: Arithmetic, backend: str) -> Calculator:
     return ar
 
 
+@pytest.mark.thinned(0.25)
 @by_layer
 @pytest.mark.parametrize("backend", ["numba", "jax"])
 def test_outputs_rounded_stochastically_are_composed(layer: Callable, backend: str) -> None:

@@ -50,6 +50,7 @@ def losses(one: Training, steps: int) -> np.ndarray:
 # Near
 
 
+@pytest.mark.thinned(0.5)
 @pytest.mark.parametrize(("native", "exact"), [("native-bf16", "bf16"), ("native-fp16", "fp16")])
 def test_losses_stay_near_those_of_the_exact_policy(native: str, exact: str) -> None:
     """1e-3 over 20 steps in which the loss falls by far more, dropout included."""
@@ -60,11 +61,13 @@ def test_losses_stay_near_those_of_the_exact_policy(native: str, exact: str) -> 
     assert expected[-1] < expected[0] - 0.1
 
 
+@pytest.mark.exhaustive
 def test_int8_losses_stay_near_those_of_the_exact_policy() -> None:
     expected = losses(training(SMALL, "int8-fprop", "numba"), 3)
     assert np.abs(losses(training(SMALL, "native-int8", hardware=True), 3) - expected).max() <= 1e-3
 
 
+@pytest.mark.exhaustive
 def test_parts_of_a_batch_and_tied_tables_and_counters() -> None:
     """The ways of a step that the other runs do not take."""
     config = replace(
@@ -76,6 +79,7 @@ def test_parts_of_a_batch_and_tied_tables_and_counters() -> None:
     assert {x.dtype.name for tree in one.position.state.values() for x in tree.values()} == {"float32"}
 
 
+@pytest.mark.exhaustive
 def test_parameters_without_a_master_copy_stay_float32_arrays() -> None:
     policy = parse_policy("bf16-nomaster").with_(accumulator="native", name="native-nomaster")
     step = Step(SMALL, policy, "jax", hardware=True)
@@ -84,6 +88,7 @@ def test_parameters_without_a_master_copy_stay_float32_arrays() -> None:
     assert {x.dtype.name for x in one.position.state["parameters"].values()} == {"float32"}
 
 
+@pytest.mark.exhaustive
 def test_eight_devices_have_the_losses_of_one() -> None:
     command = [sys.executable, "-W", "error", str(SCRIPT)]
     done = subprocess.run(command, env=environment(8), capture_output=True, text=True, timeout=600, check=False)

@@ -146,6 +146,7 @@ def test_cross_entropy(chunks: int) -> None:
 # The tree over chunks
 
 
+@pytest.mark.thinned(0.34)
 @pytest.mark.parametrize(
     ("chunks", "parts"), [(8, 1), (8, 2), (8, 4), (8, 8), (6, 2), (6, 3), (12, 2), (12, 3), (5, 5)]
 )

@@ -91,6 +91,7 @@ def drawn(config, seed):
     return parameters, tokens, targets
 
 
+@pytest.mark.thinned(0.34)
 @pytest.mark.parametrize(
     ("changes", "chunks"),
     [

@@ -66,6 +66,7 @@ def hashes(config: RunConfig, policy: str, executor: str, steps: int = STEPS) ->
 # The same bits
 
 
+@pytest.mark.thinned(0.25)
 @IN_PARTS
 @pytest.mark.parametrize("policy", ["fp32", "fp16", "int8-train-sr"])
 def test_parts_and_recomputation_change_no_bit(policy: str, parts: int) -> None:
@@ -84,6 +85,7 @@ def test_parts_of_any_whole_number_of_chunks(chunks: int) -> None:
         assert hashes(split, "bf16", "numba", 1) == expected, parts
 
 
+@pytest.mark.thinned(0.5)
 @pytest.mark.parametrize(
     ("policy", "model"),
     [

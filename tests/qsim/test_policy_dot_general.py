@@ -50,6 +50,7 @@ def layer_key() -> tuple[int, int]:
     return fold_in(fold_in(fold_name(as_key(SEED), "quantization.mlp_up"), STEP), LAYER)
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("quantized", [False, True])
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_bits_of_the_policy_s_linear_layer(name: str, quantized: bool) -> None:

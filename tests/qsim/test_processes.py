@@ -61,6 +61,7 @@ def begin(whole: RunFolder, run: Path) -> list[Popen[str]]:
     return start_two(*words, before=SLOW, cluster=True)
 
 
+@pytest.mark.thinned(0.5)
 def test_a_signal_to_one_stops_both(tmp_path: Path, whole: RunFolder) -> None:
     """To the one that does not write; the run is then ended by one device.  A cluster tells where they meet."""
     run = tmp_path / "run"

@@ -102,6 +102,7 @@ def test_a_shadow_is_no_replay(tmp_path: Path) -> None:
     assert report.figures[0].numbers.columns == ("step", "loss of fp32")
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("errors", [[0.0], [math.nan] * 3, [0.0, 0.0], [1e-3]])
 def test_shadows_without_an_error_or_a_finite_one(tmp_path: Path, errors: list[float]) -> None:
     base = write_run(tmp_path / "a", "fp32", loss_curve(3))

@@ -280,6 +280,7 @@ def outcomes(processes: int, devices: int, folder: Path) -> list[str]:
     return [out for out, _ in ended]
 
 
+@pytest.mark.thinned(0.5)
 @needs_orbax
 @pytest.mark.parametrize(("processes", "devices"), [(1, 8), (2, 4)])
 def test_every_mesh_reads_what_another_wrote(tmp_path: Path, processes: int, devices: int) -> None:

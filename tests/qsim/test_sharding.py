@@ -41,9 +41,13 @@ def run_on_eight_devices(cases: list[str], layers: int, steps: int, seconds: int
 
 
 def test_steps_on_eight_devices() -> None:
-    """Hashes, counts and collectives; the positions and the vocabulary have rows that eight devices do not divide.
+    """Hashes, counts and collectives; the positions and the vocabulary have rows that eight devices do not divide."""
+    run_on_eight_devices([f"fp16:data=4,model=2:{OPTIONS}"], layers=2, steps=2, seconds=600)
 
-    The second has scales of whole parts of the batch, and draws every output by its place in the whole: rows,
+
+@pytest.mark.exhaustive
+def test_steps_with_draws_and_scales_on_eight_devices() -> None:
+    """The second has scales of whole parts of the batch, and draws every output by its place in the whole: rows,
     columns, heads and chunks.
     """
     run_on_eight_devices(["fp16:data=8", f"fp8+drawn:data=4,model=2:{OPTIONS}"], layers=2, steps=2, seconds=600)
@@ -102,6 +106,7 @@ def assert_same_run(found: RunFolder, expected: RunFolder, *files: str) -> None:
 CHANGES = {"steps": 3, "record.checkpoint_every": 1, "record.statistics_every": 0, "model.dropout": 0.1}
 
 
+@pytest.mark.exhaustive
 def test_two_processes_go_on_with_a_run_of_one_device(tmp_path: Path) -> None:
     """Begun by one device, ended by two processes of two: the same run."""
     whole = small_run(tmp_path / "whole" / "run", "fp16", **CHANGES)

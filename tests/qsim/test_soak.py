@@ -142,6 +142,7 @@ def soak(folder: Path, text: Path, peace: tuple[Path, float], kills: int, **how:
     return runs
 
 
+@pytest.mark.thinned(0.5)
 def test_three_kills(tmp_path: Path, text: Path, peace: tuple[Path, float]) -> None:
     soak(tmp_path, text, peace, 3)
 
@@ -183,6 +184,7 @@ def dies_and_resumes(folder: Path, text: Path, call: int, steps: int) -> bool:
     return True
 
 
+@pytest.mark.thinned(0.5)
 @pytest.mark.parametrize(("call", "left"), [(2, ["state.safetensors"]), (7, ["state.json", "state.safetensors"])])
 def test_death_inside_the_checkpoint_writer(
     tmp_path: Path, text: Path, peace: tuple[Path, float], call: int, left: list[str]
@@ -224,6 +226,7 @@ _Loop.advance = slow
 """
 
 
+@pytest.mark.thinned(0.5)
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_does_not_wait_for_the_step(
     tmp_path: Path, text: Path, peace: tuple[Path, float], second: signal.Signals

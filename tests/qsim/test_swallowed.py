@@ -126,6 +126,7 @@ def lost(w: Fraction, u: Fraction, name: str) -> bool:
     return nearest(nearest(kept - u, "fp32"), name) == kept
 
 
+@pytest.mark.thinned(0.34)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     ("policy", "kept_in"), [("fp16", "fp32"), ("fp16-nomaster", "fp16"), ("bf16-nomaster", "bf16")]

@@ -48,6 +48,7 @@ def test_gradients(backend: str) -> None:
     assert sizes(gradients) == {name: g.size for name, g in apart.items()}
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("policy", ["fp16", "fp16-nomaster", "bf16-nomaster", "bf16-sr"])
 def test_updates_are_the_same_on_every_back_end(policy: str) -> None:
     arithmetic = POLICIES[policy]

@@ -301,6 +301,7 @@ def interrupted_run(folder: Path, after: int, policy: str = "fp32", **changes: A
     return stopped
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("policy", ["fp32", "fp16", "int8-train-sr"])
 @pytest.mark.parametrize("dropout", [False, True], ids=["plain", "dropout"])
 @pytest.mark.parametrize("after", [1, 3, 4, 6])

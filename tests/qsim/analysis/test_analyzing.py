@@ -52,6 +52,7 @@ def figures(one: Analysis) -> dict[str, object]:
     return {k: repr(v) for k, v in dataclasses.asdict(one).items()}
 
 
+@pytest.mark.thinned(0.34)
 @pytest.mark.parametrize("name", list(CHECKPOINTS))
 def test_figures_are_those_of_the_activations(models: dict[str, Model], name: str) -> None:
     model = models[name]
@@ -241,6 +242,7 @@ def test_models_of_other_depths_are_compared_by_means(models: dict[str, Model]) 
     assert compare(both[:1]) == compare([]) == []
 
 
+@pytest.mark.thinned(0.5)
 def test_files_hold_everything_and_are_the_same_every_time(models: dict[str, Model], tmp_path: Path) -> None:
     both = [
         analyze(models[name], TOKENS[:1], executor="numpy", name=f"the {name} & co") for name in ("gpt2", "llama")

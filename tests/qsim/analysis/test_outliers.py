@@ -95,6 +95,7 @@ def rows(x: np.ndarray) -> dict[str, OutlierRow]:
     return {row.reading: row for row in counted(x, (6.0,), 2)}
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("reading", READINGS, ids=lambda reading: reading.name)
 def test_every_reading_counts_what_it_says(x: np.ndarray, rows: dict[str, OutlierRow], reading: Reading) -> None:
     expected = plainly(x, reading, 6.0)

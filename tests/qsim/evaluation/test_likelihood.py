@@ -76,6 +76,7 @@ def test_every_request_has_the_losses_it_has_alone() -> None:
             assert a.losses[i] == pytest.approx(exact_loss(model.row(tuple(map(int, read))), target), rel=1e-14)
 
 
+@pytest.mark.thinned(0.34)
 @pytest.mark.parametrize("policy", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("kind", ["gpt2", "bloom", "llama"])
 def test_padding_and_neighbours_change_no_bit(kind: str, policy: str, tmp_path: Path) -> None:

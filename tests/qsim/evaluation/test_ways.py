@@ -90,6 +90,7 @@ def choices() -> list[Request]:
     return [found[0], other, *found[1:]]
 
 
+@pytest.mark.thinned(0.34)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("scheme", "kv"), [(None, None), ("int8_vectorwise", None), (None, "int8")])
 def test_a_context_read_once_gives_the_bits_of_whole_passes(

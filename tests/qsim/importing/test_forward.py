@@ -62,6 +62,7 @@ def test_shards_are_one_file(tmp_path: Path) -> None:
     assert_same_bits(logits(parts), logits(whole))
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("policy", ["fp32", "bf16", "fp16", "fp16-pure", "int8-fprop"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_numba_gives_the_bits_of_numpy(tmp_path: Path, kind: str, policy: str) -> None:
@@ -122,6 +123,7 @@ def test_rows_of_single_layers_are_theirs(tmp_path: Path) -> None:
     assert not np.array_equal(one, plain)
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("parts", [(1, 11), (5, 1, 6), (4, 4, 4)], ids=str)
 @pytest.mark.parametrize("policy", ["fp32", "bf16", "int8-fprop"])
 @pytest.mark.parametrize("kind", KINDS)

@@ -128,6 +128,7 @@ def test_a_rounding_left_out_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(asked) - survived == {("mlp_up.fprop", 2)}
 
 
+@pytest.mark.thinned(0.5)
 @pytest.mark.parametrize("statistics", [False, True])
 def test_a_program_is_no_longer_for_more_layers(statistics: bool) -> None:
     """Lines of it before XLA has it, but for longer sums in a tree; those of a step that counts, too."""

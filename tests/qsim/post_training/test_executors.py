@@ -21,6 +21,7 @@ SCHEMES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("executor", ["numba", "jax"])
 def test_bits_are_the_same(tmp_path: Path, scheme: str, executor: str) -> None:
