@@ -271,16 +271,22 @@ def test_derivatives_are_refused(name: str) -> None:
 COMPILED = ("round_and_count", "quantized_matmul", "longest", "matmul")
 
 
-@pytest.mark.skipif(find_spec("libtpu") is None, reason="XLA's library for TPUs (libtpu) is not installed")
-def test_kernels_compile_for_a_tpu() -> None:
+TOPOLOGIES = {
+    "libtpu": ("v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"),
+    "jax_cuda12_plugin": ("a100:1x1", "h100:1x1", "b200:1x1"),
+}
+
+
+@pytest.mark.parametrize("library", TOPOLOGIES)
+def test_kernels_compile_for_what_is_not_here(library: str) -> None:
     """Ahead of time, in a process that looks for no machine."""
-    script = Path(__file__).with_name("tpu_pallas.py")
+    if find_spec(library) is None:
+        pytest.skip(f"{library} (extra {'tpu' if library == 'libtpu' else 'gpu'}) is not installed")
+    script, topologies = Path(__file__).with_name("absent_pallas.py"), TOPOLOGIES[library]
     alone = environment(1) | {"TPU_SKIP_MDS_QUERY": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, str(script)]
+    command = [sys.executable, str(script), *topologies]
     done = subprocess.run(command, env=alone, capture_output=True, text=True, timeout=300, check=False)
     if "lockfile" in done.stderr:
         pytest.skip("another process has libtpu")
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.split() == [
-        f"{topology}/{name}" for topology in ("v4", "v5e", "v5p", "v6e") for name in COMPILED
-    ]
+    assert done.stdout.split() == [f"{topology}/{name}" for topology in topologies for name in COMPILED]

@@ -32,7 +32,7 @@ class Target:
         """Of ``pallas_call``."""
         if self.interpreted:
             return {"interpret": True}
-        return {} if self.ordered else {"compiler_params": triton.CompilerParams(num_warps=8)}
+        return {} if self.ordered else {"compiler_params": triton.CompilerParams(num_warps=8, num_stages=2)}
 
 
 INTERPRETED = Target(ordered=True, interpreted=True)

@@ -1,24 +1,25 @@
-"""Run by ``test_pallas``, where libtpu is: each kernel compiled for TPUs that are not here, their names printed."""
+"""Run by ``test_pallas`` with topologies: each kernel compiled for devices that are not here, their names printed."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
 from precision import pallas
 from precision.backends.jax_.pallas import quantized_product
 from precision.formats import BF16, FP16
+from qsim.planning.topologies import described
 
-TOPOLOGIES = {"v4": "v4:2x2x1", "v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
+CALLS = {"tpu": "tpu_custom_call", "cuda": "triton"}
 
 
 def kernels(topology: str) -> dict[str, tuple[Callable, list[jax.ShapeDtypeStruct]]]:
-    unit = "bf16" if topology == "v4" else "int8"
-    device = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES[topology]).devices[0]
+    unit = "bf16" if topology.startswith("v4:") else "int8"
+    device = described(topology).devices()[0]
 
     def array(shape: tuple[int, ...], dtype: type = jnp.float32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=SingleDeviceSharding(device))
@@ -34,8 +35,9 @@ def kernels(topology: str) -> dict[str, tuple[Callable, list[jax.ShapeDtypeStruc
     }
 
 
-for topology in TOPOLOGIES:
+for topology in sys.argv[1:]:
+    platform = "cuda" if described(topology).platform == "gpu" else "tpu"
     for name, (function, shapes) in kernels(topology).items():
-        compiled = jax.jit(function).trace(*shapes).lower(lowering_platforms=("tpu",)).compile()
-        assert "tpu_custom_call" in compiled.as_text()
+        compiled = jax.jit(function).trace(*shapes).lower(lowering_platforms=(platform,)).compile()
+        assert CALLS[platform] in compiled.as_text()
         print(f"{topology}/{name}")
