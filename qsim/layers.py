@@ -40,12 +40,12 @@ def fold_chunks(ar: Calculator, partial: Array | Deferred) -> Array:
     x = partial if isinstance(partial, Deferred) else Deferred(partial)
     chunks, *shape = x.values.shape
     block = chunks & -chunks
+    if block == 1 and ar.hardware:  # which would move between devices what is a sum of one in float32
+        return x.finish(x.values)
     (folded,) = ar.float32.unrounded(
-        "column_sums",
-        lambda terms: (ar.float32.sum(x.finish(terms), axis=1),),
-        x.values.reshape(chunks // block, block, *(shape if ar.hardware else [-1])),
-        words=x.words,
-    )
+        "column_sums", lambda terms: (ar.float32.sum(x.finish(terms), axis=1),),
+        x.values.reshape(chunks // block, block, *(shape if ar.hardware else [-1])), words=x.words,
+    )  # fmt: skip
     return folded.reshape(-1, *shape)
 
 

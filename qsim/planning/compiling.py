@@ -28,7 +28,7 @@ from qsim.optimizer import step_scalars
 from qsim.planning.checks import check
 from qsim.planning.hlo import Program
 from qsim.planning.topologies import described
-from qsim.planning.traffic import traffic
+from qsim.planning.traffic import received, traffic
 from qsim.policy import Arithmetic
 from qsim.recorders import StackedRecorder
 from qsim.sharding import DATA
@@ -154,7 +154,8 @@ def answer(request: Row) -> Row:
     text = found.as_text()
     if request["hlo"] is not None:
         write_atomically(Path(request["hlo"]), text.encode())
-    return row | {"traffic": traffic_of(text, topology), "checks": check(step, Program(text))}
+    said = {"traffic": traffic_of(text, topology), "received": received(text)}
+    return row | said | {"checks": check(step, Program(text))}
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ BY_SUM = "all-gather by all-reduce"
 _WRITTEN_INTO = "dynamic-update-slice"
 # what moves an array in the memories of a device: asynchronously, in slices that are then taken together
 _PASSING = ("bitcast", "copy", "copy-done", "copy-start", "slice-start", "slice-done", "ConcatBitcast")
-_COLLECTIVES = (
+COLLECTIVES = (
     "all-gather",
     "all-reduce",
     "all-to-all",
@@ -130,7 +130,7 @@ class Program:
             operation = one.opcode.removesuffix("-start")
             if operation == "all-reduce" and one.operands and written.issuperset(one.operands):
                 operation = BY_SUM
-            if operation in (*_COLLECTIVES, BY_SUM):
+            if operation in (*COLLECTIVES, BY_SUM):
                 found.update((operation, kind) for kind in _moved(one.types))
         return found
 

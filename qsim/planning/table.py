@@ -76,8 +76,13 @@ def _print_compiled(found: Mapping[str, Any]) -> None:
         )
     rounds = checks["roundings"]
     print(f"roundings in the program {rounds['survived']} of {rounds['asked']}; sites {checks['sites']}")
-    for title in ("products", "moves"):
-        print(f"{title}: " + ", ".join(f"{n} {name}" for name, n in checks[title].items()))
+    print("products: " + ", ".join(f"{n} {name}" for name, n in checks["products"].items()))
+    moved = found["received"]
+    print("moves: " + ", ".join(f"{n} {name}" for name, n in checks["moves"].items()))
+    if moved:
+        once = ", a loop's body once" if found["traffic"] is None else ""
+        each = ", ".join(f"{_gib(size)} by {name}" for name, size in sorted(moved.items()))
+        print(f"a device receives {_gib(sum(moved.values()))} GiB a step{once}: {each}")
     for fault in checks["faults"]:
         print(f"FAULT: {fault}")
 

@@ -1,4 +1,4 @@
-"""Bytes that the kernels of a GPU's program read and write, counted off its text: what a memory-bound step costs.
+"""Bytes that a program moves, counted off its text: through the memory of a GPU, and from device to device.
 
 A fusion is one kernel.  It reads each operand once, of one that it only slices the slices, and writes its results, of
 one that it updates in place the update; a loop's body counts as often as it runs.  Caches are not known of, so that a
@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from qsim.planning.hlo import COMPUTATION, INSTRUCTION, OPERAND
+from qsim.planning.hlo import COLLECTIVES, COMPUTATION, INSTRUCTION, OPERAND
 
 _ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
 _FUSED = re.compile(r"calls=%?([\w.\-]+)")
@@ -32,12 +32,6 @@ class Traffic:
     kernels: int
     bytes: int
 
-    def __add__(self, other: Traffic) -> Traffic:
-        return Traffic(kernels=self.kernels + other.kernels, bytes=self.bytes + other.bytes)
-
-    def times(self, n: int) -> Traffic:
-        return Traffic(kernels=n * self.kernels, bytes=n * self.bytes)
-
 
 class _Line(NamedTuple):
     name: str
@@ -49,16 +43,36 @@ class _Line(NamedTuple):
 
 
 _Computation = dict[str, _Line]
+_Computations = dict[str, _Computation]
 
 
 def traffic(text: str) -> Traffic:
-    """Of a whole optimised module."""
+    """Of a whole optimised module for one GPU."""
     computations, entry = _read(text)
-    return _of(computations, entry)
+    moved = [
+        (times, times * _moved(computations, lines, one))
+        for one, lines, times in _executed(computations, entry, 1)
+        if one.opcode not in _FREE and not one.opcode.endswith("-done")
+    ]
+    return Traffic(kernels=sum(times for times, _ in moved), bytes=sum(size for _, size in moved))
 
 
-def _read(text: str) -> tuple[dict[str, _Computation], str]:
-    computations: dict[str, _Computation] = defaultdict(dict)
+def received(text: str) -> Counter[str]:
+    """Bytes of what collectives give one device, by operation and element type.
+
+    A TPU's program does not say how often its loops run: there a body counts once.
+    """
+    found: Counter[str] = Counter()
+    for one, _, times in _executed(*_read(text), 1):
+        operation = one.opcode.removesuffix("-done")
+        if operation in COLLECTIVES:
+            for name in {array[0] for array in _ARRAY.findall(one.kind)}:
+                found[f"{operation} {name}"] += times * size_of(one.kind, name)
+    return found
+
+
+def _read(text: str) -> tuple[_Computations, str]:
+    computations: _Computations = defaultdict(dict)
     name = entry = ""
     for line in text.splitlines():
         if begun := COMPUTATION.match(line):
@@ -71,30 +85,27 @@ def _read(text: str) -> tuple[dict[str, _Computation], str]:
     return computations, entry
 
 
-def size_of(kind: str) -> int:
-    """Bytes of a type as programs write it, ``(f32[2,3]{1,0}, bf16[4])``."""
+def size_of(kind: str, only: str | None = None) -> int:
+    """Bytes of a type as programs write it, ``(f32[2,3]{1,0}, bf16[4])``; of the arrays of one element type only."""
     bits = 0
     for name, width, shape in _ARRAY.findall(kind):
-        each = 8 if name == "pred" else int(width)
-        bits += each * math.prod(int(n) for n in shape.split(",") if n)
+        if only in (None, name):
+            each = 8 if name == "pred" else int(width)
+            bits += each * math.prod(int(n) for n in shape.split(",") if n)
     return bits // 8
 
 
-def _of(computations: dict[str, _Computation], name: str) -> Traffic:
-    lines = computations[name]
-    return sum((_of_line(computations, lines, one) for one in lines.values()), Traffic(kernels=0, bytes=0))
-
-
-def _of_line(computations: dict[str, _Computation], lines: _Computation, one: _Line) -> Traffic:
-    if one.opcode == "while":
-        times = _TIMES.search(one.rest)
-        return _of(computations, _named(_BODY, one)).times(int(times[1]) if times else 1)
-    if one.opcode in ("call", "conditional"):
-        branches = _BRANCHES.findall(one.rest)
-        return sum((_of(computations, branch) for branch in branches), Traffic(kernels=0, bytes=0))
-    if one.opcode in _FREE or one.opcode.endswith("-done"):
-        return Traffic(kernels=0, bytes=0)
-    return Traffic(kernels=1, bytes=_moved(computations, lines, one))
+def _executed(computations: _Computations, name: str, times: int) -> Iterator[tuple[_Line, _Computation, int]]:
+    """Every instruction that runs, the computation that it stands in, and how often it does."""
+    for one in computations[name].values():
+        if one.opcode == "while":
+            known = _TIMES.search(one.rest)
+            yield from _executed(computations, _named(_BODY, one), times * (int(known[1]) if known else 1))
+        elif one.opcode in ("call", "conditional"):
+            for branch in _BRANCHES.findall(one.rest):
+                yield from _executed(computations, branch, times)
+        else:
+            yield one, computations[name], times
 
 
 def _named(pattern: re.Pattern[str], one: _Line) -> str:
@@ -102,7 +113,7 @@ def _named(pattern: re.Pattern[str], one: _Line) -> str:
     return found[1] if found else ""
 
 
-def _moved(computations: dict[str, _Computation], lines: _Computation, one: _Line) -> int:
+def _moved(computations: _Computations, lines: _Computation, one: _Line) -> int:
     if one.opcode == "fusion":
         body = computations[_named(_FUSED, one)]
         return sum(_reads(body)) + sum(_writes(body))

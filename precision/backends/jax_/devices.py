@@ -199,12 +199,19 @@ def index(axis: str) -> Array:
 
 def gather(x: Array, mesh_axis: str, axis: int) -> Array:
     """The parts of all devices along a mesh axis, joined along an axis."""
-    return lax.all_gather(x, mesh_axis, axis=axis % x.ndim, tiled=True)
+    return _as_it_is(lambda x: lax.all_gather(x, mesh_axis, axis=axis % x.ndim, tiled=True), x)
 
 
 def exchange(x: Array, mesh_axis: str, apart: int, together: int) -> Array:
     """Split along the axis ``apart``, each device receiving its part of all devices, joined along ``together``."""
-    return lax.all_to_all(x, mesh_axis, apart % x.ndim, together % x.ndim, tiled=True)
+    return _as_it_is(lambda x: lax.all_to_all(x, mesh_axis, apart % x.ndim, together % x.ndim, tiled=True), x)
+
+
+def _as_it_is(move: Callable[[Array], Array], x: Array) -> Array:
+    """move(x), of floats of 16 bits on a TPU their words: its compiler would widen them before, not after."""
+    if platform() != "tpu" or x.dtype not in (jnp.bfloat16, jnp.float16):
+        return move(x)
+    return lax.bitcast_convert_type(move(lax.bitcast_convert_type(x, jnp.uint16)), x.dtype)
 
 
 def own_part(x: Array, mesh_axis: str, axis: int) -> Array:

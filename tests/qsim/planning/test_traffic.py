@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qsim.planning.traffic import Traffic, size_of, traffic
+from qsim.planning.traffic import Traffic, received, size_of, traffic
 
 TEXT = """
 HloModule jit_f, is_scheduled=true
@@ -69,3 +69,20 @@ def test_a_program_moves_what_is_counted_by_hand() -> None:
 )
 def test_sizes_of_types(kind: str, size: int) -> None:
     assert size_of(kind) == size
+
+
+def test_what_collectives_give_is_counted_as_often_as_they_run() -> None:
+    """Of a pair that starts and ends the end; of several arrays at once each type's own."""
+    text = TEXT.replace(
+        "  %read = bf16[8,16]{1,0} fusion",
+        """  %sent = (bf16[8,16]{1,0}, bf16[16,16]{1,0}) all-gather-start(%row), dimensions={0}
+  %all = bf16[16,16]{1,0} all-gather-done(%sent)
+  %read = bf16[8,16]{1,0} fusion""",
+    ).replace(
+        "  ROOT %y = ",
+        """  %both = (f32[3]{0}, s32[5]{0}) all-to-all(%p, %q), dimensions={0}
+  ROOT %y = """,
+    )
+    expected = {"all-gather bf16": 4 * 512, "all-to-all f32": 12, "all-to-all s32": 20}
+    assert received(text) == expected
+    assert received(TEXT) == {}
