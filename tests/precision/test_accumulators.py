@@ -60,6 +60,7 @@ def test_every_length(backend: Executor, name: str, inputs: str) -> None:
         check(backend, name, inputs, k, brief=True)
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("backend", EAGER, ids=str)
 @pytest.mark.parametrize(("name", "inputs"), COMBINATIONS)
 def test_from_zero(backend: Executor, name: str, inputs: str) -> None:

@@ -11,13 +11,14 @@ import ctypes
 from ctypes import c_int32, c_int64, c_uint32, c_void_p
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array, populate_array
+
+from precision.backends.numba_.compilation import inner
 
 VERSION = (0, 3)
 DTYPES = {  # XLA_FFI_DataType
@@ -193,7 +194,7 @@ _DTYPE, _DATA, _RANK, _DIMENSIONS = (
 )
 _API, _CREATE_ERROR = _CallFrame.api.offset, _Api.create_error.offset
 _INT64 = DTYPES[np.dtype(np.int64)]
-_jit = numba.njit(nogil=True, error_model="numpy")
+_jit = inner
 
 
 @_jit

@@ -20,12 +20,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numba
 import numpy as np
 from numba import prange, types
 
 from precision.backends.numba_.chain_steps import STEPS, StepBuilder
-from precision.backends.numba_.compilation import PRODUCT, Kernel, kernel, made_inline, specialised
+from precision.backends.numba_.compilation import PRODUCT, Kernel, inner, kernel, made_inline, specialised
 from precision.backends.numba_.few_rows import FEW, make_few_rows
 from precision.backends.numba_.microkernels import (
     FLUSHING,
@@ -47,7 +46,7 @@ _DEPTH, _BLOCK_ROWS, _BLOCK_COLUMNS = 512, 384, 3072  # k, rows of a and columns
 _ROWS, _VECTORS = target().tile
 _LINE = 64  # bytes
 
-_jit = numba.njit(nogil=True, error_model="numpy")
+_jit = inner
 
 
 def _make_packs(fits: int | None, half: bool):

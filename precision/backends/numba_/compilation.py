@@ -20,6 +20,9 @@ from numba.np.numpy_support import from_dtype
 
 _ROOT = Path(__file__).resolve().parents[2]
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+_INNER = _OPTIONS | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # a fifth of the time that kernels compile
+inner = numba.njit(**_INNER)  # decorators of functions that kernels call, and nobody else
+inlined = numba.njit(forceinline=True, **_INNER)
 
 
 class _Words(ast.NodeTransformer):
@@ -63,7 +66,7 @@ def compile_words(
     namespace |= {name: function for name, function in (known or {}).items() if name not in names}
     for name in names:
         # a call left in a loop keeps LLVM from vectorising it
-        namespace[name] = numba.njit(namespace[name], forceinline=True, **_OPTIONS)
+        namespace[name] = inlined(namespace[name])
     return {name: namespace[name] for name in names}
 
 
@@ -127,6 +130,7 @@ def packed(dtype: Any, axes: int) -> types.Array:
 
 # of products: a (B, m, k), b (B, k, n), total (B, m, n), words
 PRODUCT = (any_strides(np.float32, 3), any_strides(np.float32, 3), packed(np.float32, 3), packed(np.int64, 1))
+PACKED_PRODUCT = (types.Array(types.float32, 3, "C", readonly=True),) * 2 + PRODUCT[2:]  # operands that lie in order
 
 
 def _compiled_once(dispatcher: Any, signature: tuple[types.Type, ...] | None) -> Any:
@@ -155,11 +159,13 @@ def kernel_for(*signature: types.Type) -> Callable[[Callable], Kernel]:
     return lambda function: Kernel(function, signature=signature)
 
 
-def composed(function: Callable, name: str, **kernels: Kernel) -> Kernel:
+def composed(
+    function: Callable, name: str, *, signature: tuple[types.Type, ...] | None = None, **kernels: Kernel
+) -> Kernel:
     """A kernel that calls others, its globals of those names, each in the compilation for its number of threads."""
     parts = [{key: one.compiled(parallel=parallel) for key, one in kernels.items()} for parallel in (False, True)]
     twins = [specialised(function, name + end, **part) for end, part in zip(("", "_parallel"), parts, strict=True)]
-    return Kernel(*twins, loops=False)
+    return Kernel(*twins, loops=False, signature=signature)
 
 
 def serial_kernel(function: Callable) -> Callable:
@@ -197,7 +203,7 @@ def made_inline(name: str) -> Callable[[Callable], Any]:
     Numba tells functions of one name apart by their number in the process that compiled them.  Of two cached kernels
     from two processes, each with another function of that name and number, both would call the one loaded first.
     """
-    return lambda function: numba.njit(specialised(function, name), **_OPTIONS)
+    return lambda function: inner(specialised(function, name))
 
 
 def _stamped(dispatcher: Any, source: str) -> Any:

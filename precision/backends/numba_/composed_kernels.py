@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from numba import prange
 
 from precision.accumulator import Accumulator
 from precision.backends.numba_ import chains, fused, ordered_kernels
 from precision.backends.numba_.chains import CHAINS, add_flushing
-from precision.backends.numba_.compilation import Kernel, composed, specialised
+from precision.backends.numba_.compilation import PACKED_PRODUCT, Kernel, composed, inner, specialised
 from precision.formats import FP32
 
 # what ``composed`` puts in the place of these
@@ -27,7 +26,7 @@ _again: Any = None
 _rows: Any = None
 _CHUNK = 64  # rows that one thread takes at a time
 _FUSED_WORDS = fused.INTERLEAVED + 1
-_jit = numba.njit(nogil=True, error_model="numpy")
+_jit = inner
 
 
 def _truncated(a, b, total, words):
@@ -112,15 +111,17 @@ def _two_chains(a, b, total, words):
         total[block : block + 1, row : row + _CHUNK] = some
 
 
-truncated = composed(_truncated, "truncated", _fast=fused.fused, _again=ordered_kernels.redo)
+truncated = composed(
+    _truncated, "truncated", signature=PACKED_PRODUCT, _fast=fused.fused, _again=ordered_kernels.redo
+)
 _FLUSHING: dict[str, Kernel] = {}
 if chains.flushing_offered():
     _parts = {"_chain": CHAINS["fp32_fma_flushing"], "_again": ordered_kernels.redo}
     _one_thread = {name: part.compiled(parallel=False) for name, part in (_parts | {"_add": add_flushing}).items()}
     _rows = _jit(specialised(_rows_of_two_chains, "rows_of_two_chains", **_one_thread))
     _FLUSHING = {
-        "odd_first": composed(_odd_first, "odd_first", **_parts),
-        "two_chains": Kernel(_two_chains),
+        "odd_first": composed(_odd_first, "odd_first", signature=PACKED_PRODUCT, **_parts),
+        "two_chains": Kernel(_two_chains, signature=PACKED_PRODUCT),
         "chain": CHAINS["fp32_fma_flushing"],
     }
 

@@ -7,11 +7,10 @@ from the input alone.  Every part of the array, one a thread, counts for itself.
 # mypy: disable-error-code="no-untyped-def"
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numba import prange
 
-from precision.backends.numba_.compilation import kernel
+from precision.backends.numba_.compilation import inner, kernel
 from precision.backends.numba_.foreign import Foreign, array
 from precision.backends.numba_.tally_kernels import (
     KEYS,
@@ -29,7 +28,7 @@ _NONE = np.uint32(0)
 _MAGNITUDE = np.uint32(0x7FFFFFFF)
 _INFINITY = np.uint32(0x7F800000)
 _NORMAL = np.uint32(0x00800000)
-_jit = numba.njit(nogil=True, error_model="numpy")
+_jit = inner
 
 
 @_jit

@@ -3,12 +3,11 @@
 # mypy: disable-error-code="no-untyped-def"
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numba import prange
 
 from precision.backends.numba_ import ordered_steps
-from precision.backends.numba_.compilation import kernel
+from precision.backends.numba_.compilation import inner, kernel
 from precision.superaccumulator import LIMBS, START
 
 MOST = 64  # additions between two passes of carries: a limb has room for 127
@@ -18,7 +17,7 @@ _carried, _deposit, _integer_of, _withdraw = (
     ordered_steps.integer_of,
     ordered_steps.withdraw,
 )
-_jit = numba.njit(nogil=True, error_model="numpy")
+_jit = inner
 
 
 @_jit

@@ -9,13 +9,12 @@ Source: Xie et al., arXiv 2511.10909, algorithm 7.
 # mypy: disable-error-code="no-untyped-def"
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numba import prange
 
 from precision.accumulator import Accumulator
 from precision.backends.numba_ import scalars
-from precision.backends.numba_.compilation import kernel
+from precision.backends.numba_.compilation import inlined, inner, kernel
 from precision.backends.numba_.fused_vectors import (
     COLUMNS,
     ROWS,
@@ -40,8 +39,8 @@ _CHUNKS = 16  # at least, where there are rows enough: threads share them
 _LEAST_NARROW, _LARGEST_NARROW, _LEAST_NARROW_SUM = -96, 126, -100
 
 _to_bits, _from_bits = scalars.to_bits, scalars.from_bits
-_inline = numba.njit(nogil=True, error_model="numpy", forceinline=True)
-_jit = numba.njit(nogil=True, error_model="numpy")
+_inline = inlined
+_jit = inner
 
 
 def takes(accumulator: Accumulator, inputs: tuple[Format, Format]) -> bool:

@@ -32,12 +32,14 @@ _GENERAL = 5  # multiply-adds of a fast kernel in the time of one of the general
 class Plan(NamedTuple):
     """kernel(a, b, total, words), its words, and how much a multiply-add of it costs, as a power of two.
 
+    packed: whether operands have to lie in order, which costs less than code for any strides would be slower.
     from_zero: the words for a total of any contents that is to start from +0, where the kernel knows such.
     """
 
     kernel: Kernel
     words: Array
     cost: int
+    packed: bool = False
     from_zero: Array | None = None
 
 
@@ -47,14 +49,14 @@ def plan(accumulator: Accumulator, inputs: tuple[Format, Format]) -> Plan:
     if accumulator.is_chain and not accumulator.flushes:
         name = f"{accumulator.sum.name}_{'fma' if accumulator.product == 'exact' else 'mul_add'}"
         if name in CHAINS:
-            return Plan(CHAINS[name], _NO_WORDS, 0, _FROM_ZERO)
+            return Plan(CHAINS[name], _NO_WORDS, 0, from_zero=_FROM_ZERO)
     general = ordered_kernels.words_of(accumulator, inputs, counting=False)
     if fused.takes(accumulator, inputs):
-        return Plan(truncated, np.concatenate([fused.words_of(accumulator, inputs), general]), 2)
+        return Plan(truncated, np.concatenate([fused.words_of(accumulator, inputs), general]), 2, packed=True)
     # flushed in float32, so the formats of the operands must have float32's subnormals
     flushing = flushing_kernel(accumulator)
     if flushing is not None and all(fmt.min_normal_exponent == FP32.min_normal_exponent for fmt in inputs):
-        return Plan(flushing, general, 0)
+        return Plan(flushing, general, 0, packed=flushing is not CHAINS.get("fp32_fma_flushing"))
     return Plan(ordered_kernels.ordered, general, _GENERAL)
 
 
@@ -94,6 +96,8 @@ def matmul(
         total, words = np.empty((*a.shape[:2], b.shape[2]), np.float32), chosen.from_zero
     else:
         total, words = _total(a, b, c), chosen.words
+    if chosen.packed:
+        a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
     chosen.kernel(a, b, total, words, work=(total.size * a.shape[2] >> 6) << chosen.cost)
     return total
 

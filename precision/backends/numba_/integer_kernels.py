@@ -3,11 +3,10 @@
 # mypy: disable-error-code="no-untyped-def"
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numba import prange
 
-from precision.backends.numba_.compilation import kernel
+from precision.backends.numba_.compilation import inner, kernel
 from precision.backends.numba_.integer_tiles import UNIT, join_columns, make_tile, word_at
 
 _LANES, _ROWS, _VECTORS = UNIT.lanes, UNIT.rows, UNIT.vectors
@@ -16,7 +15,7 @@ _TILES = 16  # tiles of rows that meet a panel of b in one go
 _PIECE = 512  # columns of b that a thread takes where there is one row, which meets b as it lies
 _FLIP = np.int32(-0x7F7F7F80)  # 0x80808080: a XOR 0x80 = a + 128 as an unsigned byte
 _ONES = np.int32(0x01010101)
-_jit = numba.njit(nogil=True, error_model="numpy")
+_jit = inner
 _multiply, _multiply_row = make_tile(_ROWS), make_tile(1)
 
 

@@ -7,11 +7,11 @@ A layer's words are its constants, float32 patterns, then the seven words of eac
 # mypy: disable-error-code="no-untyped-def"
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from precision import rounding_words
 from precision.backends.numba_ import scalars
+from precision.backends.numba_.compilation import inner
 from precision.format import CANONICAL_NAN
 from precision.formats import FP32
 
@@ -28,7 +28,7 @@ PADDING = np.float32(-0.0)
 ROUNDING = rounding_words.WORDS  # words of a rounding
 ROWS = 16  # rows that a thread takes at once, with one set of buffers
 PIECE = 4096  # elements of a long row that it takes
-step = numba.njit(nogil=True, error_model="numpy")
+step = inner
 
 
 @step

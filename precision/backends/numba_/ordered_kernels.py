@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from numba import prange
 from numba.np.unsafe.ndarray import to_fixed_tuple
@@ -16,7 +15,7 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 from precision.accumulation_plan import Plan, plan_of
 from precision.accumulator import Accumulator
 from precision.backends.numba_ import ordered_steps
-from precision.backends.numba_.compilation import PRODUCT, kernel, kernel_for, packed, serial_kernel
+from precision.backends.numba_.compilation import PRODUCT, inner, kernel, kernel_for, packed, serial_kernel
 from precision.format import Format
 from precision.rounding_modes import Constants
 from precision.superaccumulator import LIMBS
@@ -60,7 +59,7 @@ def words_of(accumulator: Accumulator, inputs: tuple[Format, Format], counting: 
     return np.array([*header, *plan[:_PLAN], *plan.sum, *plan.tile], np.int64)
 
 
-_inline = numba.njit(nogil=True, error_model="numpy")
+_inline = inner
 
 
 @_inline

@@ -4,12 +4,11 @@ compiler makes vector code of.  Counts are added to where ``counting``."""
 # mypy: disable-error-code="no-untyped-def"
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from precision import accumulation, soft_float, superaccumulator
 from precision.backends.numba_ import scalars
-from precision.backends.numba_.compilation import compile_words
+from precision.backends.numba_.compilation import compile_words, inner
 
 _words = scalars.words
 for _module in (soft_float, superaccumulator, accumulation):
@@ -38,7 +37,7 @@ LIMBS = superaccumulator.LIMBS
 
 UNDERFLOWED, SWAMPED, MISALIGNED, OVERFLOWED = range(4)
 MINUS_ZERO = np.uint32(1 << 31)
-_inline = numba.njit(nogil=True, error_model="numpy")
+_inline = inner
 
 
 @_inline

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numba import prange
 
 from precision.backends.numba_ import scalars
-from precision.backends.numba_.compilation import kernel
+from precision.backends.numba_.compilation import inlined, kernel
 
 _multiply, _divide, _product = scalars.multiply, scalars.divide, scalars.product
 _from_bits = scalars.from_bits
-_inline = numba.njit(nogil=True, error_model="numpy", forceinline=True)
+_inline = inlined
 _MAGNITUDE = np.uint32(0x7FFFFFFF)
 _INFINITY = np.uint32(0x7F800000)
 _ALL, _NONE = np.uint32(0xFFFFFFFF), np.uint32(0)

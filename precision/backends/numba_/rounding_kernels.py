@@ -3,12 +3,11 @@
 # mypy: disable-error-code="no-untyped-def"
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numba import prange
 
 from precision.backends.numba_ import scalars
-from precision.backends.numba_.compilation import kernel
+from precision.backends.numba_.compilation import inlined, kernel
 from precision.format import CANONICAL_NAN
 
 _nearest = scalars.words["round_nearest_even"]
@@ -27,7 +26,7 @@ _EXPONENT, _NAN = np.uint32(0x7F800000), np.uint32(CANONICAL_NAN)
 _ONE = np.uint32(1)
 _TWO_24 = np.uint32(1 << 24)
 _LAST_COUNT = np.uint32(31)  # a shift count masked so stays in 32-bit lanes
-_inline = numba.njit(nogil=True, error_model="numpy", forceinline=True)
+_inline = inlined
 
 
 @kernel

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
 from precision import bits, double, elementary
-from precision.backends.numba_.compilation import compile_words
+from precision.backends.numba_.compilation import compile_words, inlined, inner
 from precision.formats import FP32
 from precision.ftz import make_ftz32
 from precision.nearest import make_narrow, make_same_range
@@ -60,7 +59,7 @@ fused_multiply_add = _make_fused_multiply_add(ir.FloatType(), types.float32, "ll
 fused_multiply_add_double = _make_fused_multiply_add(ir.DoubleType(), types.float64, "llvm.fma.f64")
 
 
-_jit = numba.njit(nogil=True, error_model="numpy")
+_jit = inner
 _flush_subnormal = words["flush_subnormal"]
 
 
@@ -128,7 +127,7 @@ erf = _jit(elementary.make_erf(_primitives))
 tanh = _jit(elementary.make_tanh(_primitives, exp))
 rsqrt = _jit(elementary.make_rsqrt(_primitives))
 # a call left in a loop keeps LLVM from vectorising it
-_inline = numba.njit(nogil=True, error_model="numpy", forceinline=True)
+_inline = inlined
 narrow = _inline(make_narrow(to_bits, from_bits, select, word))
 same_range = _inline(make_same_range(select, word))
 

@@ -7,19 +7,18 @@ the second product of a sum may have to be flushed.
 # mypy: disable-error-code="no-untyped-def"
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numba import prange
 
 from precision import block_scaling
 from precision.backends.numba_ import layer_steps, scalars
-from precision.backends.numba_.compilation import compile_words, kernel
+from precision.backends.numba_.compilation import compile_words, inlined, kernel
 
 _multiply, _product, _flush, _to_bits = scalars.multiply, scalars.product, scalars.flush, scalars.to_bits
 _from_bits, _rounded = scalars.from_bits, layer_steps.rounded
 _PIECE = layer_steps.PIECE
 times_power = compile_words(block_scaling, known=scalars.words)["times_power"]
-_inline = numba.njit(nogil=True, error_model="numpy", forceinline=True)
+_inline = inlined
 
 
 @kernel

@@ -7,12 +7,11 @@ whatever the number of threads.
 # mypy: disable-error-code="no-untyped-def"
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numba import prange
 
 from precision.backends.numba_ import scalars
-from precision.backends.numba_.compilation import kernel
+from precision.backends.numba_.compilation import inner, kernel
 from precision.significands import COLUMNS
 from precision.statistics import BLOCK, LANES
 
@@ -31,7 +30,7 @@ _WIDTH = np.uint32(5)  # bits of a column in a key
 TABLES = 2  # in turn, so that equal neighbours do not wait for each other
 KEYS = 256 << _WIDTH
 _SUBNORMAL_ROWS = 23
-_jit = numba.njit(nogil=True, error_model="numpy")
+_jit = inner
 
 
 @_jit
