@@ -520,6 +520,7 @@ def test_numba_widens_a_word_and_numpy_and_jax_wrap_it() -> None:
 def test_compiled_words_wrap(tmp_path: Path) -> None:
     compiled = compile_words(module_of("def plus_one(x):\n    return x + 1\n", tmp_path))["plus_one"]
     assert compiled(np.uint32(0xFFFFFFFF)) == 0
+    compiled.compile((numba.uint32,))
     assert compiled.nopython_signatures[0].return_type == numba.uint32
 
 

@@ -136,6 +136,7 @@ def test_at_the_time_limit_a_training_stops_and_is_saved(tmp_path: Path) -> None
     assert saved_steps(run)[-1] > 0
 
 
+@pytest.mark.exhaustive
 def test_several_processes_make_the_same_rows(whole: Place, tmp_path: Path) -> None:
     found = place(tmp_path)
     make_side_by_side(trainings(), found, 2)

@@ -46,13 +46,13 @@ def test_every_accumulator_is_tried() -> None:
             assert set(record.inputs) == set(LENGTHS[name]), name
 
 
-@pytest.mark.thinned(0.25)
+@pytest.mark.thinned(0.12)
 @pytest.mark.parametrize(("name", "inputs"), COMBINATIONS)
 def test_every_kind(backend: Executor, name: str, inputs: str) -> None:
     check(backend, name, inputs, longest(name, inputs), brief=False)
 
 
-@pytest.mark.thinned(0.25)
+@pytest.mark.thinned(0.12)
 @pytest.mark.parametrize("backend", EAGER, ids=str)
 @pytest.mark.parametrize(("name", "inputs"), COMBINATIONS)
 def test_every_length(backend: Executor, name: str, inputs: str) -> None:
@@ -60,7 +60,7 @@ def test_every_length(backend: Executor, name: str, inputs: str) -> None:
         check(backend, name, inputs, k, brief=True)
 
 
-@pytest.mark.thinned(0.25)
+@pytest.mark.thinned(0.12)
 @pytest.mark.parametrize("backend", EAGER, ids=str)
 @pytest.mark.parametrize(("name", "inputs"), COMBINATIONS)
 def test_from_zero(backend: Executor, name: str, inputs: str) -> None:
@@ -96,7 +96,7 @@ def test_any_number_of_runs(parts: int, backend: Executor) -> None:
     assert_same_bits(run(backend, batch, accumulator=name, inputs="fp16"), np.stack(expected))
 
 
-@pytest.mark.thinned(0.25)
+@pytest.mark.thinned(0.12)
 @pytest.mark.parametrize(("backend", "name", "inputs"), COUNTED, ids=str)
 def test_events(backend: Executor, name: str, inputs: str) -> None:
     k = longest(name, inputs)

@@ -122,7 +122,7 @@ def in_float32(operation: str, mode: str) -> np.ndarray:
     return in_fractions(operation, tuple(w[::151] for w in words), "fp32", mode, **random)
 
 
-@pytest.mark.thinned(0.25)
+@pytest.mark.thinned(0.12)
 @pytest.mark.parametrize("name", ["fp16", "bf16"])
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("mode", MODES)
@@ -149,7 +149,7 @@ def test_fused_multiply_add_that_wider_floats_get_wrong(
     assert_same_bits(run("fma", backend, words, name, "nearest_even"), every_value(name)[[result]])
 
 
-@pytest.mark.thinned(0.25)
+@pytest.mark.thinned(0.12)
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("mode", ["nearest_even", "up", "to_odd", "stochastic"])
 def test_float32_against_fractions(mode: str, operation: str, backend: Executor) -> None:

@@ -187,7 +187,7 @@ SHAPES = [
 ]
 
 
-@pytest.mark.thinned(0.25)
+@pytest.mark.thinned(0.2)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("name", STEPS)
 def test_every_shape_and_thread_count_gives_the_bits_of_the_plain_loop(name: str, shape: tuple[int, ...]) -> None:
@@ -274,6 +274,7 @@ def test_empty_products_are_left_alone(name: str) -> None:
         run(name, np.ones((1, m, 2), np.float32), np.ones((1, 2, n), np.float32), empty, parallel=True)
 
 
+@pytest.mark.thinned(0.4)
 @needs_flushing
 @pytest.mark.parametrize("name", STEPS)
 def test_a_caller_that_flushes_changes_nothing(name: str) -> None:

@@ -74,6 +74,7 @@ def test_relations(name: str, backend: Executor) -> None:
     assert np.array_equal(result, expected)
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("name", EXTREMES)
 def test_extremes(name: str, backend: Executor) -> None:
     words = pairs()

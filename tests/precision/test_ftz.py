@@ -79,6 +79,7 @@ def expected(operation: str) -> np.ndarray:
     return oracles.write_all(map(BINARY[operation], x, y))
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("operation", BINARY)
 def test_binary(backend: Executor, operation: str) -> None:
     x, y = operands()

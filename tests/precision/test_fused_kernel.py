@@ -99,7 +99,7 @@ def check(a, b, c, name, kinds):
     return redo[0], expected
 
 
-@pytest.mark.thinned(0.25)
+@pytest.mark.thinned(0.12)
 @pytest.mark.parametrize("data", ["normal", "spread", "codes", "subnormal", "zeros", "cancelling"])
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_it_gives_the_bits_of_the_definition(name: str, kind: str, data: str) -> None:
@@ -202,6 +202,7 @@ def test_no_products_leave_the_start() -> None:
     assert not redo.any()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("data", ["normal", "codes"])
 def test_a_batch_with_strides_equals_its_parts(data: str) -> None:
     rng = np.random.default_rng(9)

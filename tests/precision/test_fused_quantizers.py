@@ -300,6 +300,7 @@ def test_dequantize_other_schemes(change: dict[str, Any]) -> None:
     same_values(pr.quantize(x, replace(VECTOR, **change), axis=-1, nonfinite="propagate", backend="numpy"))
 
 
+@pytest.mark.thinned(0.4)
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("exponents", [(0, 254), (64, 254), (0, 70)])
 def test_sums_are_scaled_in_place(exponents: tuple[int, int]) -> None:
@@ -323,6 +324,7 @@ def agree_in_scaling(sums: np.ndarray, rows: np.ndarray, columns: np.ndarray) ->
     assert found.size == 0 or np.shares_memory(found, given_up)
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("name", [name for name, scheme in SCHEMES.items() if scheme.integer])
 def test_integer_products(name: str) -> None:
     """Operands stay as they are, and results are those of the composed steps."""
@@ -370,6 +372,7 @@ def test_columns_of_zeros_are_left_out(name: str, monkeypatch: pytest.MonkeyPatc
 # NaN and infinity
 
 
+@pytest.mark.thinned(0.4)
 @pytest.mark.parametrize("name", ["numpy", "numba", "jax"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize(

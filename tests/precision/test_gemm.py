@@ -127,6 +127,7 @@ def by_xla_alone(accumulator: str, fmt: str) -> Callable:
     return jax.jit(lambda a, b, c: scanned(a, b, c, pr.ACCUMULATORS[accumulator], formats))
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize(("accumulator", "fmt"), FROM_ZERO)
 def test_every_case_from_zero(backend: Executor, accumulator: str, fmt: str) -> None:
     check_every_case(backend, accumulator, fmt, start=False)

@@ -169,6 +169,7 @@ def test_out(name: str) -> None:
         pr.matmul(X, X.T, out=np.empty((2, 3), np.float32), backend=name)
 
 
+@pytest.mark.thinned(0.4)
 @pytest.mark.parametrize("accumulator", ["fp32_sequential", "h100", "exact"])
 def test_output_rounded_in_other_modes(backend: Executor, accumulator: str) -> None:
     """Running sums are exact here: 1 + 2^-11 + 2^-20 to fp16, up, down, and at random as ``round_to`` does."""

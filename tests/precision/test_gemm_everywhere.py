@@ -63,6 +63,7 @@ def check_in_integer_operations(name: str, fmt: str) -> None:
         assert int(count.sum()) == getattr(counters, event), event
 
 
+@pytest.mark.thinned(0.4)
 @pytest.mark.parametrize(("name", "fmt"), SAMPLED)
 def test_integer_operations_of_xla(name: str, fmt: str) -> None:
     check_in_integer_operations(name, fmt)

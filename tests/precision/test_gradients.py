@@ -62,6 +62,7 @@ def rounding(fmt: str, rule: str) -> Callable[[Array], Array]:
 # The value
 
 
+@pytest.mark.thinned(0.25)
 @every_format
 @every_rule
 def test_values_keep_their_bits(rule: str, fmt: str) -> None:
@@ -130,6 +131,7 @@ def test_higher_derivatives(rule: str, factor: int) -> None:
     assert_same_bits(hessian + 0, np.diag(6 * q * inside) + 0)
 
 
+@pytest.mark.thinned(0.4)
 @pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16, ml_dtypes.float8_e5m2, ml_dtypes.float4_e2m1fn])
 def test_gradient_has_the_operand_s_dtype(dtype: Any) -> None:
     x = jnp.asarray(np.float32([0.5, 1.5, -2]), dtype)

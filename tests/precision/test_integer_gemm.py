@@ -87,6 +87,7 @@ def check(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> None:
     assert_same_bits(total, expected(a, b, c))
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_shapes(shape: tuple[int, int, int, int]) -> None:
@@ -113,7 +114,7 @@ ON_THREADS += [
 ]
 
 
-@pytest.mark.thinned(0.34)
+@pytest.mark.thinned(0.2)
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize(("threads", "of_a", "of_b"), ON_THREADS, indirect=["threads"])
 def test_strides(of_a: str, of_b: str) -> None:

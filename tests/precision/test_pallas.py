@@ -54,6 +54,7 @@ def check_rounding(u: np.ndarray, name: str, target: Target | None, tabulating: 
         np.testing.assert_array_equal(found, wanted)
 
 
+@pytest.mark.thinned(0.4)
 @pytest.mark.parametrize(
     ("name", "how"),
     [

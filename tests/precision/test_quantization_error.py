@@ -188,7 +188,7 @@ def check(record: pr.ProductError, left: Side, right: Side, y: np.ndarray) -> No
 # Parts
 
 
-@pytest.mark.thinned(0.25)
+@pytest.mark.thinned(0.12)
 @pytest.mark.parametrize("operands", OPERANDS)
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
 def test_parts_equal_the_definition(scheme: pr.MatmulScheme, operands: str, backend: Executor) -> None:
@@ -270,6 +270,7 @@ float32s = st.builds(
 MIXED = pr.MatmulScheme(name="mixed", x=AFFINE, w=LEAST_SQUARES, threshold=2.0**-110)
 
 
+@pytest.mark.exhaustive
 @given(
     values=st.lists(float32s, min_size=12, max_size=12),
     scheme=st.sampled_from([*(s for s in SCHEMES if "fp16" not in s.name and s.working != "bf16"), MIXED]),

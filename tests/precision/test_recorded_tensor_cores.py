@@ -40,7 +40,7 @@ def test_operands_are_those_that_were_recorded(name):
     assert digest == facts()["tensor cores"]["kinds"][name]["operands"]
 
 
-@pytest.mark.thinned(0.25)
+@pytest.mark.thinned(0.15)
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
 def test_emulation_gives_every_recorded_bit(name, backend):
@@ -48,7 +48,7 @@ def test_emulation_gives_every_recorded_bit(name, backend):
     assert_same_bits(result, recorded(name))
 
 
-@pytest.mark.thinned(0.25)
+@pytest.mark.thinned(0.15)
 @pytest.mark.parametrize("name", KINDS)
 def test_models_wrong_in_one_respect_are_told_apart(name):
     for what, record in wrong_models(name).items():

@@ -51,6 +51,7 @@ def test_every_mode(backend: Executor, name: str, mode: str) -> None:
     check(backend, name, sources(name), mode, "ieee", "keep")
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("executor", EAGER, ids=str)
 @pytest.mark.parametrize("name", [name for name in STANDARDS if name not in REPRESENTATIVE])
 def test_every_format(executor: Executor, name: str) -> None:

@@ -240,6 +240,7 @@ def test_jax_refuses_more_at_once_than_its_counters_hold() -> None:
 # Where the rounded values go
 
 
+@pytest.mark.thinned(0.4)
 @pytest.mark.parametrize("backend", EAGER)
 @pytest.mark.parametrize("rules", [("nearest_even",), ("up",)])
 def test_out(backend: str, rules: tuple[str, ...]) -> None:

@@ -184,6 +184,7 @@ def test_two_bits_decide_in_quarters(fraction: float, share: float) -> None:
 # No bias
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("fraction", [2.0**-13, 1 / 1000, 1 / 8, 1 / 3, 1 / 2, 0.9])
 @pytest.mark.parametrize("name", ["fp16", "e4m3fn"])
 def test_unbiased(name: str, fraction: float) -> None:

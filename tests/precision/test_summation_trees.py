@@ -125,7 +125,7 @@ def recovered(backend: Executor, name: str, inputs: str) -> Tree:
     return tree([START, *LEAVES], measured(backend, name, inputs, scale))
 
 
-@pytest.mark.thinned(0.25)
+@pytest.mark.thinned(0.12)
 @pytest.mark.parametrize(("backend", "name", "inputs"), PROBED, ids=str)
 def test_recovered_order(backend: Executor, name: str, inputs: str) -> None:
     assert recovered(backend, name, inputs) == TREES[name, inputs]()

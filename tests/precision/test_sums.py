@@ -62,7 +62,7 @@ def run(words: np.ndarray, backend: Executor, **options: object) -> np.ndarray:
     return np.asarray(pr.ordered_sum(backend.array(words.view(np.float32)), backend=backend.name, **options))
 
 
-@pytest.mark.thinned(0.25)
+@pytest.mark.thinned(0.12)
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize(
     ("name", "mode"),
@@ -78,12 +78,14 @@ def test_sums_are_their_definitions(order: str, name: str, mode: str, backend: E
         )
 
 
+@pytest.mark.thinned(0.4)
 @pytest.mark.parametrize("order", ORDERS)
 def test_subnormals_and_cancellation(order: str, backend: Executor) -> None:
     words = np.array([[1, 2, 0x80000001, 0x007FFFFF], [0x00800000, 0x80000001, 0x80800000, 5]], np.uint32)
     assert_same_bits(run(words, backend, order=order), expected(words, order, "fp32", "nearest_even"))
 
 
+@pytest.mark.thinned(0.4)
 @pytest.mark.parametrize("order", ORDERS)
 def test_any_axis(order: str, backend: Executor) -> None:
     words = drawn(generator(99), (3, 3, 3), (115, 135))

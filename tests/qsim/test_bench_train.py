@@ -88,6 +88,7 @@ def test_plain_gradients_are_those_of_the_fp32_policy(unrolled: bool) -> None:
         assert np.abs(np.asarray(found[name]) - gradient).max() <= 1e-4 * np.abs(gradient).max(), name
 
 
+@pytest.mark.exhaustive
 def test_plain_updates_are_those_of_the_fp32_policy() -> None:
     """Warm-up, bias correction, decay and clipping: the same losses, step by step."""
     config = replace(SMALL, optimizer=replace(SMALL.optimizer, clip=0.05, warmup_steps=2, weight_decay=3.0))

@@ -114,6 +114,7 @@ def test_verify(cli: Cli, base: Path) -> None:
     assert contents(base) == before
 
 
+@pytest.mark.thinned(0.4)
 @pytest.mark.parametrize("part", ["loss", "gradients", "parameters", "optimizer"])
 def test_verify_finds_an_altered_hash(cli: Cli, own: Path, part: str) -> None:
     change_hash(own, 3, part)

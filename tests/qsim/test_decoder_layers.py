@@ -55,6 +55,7 @@ def active(activation: Activation) -> Callable:
 # Activations
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("policy", ["fp32", "bf16"])
 @pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "relu", "silu"])
 def test_activations_have_the_same_bits(backend: Executor, activation: Activation, policy: str) -> None:
@@ -106,6 +107,7 @@ def rmsnorm(ar: Calculator, x: Any, gain: Any) -> Any:
     return decoder_layers.rmsnorm_forward(ar, "layernorm_1", x, gain, 1e-5)
 
 
+@pytest.mark.thinned(0.4)
 @pytest.mark.parametrize("policy", ["fp32", "bf16", "fp16-ln16"])
 def test_rmsnorm_has_the_same_bits(backend: Executor, policy: str) -> None:
     x, gain = normal(3, 6, 20), normal(4, 20)
@@ -131,6 +133,7 @@ def rotary(width: int, first: int = 0) -> Callable:
     return lambda ar, x: decoder_layers.rotary_forward(ar, x, width, 10000.0, first)
 
 
+@pytest.mark.thinned(0.4)
 @pytest.mark.parametrize("policy", ["fp32", "fp16"])
 def test_rotary_has_the_same_bits(backend: Executor, policy: str) -> None:
     x = pr.round_to(normal(7, 3, 5, 8), parse_policy(policy).parameters)

@@ -37,6 +37,7 @@ def bf16(seed: int, *shape: int) -> np.ndarray:
 # A product
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("direction", PASSES)
 @pytest.mark.parametrize(("largest", "margin"), [(0.5, 0), (0.5, 2), (5.0, 0), (0.0, 3)])
 def test_product_by_its_definition(backend: Executor, direction: Any, largest: float, margin: int) -> None:

@@ -70,6 +70,7 @@ def test_a_gpt_in_plain_jax_has_the_logits_of_ours(name: str) -> None:
     assert_same_bits(emulate(LOGITS, name)(weights, tokens()), expected)
 
 
+@pytest.mark.exhaustive
 def test_counters_are_those_of_our_recorder() -> None:
     """But for scores, of which ours leaves out what the mask excludes."""
     recorder = Recorder()

@@ -32,7 +32,7 @@ def check(layer: Callable, ar: Calculator, x: Inputs) -> None:
     assert_same_results(layer, layer(ar, x), layer(Calculator(ar.policy, "numpy"), x))
 
 
-@pytest.mark.thinned(0.25)
+@pytest.mark.thinned(0.12)
 @by_layer
 @pytest.mark.parametrize("policy", POLICIES)
 @settings(max_examples=20)
@@ -42,7 +42,7 @@ def test_numba(layer: Callable, policy: str, seed: int, shape: tuple[int, int]) 
         check(layer, Calculator(parse_policy(policy), "numba"), inputs(seed, *shape))
 
 
-@pytest.mark.thinned(0.25)
+@pytest.mark.thinned(0.12)
 @by_layer
 @pytest.mark.parametrize("policy", POLICIES)
 def test_threads(layer: Callable, policy: str, monkeypatch: pytest.MonkeyPatch) -> None:

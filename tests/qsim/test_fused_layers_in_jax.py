@@ -26,7 +26,7 @@ def quiet() -> Iterator[None]:
         yield
 
 
-@pytest.mark.thinned(0.25)
+@pytest.mark.thinned(0.12)
 @by_layer
 @pytest.mark.parametrize(
     ("policy", "shape"),

@@ -105,6 +105,7 @@ def off_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "on_cpu", lambda: False)
 
 
+@pytest.mark.thinned(0.4)
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 @pytest.mark.parametrize("policy", ["native-bf16", "native-fp16", "native-int8"])
 @pytest.mark.usefixtures("off_the_cpu")
@@ -164,6 +165,7 @@ def test_it_is_refused_where_it_cannot_be(policy: str, executor: str, named: str
     assert_sentence(error.value, named, "native-bf16")
 
 
+@pytest.mark.exhaustive
 def test_a_run_in_hardware_arithmetic_says_so_and_writes_no_hashes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,6 +78,7 @@ def float_schedule(config: OptimizerConfig, step: int) -> float:
     return learning_rate(config, step, STEPS)
 
 
+@pytest.mark.thinned(0.25)
 @both_executors
 @pytest.mark.parametrize(
     "config",

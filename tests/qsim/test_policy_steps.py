@@ -97,7 +97,7 @@ def hashes(name: str, executor: str) -> tuple[dict[str, Any], ...]:
     return trajectory(name, executor)[:-1]
 
 
-@pytest.mark.thinned(0.25)
+@pytest.mark.thinned(0.15)
 @pytest.mark.parametrize(
     "name", [*NEW, *STACKS, *OWN, pytest.param("bf16-amx", marks=pytest.mark.exhaustive), "fp16-exact"]
 )

@@ -191,6 +191,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_text(tmp_path_factory.mktemp("text"))
 
 
+@pytest.mark.exhaustive
 @needs_orbax
 @pytest.mark.parametrize("place", [pytest.param("_hash", marks=pytest.mark.exhaustive), "finalize"])
 def test_death_inside_the_writer(tmp_path: Path, text: Path, place: str) -> None:

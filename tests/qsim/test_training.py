@@ -301,7 +301,7 @@ def interrupted_run(folder: Path, after: int, policy: str = "fp32", **changes: A
     return stopped
 
 
-@pytest.mark.thinned(0.25)
+@pytest.mark.thinned(0.15)
 @pytest.mark.parametrize("policy", ["fp32", "fp16", "int8-train-sr"])
 @pytest.mark.parametrize("dropout", [False, True], ids=["plain", "dropout"])
 @pytest.mark.parametrize("after", [1, 3, 4, 6])
@@ -340,6 +340,7 @@ def test_a_step_cut_short_is_made_again(tmp_path: Path, run: RunFolder, monkeypa
     assert figures(stopped) == figures(run)
 
 
+@pytest.mark.thinned(0.4)
 @pytest.mark.parametrize("name", ["metrics.jsonl", "hashes.jsonl"])
 @pytest.mark.parametrize("half", ['{"step": 4, "lo', '{"step": 4', "{"])
 def test_half_written_last_line_is_dropped(tmp_path: Path, run: RunFolder, name: str, half: str) -> None:

@@ -91,6 +91,7 @@ def test_jax_gives_the_bits_of_numpy_for_other_architectures(tmp_path: Path, kin
     assert_same_bits(logits(model, "fp16", "jax"), logits(model, "fp16"))
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("policy", ["fp32", "fp16", "int8-fprop"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_layer_by_layer_is_all_at_once(tmp_path: Path, kind: str, policy: str) -> None:

@@ -32,6 +32,7 @@ def test_bits_are_those_of_quantizing_on_the_fly(tmp_path: Path, kind: str) -> N
     assert_same_bits(logits(quantized(model)), logits_of(Calculator(policy, "numpy"), model))
 
 
+@pytest.mark.thinned(0.25)
 @pytest.mark.parametrize("scheme", [*INTEGER, "bnb_cuda_mixed"])
 @pytest.mark.parametrize("policy", ["fp16", "bf16", "torch-amp-bf16"])
 def test_bits_of_schemes_on_the_fly(tmp_path: Path, scheme: str, policy: str) -> None:
