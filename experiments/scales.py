@@ -1,6 +1,6 @@
 """What each scale is: model, steps, batch, learning rate, seeds, what is measured when.
 
-Learning rates of ``smoke`` and ``small`` were chosen here; those of ``410m`` and ``6b`` are GPT-3's for models of
+Learning rates of ``smoke`` and ``small`` were chosen here; those of ``125m`` to ``6b`` are GPT-3's for models of
 that size, for the paper does not state its own (declared defaults, not the paper's).
 """
 
@@ -80,6 +80,11 @@ SCALES: dict[str, Scale] = {
         _scale(
             "medium", "medium", 1000, seeds=1, sequences=64, lr=6e-4, warmup=100, executor="jax", native=True,
             record__checkpoint_every=500, record__statistics_every=0,
+        ),
+        _scale(  # for one GPU; of a vocabulary that short texts can teach
+            "125m", "125m", 1000, seeds=1, sequences=64, lr=6e-4, warmup=100, executor="jax", native=True,
+            model__vocabulary=8192, data__batch_size=32, data__accumulation=1, record__checkpoint_every=250,
+            record__statistics_every=0,
         ),
         _paper("410m", 24, 1024, 16, 3e-4),
         _paper("6b", 28, 4096, 32, 1.2e-4),

@@ -537,7 +537,7 @@ def module_of(source: str, folder: Path) -> ModuleType:
 
 @pytest.mark.parametrize("name", ["order_key", "exponent_index"])
 def test_every_word_of_the_kernels_stays_32_bits_wide(name: str) -> None:
-    words[name](np.uint32(1))
+    words[name].compile((numba.uint32,))
     assert {signature.return_type for signature in words[name].nopython_signatures} == {numba.uint32}
 
 

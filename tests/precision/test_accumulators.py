@@ -52,7 +52,7 @@ def test_every_kind(backend: Executor, name: str, inputs: str) -> None:
     check(backend, name, inputs, longest(name, inputs), brief=False)
 
 
-@pytest.mark.thinned(0.12)
+@pytest.mark.thinned(0.08)
 @pytest.mark.parametrize("backend", EAGER, ids=str)
 @pytest.mark.parametrize(("name", "inputs"), COMBINATIONS)
 def test_every_length(backend: Executor, name: str, inputs: str) -> None:
@@ -67,7 +67,7 @@ def test_from_zero(backend: Executor, name: str, inputs: str) -> None:
     check(backend, name, inputs, LENGTHS[name][inputs] + 1, brief=True, start=False)
 
 
-@pytest.mark.thinned(0.25)
+@pytest.mark.thinned(0.1)
 @pytest.mark.parametrize("backend", EAGER, ids=str)
 @pytest.mark.parametrize("output", ["fp16", "bf16", "fp32"])
 @pytest.mark.parametrize(("name", "inputs"), [pair for pair in COMBINATIONS if pair[0] != "int32"])

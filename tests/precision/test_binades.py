@@ -65,7 +65,7 @@ def test_counts_are_those_of_rounding(fmt: Format) -> None:
     assert len(set(seen.values())) > 25  # nearly every scale of these loses another number
 
 
-@pytest.mark.thinned(0.25)
+@pytest.mark.thinned(0.15)
 @pytest.mark.parametrize("fmt", TOLD, ids=str)
 def test_every_registered_format(fmt: Format) -> None:
     """Under every scale, from a table of values around its thresholds, and from one of values anywhere; with every

@@ -40,6 +40,7 @@ def check(name: str, fmt: str, shape: tuple[int, int, int], executors: tuple[Exe
         assert_same_bits(executor.call(with_start, a, b, c, inputs=fmt, accumulator=name), expected)
 
 
+@pytest.mark.thinned(0.2)
 @pytest.mark.parametrize("shape", SHAPES[:2], ids=str)
 @pytest.mark.parametrize(("name", "fmt"), PAIRS)
 def test_numba_gives_the_bits_of_the_reference(name: str, fmt: str, shape: tuple[int, int, int]) -> None:

@@ -188,7 +188,7 @@ def check(record: pr.ProductError, left: Side, right: Side, y: np.ndarray) -> No
 # Parts
 
 
-@pytest.mark.thinned(0.12)
+@pytest.mark.thinned(0.08)
 @pytest.mark.parametrize("operands", OPERANDS)
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
 def test_parts_equal_the_definition(scheme: pr.MatmulScheme, operands: str, backend: Executor) -> None:

@@ -25,7 +25,7 @@ def test_where_columns_begin() -> None:
     assert [column_of(f) for f in fractions(firsts[1:] - 1)] == list(range(COLUMNS - 1))
 
 
-@pytest.mark.thinned(0.34)
+@pytest.mark.thinned(0.2)
 @pytest.mark.parametrize("field", [1, 127, 254])
 def test_every_fraction(backend: Executor, field: int) -> None:
     """Of one binade: as many in each column as lie between its first and the next one's."""

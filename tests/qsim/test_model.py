@@ -91,7 +91,7 @@ def drawn(config, seed):
     return parameters, tokens, targets
 
 
-@pytest.mark.thinned(0.34)
+@pytest.mark.thinned(0.2)
 @pytest.mark.parametrize(
     ("changes", "chunks"),
     [

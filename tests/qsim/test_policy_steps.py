@@ -105,6 +105,7 @@ def test_numba_gives_the_bits_of_numpy(name: str) -> None:
     assert hashes(name, "numba") == hashes(name, "numpy")
 
 
+@pytest.mark.exhaustive
 def test_jax_gives_the_bits_of_numba_where_everything_is_used() -> None:
     assert hashes("mixed", "jax") == hashes("mixed", "numba")
 

@@ -42,7 +42,7 @@ def run_on_eight_devices(cases: list[str], layers: int, steps: int, seconds: int
 
 def test_steps_on_eight_devices() -> None:
     """Hashes, counts and collectives; the positions and the vocabulary have rows that eight devices do not divide."""
-    run_on_eight_devices([f"fp16:data=4,model=2:{OPTIONS}"], layers=2, steps=2, seconds=600)
+    run_on_eight_devices(["fp16:data=4,model=2:data.accumulation=2"], layers=2, steps=2, seconds=600)
 
 
 @pytest.mark.exhaustive
@@ -50,7 +50,12 @@ def test_steps_with_draws_and_scales_on_eight_devices() -> None:
     """The second has scales of whole parts of the batch, and draws every output by its place in the whole: rows,
     columns, heads and chunks.
     """
-    run_on_eight_devices(["fp16:data=8", f"fp8+drawn:data=4,model=2:{OPTIONS}"], layers=2, steps=2, seconds=600)
+    run_on_eight_devices(
+        ["fp16:data=8", f"fp16:data=4,model=2:{OPTIONS}", f"fp8+drawn:data=4,model=2:{OPTIONS}"],
+        layers=2,
+        steps=2,
+        seconds=600,
+    )
 
 
 @pytest.mark.exhaustive

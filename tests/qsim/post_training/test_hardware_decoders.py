@@ -45,7 +45,7 @@ def test_what_codes_stand_for_is_summed_as_the_device_does(tmp_path: Path) -> No
     ]  # fmt: skip
 
 
-@pytest.mark.thinned(0.5)
+@pytest.mark.thinned(0.3)
 @pytest.mark.parametrize(("kind", "scheme", "kv"), WAYS)
 def test_logits_are_near_the_exact_ones(tmp_path: Path, kind: str, scheme: str | None, kv: str | None) -> None:
     """To a few units of bfloat16 at the largest logit; float32, whole and behind a cache."""
