@@ -47,7 +47,7 @@ def test_steps_on_eight_devices() -> None:
 
 @pytest.mark.exhaustive
 def test_steps_with_draws_and_scales_on_eight_devices() -> None:
-    """The second has scales of whole parts of the batch, and draws every output by its place in the whole: rows,
+    """The last has scales of whole parts of the batch, and draws every output by its place in the whole: rows,
     columns, heads and chunks.
     """
     run_on_eight_devices(
