@@ -12,7 +12,7 @@ from precision.backends import BACKENDS
 from qsim.commands.columns import print_columns
 from qsim.commands.command import AddCommand, Arguments
 
-SCALES = ("smoke", "small", "medium", "410m", "6b")
+SCALES = ("smoke", "small", "medium", "125m", "410m", "6b")
 
 
 def add(command: AddCommand) -> None:

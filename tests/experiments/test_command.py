@@ -16,6 +16,7 @@ from tiny_scale import TINY
 from experiments import half_precision_evidence
 from experiments.catalogue import NAMES
 from experiments.scales import SCALES
+from qsim.commands import experiment
 
 
 @pytest.fixture
@@ -107,3 +108,7 @@ def test_an_experiment_with_tables_of_its_own(cli: Cli, tmp_path: Path, monkeypa
 
 
 RUNS = ("fp32", *(policy.name for policy in half_precision_evidence.REPLAYS))
+
+
+def test_the_command_offers_every_scale() -> None:
+    assert tuple(SCALES) == experiment.SCALES
