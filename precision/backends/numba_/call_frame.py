@@ -194,17 +194,16 @@ _DTYPE, _DATA, _RANK, _DIMENSIONS = (
 )
 _API, _CREATE_ERROR = _CallFrame.api.offset, _Api.create_error.offset
 _INT64 = DTYPES[np.dtype(np.int64)]
-_jit = inner
 
 
-@_jit
+@inner
 def asks_for_version(frame):
     """Whether XLA wants to know what the handler was built for, at registration, instead of running it."""
     extension = _load64(frame + _EXTENSIONS)
     return extension != 0 and _load32(extension + _TYPE) == _METADATA
 
 
-@_jit
+@inner
 def tell_version(frame):
     metadata = _load64(_load64(frame + _EXTENSIONS) + _METADATA_AT)
     _store(metadata + _MAJOR, np.int32(VERSION[0]))
@@ -213,44 +212,44 @@ def tell_version(frame):
     _store(metadata + _STATE_TYPE, np.int64(0))
 
 
-@_jit
+@inner
 def error(frame, message):
     """An XLA error "invalid argument" with the C string at that address."""
     return _create_error(_load64(_load64(frame + _API) + _CREATE_ERROR), message, np.int32(_INVALID_ARGUMENT))
 
 
-@_jit
+@inner
 def buffer_counts(frame):
     """Number of operands, of results."""
     return _load64(frame + _OPERANDS + _SIZE), _load64(frame + _RESULTS + _SIZE)
 
 
-@_jit
+@inner
 def operand(frame, i):
     return _load64(_load64(frame + _OPERANDS + _BUFFERS) + 8 * i)
 
 
-@_jit
+@inner
 def result(frame, i):
     return _load64(_load64(frame + _RESULTS + _BUFFERS) + 8 * i)
 
 
-@_jit
+@inner
 def is_array(buffer, dtype, rank):
     return _load32(buffer + _DTYPE) == dtype and _load64(buffer + _RANK) == rank
 
 
-@_jit
+@inner
 def dimension(buffer, axis):
     return _load64(_load64(buffer + _DIMENSIONS) + 8 * axis)
 
 
-@_jit
+@inner
 def data(buffer):
     return _load64(buffer + _DATA)
 
 
-@_jit
+@inner
 def has_words(frame):
     """Whether there is one attribute, an array of int64."""
     if _load64(frame + _ATTRIBUTE_COUNT) != 1 or _load32(_load64(frame + _ATTRIBUTE_TYPES)) != _ARRAY:
@@ -258,7 +257,7 @@ def has_words(frame):
     return _load32(_load64(_load64(frame + _ATTRIBUTE_VALUES)) + _ARRAY_DTYPE) == _INT64
 
 
-@_jit
+@inner
 def words(frame):
     """Address and number of the attribute's int64."""
     array = _load64(_load64(frame + _ATTRIBUTE_VALUES))

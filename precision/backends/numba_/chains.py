@@ -46,8 +46,6 @@ _DEPTH, _BLOCK_ROWS, _BLOCK_COLUMNS = 512, 384, 3072  # k, rows of a and columns
 _ROWS, _VECTORS = target().tile
 _LINE = 64  # bytes
 
-_jit = inner
-
 
 def _make_packs(fits: int | None, half: bool):
     """Jitted packing of rows of a in panels of R, and of columns of b in panels of V L, then of L."""
@@ -141,7 +139,7 @@ def _rounded_up(count: int, unit: int) -> int:
     return (count + unit - 1) // unit * unit
 
 
-_up = _jit(_rounded_up)
+_up = inner(_rounded_up)
 
 
 def _make_block(name: str, control: int):
@@ -209,18 +207,18 @@ def _make_block(name: str, control: int):
 _num_threads = types.ExternalFunction("get_num_threads", types.intp())
 
 
-@_jit
+@inner
 def _one():
     return 1
 
 
-@_jit
+@inner
 def _parts(threads, batch):
     """Into how many each of the batch is cut, so that threads have equal numbers of parts."""
     return 1 if batch >= 8 * threads else threads // math.gcd(threads, batch)
 
 
-@_jit
+@inner
 def _grid(parts, m):
     """Rows and columns of parts: rows first, as columns are packed again for each."""
     rows = min(parts, max(1, m // (4 * _ROWS)))
@@ -229,12 +227,12 @@ def _grid(parts, m):
     return rows, parts // rows
 
 
-@_jit
+@inner
 def _first_word(words):
     return words.size > 0 and words[0] != 0
 
 
-@_jit
+@inner
 def _never(words):  # noqa: ARG001
     return False
 

@@ -26,7 +26,6 @@ _again: Any = None
 _rows: Any = None
 _CHUNK = 64  # rows that one thread takes at a time
 _FUSED_WORDS = fused.INTERLEAVED + 1
-_jit = inner
 
 
 def _truncated(a, b, total, words):
@@ -37,7 +36,7 @@ def _truncated(a, b, total, words):
         _again(a, b, total, redo, words[_FUSED_WORDS:])
 
 
-@_jit
+@inner
 def _marked(total, start):
     """1 where a sum is NaN, whose payload operands decide; the sum is what it began as again."""
     redo = np.zeros(total.shape, np.uint8)
@@ -52,7 +51,7 @@ def _marked(total, start):
     return redo, found
 
 
-@_jit
+@inner
 def _even(x, axis):
     """x with +0 behind an odd axis of k."""
     rows, columns = x.shape[1] + (axis == 1) * (x.shape[1] % 2), x.shape[2] + (axis == 2) * (x.shape[2] % 2)
@@ -61,7 +60,7 @@ def _even(x, axis):
     return out
 
 
-@_jit
+@inner
 def _swapped(x, axis):
     """k in the order 1 0 3 2 ..."""
     out = np.empty_like(x)
@@ -118,7 +117,7 @@ _FLUSHING: dict[str, Kernel] = {}
 if chains.flushing_offered():
     _parts = {"_chain": CHAINS["fp32_fma_flushing"], "_again": ordered_kernels.redo}
     _one_thread = {name: part.compiled(parallel=False) for name, part in (_parts | {"_add": add_flushing}).items()}
-    _rows = _jit(specialised(_rows_of_two_chains, "rows_of_two_chains", **_one_thread))
+    _rows = inner(specialised(_rows_of_two_chains, "rows_of_two_chains", **_one_thread))
     _FLUSHING = {
         "odd_first": composed(_odd_first, "odd_first", signature=PACKED_PRODUCT, **_parts),
         "two_chains": Kernel(_two_chains, signature=PACKED_PRODUCT),

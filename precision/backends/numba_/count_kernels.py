@@ -28,10 +28,9 @@ _NONE = np.uint32(0)
 _MAGNITUDE = np.uint32(0x7FFFFFFF)
 _INFINITY = np.uint32(0x7F800000)
 _NORMAL = np.uint32(0x00800000)
-_jit = inner
 
 
-@_jit
+@inner
 def _count_block(u, rounded, beyond, beyond_below_zero, smallest_normal, counts):
     """Order of ``counts``: statistics.COUNTERS.  -> whether there are subnormals of float32"""
     zero, nan, infinite, tiny, small = _NONE, _NONE, _NONE, _NONE, _NONE

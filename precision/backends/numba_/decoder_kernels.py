@@ -12,7 +12,7 @@ import numpy as np
 from numba import prange
 
 from precision.backends.numba_ import layer_steps, scalars
-from precision.backends.numba_.compilation import Kernel, kernel, specialised
+from precision.backends.numba_.compilation import Kernel, inner, kernel, specialised
 
 _add, _subtract, _multiply, _divide = scalars.add, scalars.subtract, scalars.multiply, scalars.divide
 _exp, _tanh = scalars.exp, scalars.tanh
@@ -63,12 +63,12 @@ def rotary(x, cosine, sine, y, words):
 # Activations: f(x, words), words first its constants
 
 
-@layer_steps.step
+@inner
 def _silu(x, words):  # noqa: ARG001
     return _divide(x, _add(_ONE, _exp(_subtract(_ZERO, x))))
 
 
-@layer_steps.step
+@inner
 def _gelu_tanh(x, words):
     """words: 0.044715, sqrt(2 / pi)."""
     cube = _multiply(_multiply(x, x), x)

@@ -11,7 +11,7 @@ from numba import prange
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from precision.backends.numba_ import layer_steps, scalars
-from precision.backends.numba_.compilation import kernel
+from precision.backends.numba_.compilation import inner, kernel
 from precision.rounding_modes import Constants
 
 _add, _subtract, _multiply, _divide = scalars.add, scalars.subtract, scalars.multiply, scalars.divide
@@ -46,7 +46,7 @@ def total(x, y, out, words):
         _rounded(sums, out[first:last], words)
 
 
-@layer_steps.step
+@inner
 def _found(x, table, codes, out, words):
     """out = table[code of x], words first those of the format of x; by way of ``codes``, which fill vectors."""
     f = Constants(*to_fixed_tuple(words[:_CONSTANTS].astype(np.uint32), _CONSTANTS))

@@ -17,10 +17,9 @@ _carried, _deposit, _integer_of, _withdraw = (
     ordered_steps.integer_of,
     ordered_steps.withdraw,
 )
-_jit = inner
 
 
-@_jit
+@inner
 def _carry(limbs):
     carry = np.uint32(0)
     for i in range(LIMBS - 1):

@@ -39,8 +39,6 @@ _CHUNKS = 16  # at least, where there are rows enough: threads share them
 _LEAST_NARROW, _LARGEST_NARROW, _LEAST_NARROW_SUM = -96, 126, -100
 
 _to_bits, _from_bits = scalars.to_bits, scalars.from_bits
-_inline = inlined
-_jit = inner
 
 
 def takes(accumulator: Accumulator, inputs: tuple[Format, Format]) -> bool:
@@ -89,7 +87,7 @@ def words_of(accumulator: Accumulator, inputs: tuple[Format, Format]) -> np.ndar
     return np.array([words[i] for i in range(len(words))], np.int64)
 
 
-@_inline
+@inlined
 def _exponent(word, least):
     """e of x = s 2^e, |s| < 2: subnormals keep e = ``least``; zero, and what is not finite, has one of its own."""
     magnitude = np.int32(word & np.uint32(0x7FFFFFFF))
@@ -97,7 +95,7 @@ def _exponent(word, least):
     return np.int32(ZERO_EXPONENT) if magnitude == 0 or magnitude >= 0x7F800000 else e
 
 
-@_inline
+@inlined
 def _significand(word, e):
     """s; a subnormal of bf16 or tf32 is (last 23 bits) 2^-149 and e is -126."""
     field = np.int32((word >> np.uint32(23)) & np.uint32(255))
@@ -108,7 +106,7 @@ def _significand(word, e):
     return _from_bits(sign | _to_bits(np.float32(0) if e == ZERO_EXPONENT else s))
 
 
-@_jit
+@inner
 def _scan(x, first, width, least, odd, extremes):
     """Of the finite lanes among first, ... of x (k, lanes): least and largest exponent; ``odd``: the other lanes."""
     count = min(width, x.shape[1] - first)
@@ -128,7 +126,7 @@ def _scan(x, first, width, least, odd, extremes):
     extremes[0], extremes[1] = smallest, largest
 
 
-@_jit
+@inner
 def _pack(x, first, width, least, places, narrow, values, exponents):
     """Lanes first, ... of x (k, lanes) -> values, exponents (depth, width): int16, or int32 that hold each twice."""
     count = min(width, x.shape[1] - first)
@@ -151,7 +149,7 @@ def _pack(x, first, width, least, places, narrow, values, exponents):
                 exponents[place, lane] = np.int32(e << 16) | np.int32(e & 0xFFFF)
 
 
-@_jit
+@inner
 def _layout(depth, words):
     """Place of each k in a packed panel, and the blocks of each tile: int64 (k,), (tiles,)."""
     block = words[BLOCK]
@@ -172,13 +170,13 @@ def _layout(depth, words):
     return places, blocks, padded
 
 
-@_jit
+@inner
 def _group(words):
     """Products, each below 4 x 2^F, whose sum is below 2^31."""
     return 1 << (29 - words[ALIGNMENT])
 
 
-@_jit
+@inner
 def _settings(words, padded, narrow):
     """What a tile reads, in the order of ``fused_vectors``; the first, blocks, is set for each tile."""
     settings = np.empty(SETTINGS, np.int64)
@@ -191,7 +189,7 @@ def _settings(words, padded, narrow):
     return settings
 
 
-@_jit
+@inner
 def _add_tile(s, tile, bad, tile_bad):
     """s <- RN32(s + tile), where neither an operand nor the result is subnormal or infinite."""
     for row in range(ROWS):
@@ -207,7 +205,7 @@ def _add_tile(s, tile, bad, tile_bad):
             s[row, lane] = z
 
 
-@_jit
+@inner
 def _run(kind, a, a_exponents, b, b_exponents, s, bad, settings):
     if kind == 0:
         narrow_tile(a, a_exponents, b, b_exponents, s, bad, settings)
@@ -217,7 +215,7 @@ def _run(kind, a, a_exponents, b, b_exponents, s, bad, settings):
         long_tile(a, a_exponents, b, b_exponents, s, bad, settings)
 
 
-@_jit
+@inner
 def _tile(kind, a, a_exponents, b, b_exponents, s, part, bad, part_bad, blocks, first, settings):
     """s (ROWS, 32) through one tile of k after another; ``first``: s enters the only one."""
     start = 0
@@ -236,7 +234,7 @@ def _tile(kind, a, a_exponents, b, b_exponents, s, part, bad, part_bad, blocks, 
         start += count * settings[1]
 
 
-@_jit
+@inner
 def _rows(kind, a, a_exponents, b, b_exponents, first_row, total, redo, odd, blocks, first, settings):
     """Outputs of some row panels under all column panels."""
     odd_rows, odd_columns = odd

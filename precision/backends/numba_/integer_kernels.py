@@ -15,7 +15,6 @@ _TILES = 16  # tiles of rows that meet a panel of b in one go
 _PIECE = 512  # columns of b that a thread takes where there is one row, which meets b as it lies
 _FLIP = np.int32(-0x7F7F7F80)  # 0x80808080: a XOR 0x80 = a + 128 as an unsigned byte
 _ONES = np.int32(0x01010101)
-_jit = inner
 _multiply, _multiply_row = make_tile(_ROWS), make_tile(1)
 
 
@@ -66,7 +65,7 @@ def multiply_add(a, b, total, words):  # noqa: ARG001
                     )
 
 
-@_jit
+@inner
 def _add_row(a, b, sums):
     """sums (n,) += a (k,) b (k, n)"""
     for k in range(a.size):
@@ -75,7 +74,7 @@ def _add_row(a, b, sums):
             sums[j] = np.int32(sums[j] + np.int32(value * np.int32(row[j])))
 
 
-@_jit
+@inner
 def _multiply_edge(vectors, left, left_at, right, right_at, groups, out, out_at, stride, high, across):
     """A tile of which only the first rows and columns exist, by way of a whole one."""
     wide = vectors * _LANES
@@ -86,14 +85,14 @@ def _multiply_edge(vectors, left, left_at, right, right_at, groups, out, out_at,
             out[out_at + i * stride + j] += whole[i * wide + j]
 
 
-@_jit
+@inner
 def _sum_columns(vectors, right, at, groups):
     """Sums of the columns of a panel, into the words before it."""
     right[at : at + vectors * _LANES] = 0
     _multiply_row(vectors, np.full(groups, _ONES), 0, right, at, groups, right, at, 0)
 
 
-@_jit
+@inner
 def _pack(x, first, flip, out, at, lanes):
     """Words of x (lanes, k) from lane ``first`` on, XOR flip, as (groups of four k, lanes); +0 outside of x."""
     count, depth = min(lanes, x.shape[0] - first), x.shape[1]
@@ -119,7 +118,7 @@ def _pack(x, first, flip, out, at, lanes):
                 out[row + j] ^= _join(x[first + j, k], np.int8(0), np.int8(0), np.int8(0)) << np.int32(8 * (k % 4))
 
 
-@_jit
+@inner
 def _join(x0, x1, x2, x3):
     """Four bytes as a word, the first one lowest."""
     return (

@@ -28,15 +28,14 @@ PADDING = np.float32(-0.0)
 ROUNDING = rounding_words.WORDS  # words of a rounding
 ROWS = 16  # rows that a thread takes at once, with one set of buffers
 PIECE = 4096  # elements of a long row that it takes
-step = inner
 
 
-@step
+@inner
 def constant(word):
     return _from_bits(np.uint32(word))
 
 
-@step
+@inner
 def from_the_end(index, size):
     """An index of -size ... size - 1 as that of 0 ... size - 1, as arrays are read; -1 for any other."""
     if index < 0:
@@ -44,7 +43,7 @@ def from_the_end(index, size):
     return index if 0 <= index < size else -1
 
 
-@step
+@inner
 def padded(n):
     """The power of two that holds the leaves of a tree."""
     size = 1
@@ -53,7 +52,7 @@ def padded(n):
     return size
 
 
-@step
+@inner
 def rounded(x, out, words):
     """out = x rounded as the first words say; out is another array than x.
 
@@ -78,14 +77,14 @@ def rounded(x, out, words):
             out[j] = _from_bits(_same_range(_to_bits(x[j]), first, second, overflow_from, overflow, nan_from, nan))
 
 
-@step
+@inner
 def pad(level, n):
     """-0, which changes no sum, from the n-th leaf on."""
     for j in range(n, level.size):
         level[j] = PADDING
 
 
-@step
+@inner
 def tree_sum(level, spare):
     """Neighbours (2i, 2i + 1) added until one is left.  level: leaves, flushed; both are overwritten."""
     half = level.size >> 1
@@ -97,7 +96,7 @@ def tree_sum(level, spare):
     return level[0]
 
 
-@step
+@inner
 def sum_of(x, level, spare):
     """The same of any row."""
     for j in range(x.size):
@@ -106,19 +105,19 @@ def sum_of(x, level, spare):
     return tree_sum(level, spare)
 
 
-@step
+@inner
 def order_key(x):
     """Larger for larger values, subnormals as zeros; largest for NaN."""
     u = _to_bits(x)
     return _order_key(_NAN if np.uint32(u & _MAGNITUDE) > _INFINITY else _flush_pattern(u, _FP32))
 
 
-@step
+@inner
 def of_order_key(key):
     return _from_bits(_from_order_key(key))
 
 
-@step
+@inner
 def largest(x):
     """The largest value; NaN if there is one."""
     best = np.uint32(0)

@@ -59,10 +59,7 @@ def words_of(accumulator: Accumulator, inputs: tuple[Format, Format], counting: 
     return np.array([*header, *plan[:_PLAN], *plan.sum, *plan.tile], np.int64)
 
 
-_inline = inner
-
-
-@_inline
+@inner
 def _plan(words):
     # 32-bit words, as the steps want them
     narrow = words.astype(np.uint32)
@@ -72,7 +69,7 @@ def _plan(words):
     return Plan(*first, sums, tiles)
 
 
-@_inline
+@inner
 def _position(order, start, size, place):
     """The position of k that stands at a place of a tile."""
     if order == 1:
@@ -86,7 +83,7 @@ def _position(order, start, size, place):
     return start + place
 
 
-@_inline
+@inner
 def _load(a, b, k, x, y):
     """A product's factors over the lanes; beyond k +0 and +0, which is padding."""
     lanes = y.size
@@ -99,7 +96,7 @@ def _load(a, b, k, x, y):
             y[j] = b[k, j]
 
 
-@_inline
+@inner
 def _block(a, b, order, start, size, chain, chains, length, contiguous, first, count, xs, ys):
     """Factors of the products first ... of a chain into xs and ys; how many there are."""
     loaded = 0
@@ -111,7 +108,7 @@ def _block(a, b, order, start, size, chain, chains, length, contiguous, first, c
     return loaded
 
 
-@_inline
+@inner
 def _chain(a, b, s, lost, words, f, start, size, chain, length, xs, ys, terms, scratch, limbs, counts):
     """s through the blocks of one chain of a tile."""
     kind, order, counting = words[0], words[5], words[6] != 0
@@ -134,7 +131,7 @@ def _chain(a, b, s, lost, words, f, start, size, chain, length, xs, ys, terms, s
             _chain_step(xs[0], ys[0], s, f, counting, counts)
 
 
-@_inline
+@inner
 def _columns(a, b, s, words, f, counts):
     """The sums of one row of a and some columns of b, onto s."""
     kind, chains, lanes = words[0], words[3], s.size

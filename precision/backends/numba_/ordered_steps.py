@@ -37,10 +37,9 @@ LIMBS = superaccumulator.LIMBS
 
 UNDERFLOWED, SWAMPED, MISALIGNED, OVERFLOWED = range(4)
 MINUS_ZERO = np.uint32(1 << 31)
-_inline = inner
 
 
-@_inline
+@inner
 def add(x, y, out, f, how, counting, counts):
     """out = x + y, rounded.
 
@@ -57,13 +56,13 @@ def add(x, y, out, f, how, counting, counts):
     out[:] = result
 
 
-@_inline
+@inner
 def read_start(s, f, out):
     for j in range(s.size):
         out[j] = _take(s[j], f.flush_start)
 
 
-@_inline
+@inner
 def chain_step(x, y, s, f, counting, counts):
     """s + x y, the product exact."""
     before = s.copy()
@@ -78,7 +77,7 @@ def chain_step(x, y, s, f, counting, counts):
             counts[OVERFLOWED] += _is_finite(u) & _is_finite(v) & _is_finite(w) & _is_infinite(s[j])
 
 
-@_inline
+@inner
 def product(x, y, out, f, counting, counts):
     """x y, rounded."""
     for j in range(out.size):
@@ -90,7 +89,7 @@ def product(x, y, out, f, counting, counts):
             counts[OVERFLOWED] += _sum_overflowed(u, v, out[j])
 
 
-@_inline
+@inner
 def tree(terms, length, f, counting, counts):
     """Neighbours of the first ``length`` rows added until one is left, in row 0."""
     while length > 1:
@@ -101,7 +100,7 @@ def tree(terms, length, f, counting, counts):
         length = (length + 1) // 2
 
 
-@_inline
+@inner
 def rounded_step(s, lost, terms, length, scratch, f, compensated, counting, counts):
     """s + tree of the terms, or Kahan's step with the one term there is."""
     tree(terms, length, f, counting, counts)
@@ -120,13 +119,13 @@ def rounded_step(s, lost, terms, length, scratch, f, compensated, counting, coun
     add(lost, minus, lost, f, f.sum, False, counts)
 
 
-@_inline
+@inner
 def _negate(u, out):
     for j in range(out.size):
         out[j] = _negated(u[j])
 
 
-@_inline
+@inner
 def _kinds(xs, ys, length, s, f, kinds, minus):
     """Kinds of all terms, joined; 1 in ``minus`` where every term is -0."""
     for j in range(s.size):
@@ -140,7 +139,7 @@ def _kinds(xs, ys, length, s, f, kinds, minus):
             minus[j] &= zero & np.uint32((u ^ v) >> np.uint32(31))
 
 
-@_inline
+@inner
 def aligned_step(xs, ys, length, s, scratch, f, second, counting, counts):
     """One truncated fused addition."""
     kinds, minus, top, low, high = scratch[0], scratch[1], scratch[2], scratch[3], scratch[4]
@@ -178,7 +177,7 @@ def aligned_step(xs, ys, length, s, scratch, f, second, counting, counts):
         _count_aligned(xs, ys, length, before, s, scratch, f, second, counts)
 
 
-@_inline
+@inner
 def _count_aligned(xs, ys, length, before, after, scratch, f, second, counts):
     """What happened in ``aligned_step``, of which scratch holds the kinds, exponents and sums."""
     kinds, top, low, high = scratch[0], scratch[2], scratch[3], scratch[4]
@@ -204,7 +203,7 @@ def _count_aligned(xs, ys, length, before, after, scratch, f, second, counts):
         counts[OVERFLOWED] += finite & _is_infinite(after[j])
 
 
-@_inline
+@inner
 def deposit(limbs, top, bottom, position, sign):
     i, r = _limb_of(position)
     first, second, third = _digits(top, bottom, r)
@@ -213,7 +212,7 @@ def deposit(limbs, top, bottom, position, sign):
     limbs[i + 2] += _signed(third, sign)
 
 
-@_inline
+@inner
 def withdraw(limbs):
     """(u, extra, whether there is anything), the limbs left with digits of the magnitude."""
     carry = np.uint32(0)
@@ -231,7 +230,7 @@ def withdraw(limbs):
     return u, extra, first != 0
 
 
-@_inline
+@inner
 def exact_step(xs, ys, length, s, scratch, limbs, f, counting, counts):
     """All products and s in one exact addition."""
     kinds, minus = scratch[0], scratch[1]

@@ -18,7 +18,6 @@ from precision.backends.numba_.compilation import inlined, kernel
 
 _multiply, _divide, _product = scalars.multiply, scalars.divide, scalars.product
 _from_bits = scalars.from_bits
-_inline = inlined
 _MAGNITUDE = np.uint32(0x7FFFFFFF)
 _INFINITY = np.uint32(0x7F800000)
 _ALL, _NONE = np.uint32(0xFFFFFFFF), np.uint32(0)
@@ -55,13 +54,13 @@ class Words(NamedTuple):
     by_unit: np.uint32
 
 
-@_inline
+@inlined
 def _quotient(x, y):
     """x / y for 1 <= x <= 128: below 2^120 = _LARGE no y makes it subnormal."""
     return np.float32(x / y) if y < _LARGE else _divide(x, y)
 
 
-@_inline
+@inlined
 def _factors(magnitude, w):
     """(scale, inverse) of a tile with that absmax, a pattern; inverse 0 where all codes are.
 
@@ -88,7 +87,7 @@ def _factors(magnitude, w):
     return scale, _quotient(w.span, a)
 
 
-@_inline
+@inlined
 def _code(u, inverse, least, largest):
     """u: pattern of a finite number."""
     value = _from_bits(u) * inverse
@@ -97,7 +96,7 @@ def _code(u, inverse, least, largest):
     return np.int8(np.int32(np.rint(value)))
 
 
-@_inline
+@inlined
 def _absmax(patterns):
     found = _NONE
     for j in range(patterns.size):
@@ -105,7 +104,7 @@ def _absmax(patterns):
     return found
 
 
-@_inline
+@inlined
 def _codes_of_run(patterns, absmax, inverse, w, out):
     if absmax < _INFINITY:
         for j in range(out.size):
@@ -114,19 +113,19 @@ def _codes_of_run(patterns, absmax, inverse, w, out):
         out[:] = 0
 
 
-@_inline
+@inlined
 def _absmax_of_columns(patterns, found):
     for j in range(found.size):
         found[j] = max(found[j], np.uint32(patterns[j] & _MAGNITUDE))
 
 
-@_inline
+@inlined
 def _codes_of_row(patterns, kept, inverses, w, out):
     for j in range(out.size):
         out[j] = _code(np.uint32(patterns[j] & kept[j]), inverses[j], w.least, w.largest)
 
 
-@_inline
+@inlined
 def _factors_of_columns(absmax, w, scale, inverses):
     """Scales and inverses; in place of each absmax a mask that leaves nothing of columns with NaN or infinity."""
     for j in range(absmax.size):

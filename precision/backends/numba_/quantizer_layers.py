@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from precision.backends.numba_ import layer_steps, quantizer_kernels
-from precision.backends.numba_.compilation import composed
+from precision.backends.numba_.compilation import composed, inner
 from precision.backends.numba_.quantizer_kernels import Words
 from precision.backends.numba_.quantizers import LEAST_ROWS, PART
 
@@ -14,7 +14,7 @@ _constant = layer_steps.constant
 quantize_runs, quantize_long_columns = quantizer_kernels.quantize_runs, quantizer_kernels.quantize_long_columns
 
 
-@layer_steps.step
+@inner
 def _record(words):
     """``Words`` of their patterns, in their order."""
     return Words(

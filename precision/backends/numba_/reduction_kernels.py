@@ -7,7 +7,7 @@ import numpy as np
 from numba import prange
 
 from precision.backends.numba_ import layer_steps, scalars
-from precision.backends.numba_.compilation import kernel
+from precision.backends.numba_.compilation import inner, kernel
 
 _add, _multiply, _flush = scalars.add, scalars.multiply, scalars.flush
 _rounded, _ROUNDING = layer_steps.rounded, layer_steps.ROUNDING
@@ -16,7 +16,7 @@ _PADDING = layer_steps.PADDING
 _WIDTH = 128  # columns that a thread takes at once
 
 
-@layer_steps.step
+@inner
 def _carry(stack, i):
     """The i-th leaf, in ``stack[0, 0]``, joined with the branches that it completes; the result lies at its level.
 
@@ -31,7 +31,7 @@ def _carry(stack, i):
         stack[level, 1, j] = stack[level, 0, j]
 
 
-@layer_steps.step
+@inner
 def _finish(stack, leaves, out, words):
     """The branches that are left, the last ones first, and -0 for all leaves that are not there; rounded."""
     total = np.full(stack.shape[2], _PADDING, np.float32)
@@ -44,7 +44,7 @@ def _finish(stack, leaves, out, words):
     _rounded(total, out, words)
 
 
-@layer_steps.step
+@inner
 def _stack(leaves, width):
     """For the branches of so many leaves: one arriving and one waiting at each level."""
     levels = 1
@@ -53,13 +53,13 @@ def _stack(leaves, width):
     return np.empty((levels, 2, width), np.float32)
 
 
-@layer_steps.step
+@inner
 def _parts(n):
     """How many threads' parts n columns are."""
     return (n + _WIDTH - 1) // _WIDTH
 
 
-@layer_steps.step
+@inner
 def _place(part, n):
     """Matrix, first column and the one behind the last of a part."""
     first = part % _parts(n) * _WIDTH

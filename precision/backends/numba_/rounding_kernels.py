@@ -26,7 +26,6 @@ _EXPONENT, _NAN = np.uint32(0x7F800000), np.uint32(CANONICAL_NAN)
 _ONE = np.uint32(1)
 _TWO_24 = np.uint32(1 << 24)
 _LAST_COUNT = np.uint32(31)  # a shift count masked so stays in 32-bit lanes
-_inline = inlined
 
 
 @kernel
@@ -54,12 +53,12 @@ def round_same_range(u, out, drop, _, overflow_from, overflow, nan_from, nan):
         out[i] = _same_range(u[i], drop, _NONE, overflow_from, overflow, nan_from, nan)
 
 
-@_inline
+@inlined
 def first_word(key0, key1, high, low):
     return _threefry(key0, key1, high, low, _ALL)[0]
 
 
-@_inline
+@inlined
 def finish_stochastic(u, rounded, largest, overflow, overflow_sign, nan):
     """Infinities and NaNs lie beyond the largest value too, whatever was added; a NaN overflow has no sign."""
     sign = np.uint32(u & _SIGN)
@@ -68,7 +67,7 @@ def finish_stochastic(u, rounded, largest, overflow, overflow_sign, nan):
     return nan if np.uint32(u & _MAGNITUDE) > _EXPONENT else rounded
 
 
-@_inline
+@inlined
 def add_random(magnitude, word, dropped):
     """The dropped bits and the top d bits of the word added, carry into what is kept: with 24 random bits and d <= 24
     dropped ones that is t + r >= 2^24.

@@ -59,50 +59,49 @@ fused_multiply_add = _make_fused_multiply_add(ir.FloatType(), types.float32, "ll
 fused_multiply_add_double = _make_fused_multiply_add(ir.DoubleType(), types.float64, "llvm.fma.f64")
 
 
-_jit = inner
 _flush_subnormal = words["flush_subnormal"]
 
 
-@_jit
+@inner
 def product(x, y):  # type: ignore[no-untyped-def]
     return np.float32(x * y)
 
 
-@_jit
+@inner
 def quotient(x, y):  # type: ignore[no-untyped-def]
     return np.float32(x / y)
 
 
-@_jit
+@inner
 def select(condition, x, y):  # type: ignore[no-untyped-def]
     return x if condition else y
 
 
-@_jit
+@inner
 def word(x):  # type: ignore[no-untyped-def]
     return np.uint32(x)
 
 
-@_jit
+@inner
 def flush(x):  # type: ignore[no-untyped-def]
     return from_bits(_flush_subnormal(to_bits(x), _FP32))
 
 
-@_jit
+@inner
 def zero_of(x):  # type: ignore[no-untyped-def]
     return from_bits(np.uint32(to_bits(x) & np.uint32(0x80000000)))
 
 
 _ftz32 = make_ftz32(product, quotient, flush, zero_of, select)
-add = _jit(_ftz32.add)
-subtract = _jit(_ftz32.subtract)
-multiply = _jit(_ftz32.multiply)
-divide = _jit(_ftz32.divide)
+add = inner(_ftz32.add)
+subtract = inner(_ftz32.subtract)
+multiply = inner(_ftz32.multiply)
+divide = inner(_ftz32.divide)
 
 ADD, SUBTRACT, MULTIPLY, DIVIDE = range(4)
 
 
-@_jit
+@inner
 def apply(operation, x, y):  # type: ignore[no-untyped-def]
     """One of the four operations of ``ftz32``."""
     if operation == ADD:
@@ -114,33 +113,32 @@ def apply(operation, x, y):  # type: ignore[no-untyped-def]
     return divide(x, y)
 
 
-@_jit
+@inner
 def add_product(exact, x, y, total):  # type: ignore[no-untyped-def]
     """total + x y, the product exact or rounded to float32 first."""
     return fused_multiply_add(x, y, total) if exact else total + product(x, y)
 
 
 _primitives = elementary.Primitives(multiply=product, select=select, to_bits=to_bits, from_bits=from_bits, word=word)
-exp = _jit(elementary.make_exp(_primitives))
-log = _jit(elementary.make_log(_primitives))
-erf = _jit(elementary.make_erf(_primitives))
-tanh = _jit(elementary.make_tanh(_primitives, exp))
-rsqrt = _jit(elementary.make_rsqrt(_primitives))
+exp = inner(elementary.make_exp(_primitives))
+log = inner(elementary.make_log(_primitives))
+erf = inner(elementary.make_erf(_primitives))
+tanh = inner(elementary.make_tanh(_primitives, exp))
+rsqrt = inner(elementary.make_rsqrt(_primitives))
 # a call left in a loop keeps LLVM from vectorising it
-_inline = inlined
-narrow = _inline(make_narrow(to_bits, from_bits, select, word))
-same_range = _inline(make_same_range(select, word))
+narrow = inlined(make_narrow(to_bits, from_bits, select, word))
+same_range = inlined(make_same_range(select, word))
 
 
-@_jit
+@inner
 def _integer_as_float(u):  # type: ignore[no-untyped-def]
     """Below 2^31."""
     return np.float32(np.int32(u))
 
 
-@_jit
+@inner
 def _least(x, y):  # type: ignore[no-untyped-def]
     return min(x, y)
 
 
-column = _inline(make_column(to_bits, _integer_as_float, select, _least, word))
+column = inlined(make_column(to_bits, _integer_as_float, select, _least, word))

@@ -18,7 +18,6 @@ _multiply, _product, _flush, _to_bits = scalars.multiply, scalars.product, scala
 _from_bits, _rounded = scalars.from_bits, layer_steps.rounded
 _PIECE = layer_steps.PIECE
 times_power = compile_words(block_scaling, known=scalars.words)["times_power"]
-_inline = inlined
 
 
 @kernel
@@ -39,13 +38,13 @@ def scale_sums(sums, rows, columns, plain):
                 words[j] = np.int32(_to_bits(_multiply(_product(np.float32(words[j]), factor), factors[j])))
 
 
-@_inline
+@inlined
 def _by_element(codes, scales, out):
     for j in range(out.size):
         out[j] = _product(np.float32(codes[j]), _flush(scales[j]))
 
 
-@_inline
+@inlined
 def _by_one(codes, scale, out):
     for j in range(out.size):
         out[j] = _product(np.float32(codes[j]), scale)

@@ -7,7 +7,7 @@ import numpy as np
 from numba import prange
 
 from precision.backends.numba_ import layer_steps, scalars
-from precision.backends.numba_.compilation import kernel
+from precision.backends.numba_.compilation import inner, kernel
 
 _subtract, _multiply, _divide = scalars.subtract, scalars.multiply, scalars.divide
 _exp, _log = scalars.exp, scalars.log
@@ -19,7 +19,7 @@ _from_the_end = layer_steps.from_the_end
 _ZERO, _ONE, _NAN = np.float32(0), np.float32(1), np.float32(np.nan)
 
 
-@layer_steps.step
+@inner
 def _within(mask):
     """Length of the row up to the last position that the mask allows."""
     n = mask.size
@@ -28,14 +28,14 @@ def _within(mask):
     return n
 
 
-@layer_steps.step
+@inner
 def _excluded(x, mask, out):
     """out = x, +0 where the mask excludes it."""
     for j in range(x.size):
         out[j] = x[j] if mask[j] else _ZERO
 
 
-@layer_steps.step
+@inner
 def _largest_allowed(x, mask):
     best = np.uint32(0)
     for j in range(x.size):

@@ -30,10 +30,9 @@ _WIDTH = np.uint32(5)  # bits of a column in a key
 TABLES = 2  # in turn, so that equal neighbours do not wait for each other
 KEYS = 256 << _WIDTH
 _SUBNORMAL_ROWS = 23
-_jit = inner
 
 
-@_jit
+@inner
 def _count_events(events, counts):
     for bit in range(counts.size):
         seen = np.uint32(0)
@@ -42,7 +41,7 @@ def _count_events(events, counts):
         counts[bit] += np.int64(seen)
 
 
-@_jit
+@inner
 def find_keys(u, keys):
     """Exponent field and column of significand as one number each."""
     for i in range(u.size):
@@ -51,7 +50,7 @@ def find_keys(u, keys):
         keys[i] = np.uint16(field | _column(np.uint32(magnitude & _FRACTION)))
 
 
-@_jit
+@inner
 def count_keys(keys, tables):
     """Histogram of keys.  ``tables``: (TABLES, KEYS) uint32."""
     whole = keys.size - keys.size % TABLES
@@ -62,7 +61,7 @@ def count_keys(keys, tables):
         tables[0, keys[i]] += _ONE
 
 
-@_jit
+@inner
 def add_tables(tables, significands):
     """Those of float32's normal values, from the histogram of keys."""
     for field in range(1, 255):
@@ -72,7 +71,7 @@ def add_tables(tables, significands):
                 significands[field + _SUBNORMAL_ROWS - 1, column] += np.int64(tables[table, key])
 
 
-@_jit
+@inner
 def add_subnormals(u, significands):
     """Those of its subnormals, one by one: counts of 2^-149, whose float32 has the same significand."""
     for i in range(u.size):
@@ -83,7 +82,7 @@ def add_subnormals(u, significands):
             significands[row, _column(np.uint32(normal & _FRACTION))] += 1
 
 
-@_jit
+@inner
 def _find_extremes(u, extremes):
     largest, smallest = extremes[0], extremes[1]
     for i in range(u.size):
@@ -93,7 +92,7 @@ def _find_extremes(u, extremes):
     extremes[0], extremes[1] = largest, smallest
 
 
-@_jit
+@inner
 def _sum_powers(u, out, signal, noise, powers):
     """Number of values finite before and after, to ``powers[0]``; their squares and squared errors to the lanes.
 
@@ -113,14 +112,14 @@ def _sum_powers(u, out, signal, noise, powers):
     powers[0] += np.float64(compared)
 
 
-@_jit
+@inner
 def _add_lanes(signal, noise, powers):
     for j in range(LANES):
         powers[1] += signal[j]
         powers[2] += noise[j]
 
 
-@_jit
+@inner
 def _round_by_plan(u, out, by_addition, thresholds, above_zero, above_subnormal, extremes):
     """out = u rounded.  Below ``above_zero``, below ``above_subnormal``, from ``overflow_from`` on, changed; whether
     anything is rare.
@@ -151,7 +150,7 @@ def _round_by_plan(u, out, by_addition, thresholds, above_zero, above_subnormal,
     return vanish, small, beyond, changed, rare
 
 
-@_jit
+@inner
 def _count_rare(u, out, counts, significands):
     """Zeros, NaNs, infinities, how many NaNs were not canonical; float32's subnormals, with their significands."""
     zero, nan, infinite, subnormal, other = _NONE, _NONE, _NONE, _NONE, _NONE
