@@ -10,6 +10,7 @@ from qsim.bench.plain_step import PlainStep
 from qsim.config import from_json
 from qsim.mesh import Mesh
 from qsim.planning.compiling import AbsentDevices, compiled_in_time, inputs, topology_of, traffic_of
+from qsim.planning.hlo import Program
 from qsim.policy import parse_policy
 
 Row = dict[str, Any]
@@ -22,7 +23,7 @@ def answer(request: Row) -> Row:
     step = PlainStep(config, dtype="bfloat16")
     given = devices.place(state, "state"), devices.place(batch, "batch"), scalars
     found, row = compiled_in_time(lambda: step.lowered(*given))
-    return row | {"traffic": traffic_of(found.as_text(), topology)}
+    return row | {"traffic": traffic_of(Program(found.as_text()), topology)}
 
 
 if __name__ == "__main__":

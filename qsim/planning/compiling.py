@@ -141,9 +141,9 @@ def topology_of(request: Row) -> Any:
     return topology
 
 
-def traffic_of(text: str, topology: Any) -> Row | None:
+def traffic_of(program: Program, topology: Any) -> Row | None:
     """Kernels of a GPU's program, and the bytes that they move."""
-    return vars(traffic(text)) if topology is not None and topology.platform == "gpu" else None
+    return vars(traffic(program)) if topology is not None and topology.platform == "gpu" else None
 
 
 def answer(request: Row) -> Row:
@@ -154,8 +154,9 @@ def answer(request: Row) -> Row:
     text = found.as_text()
     if request["hlo"] is not None:
         write_atomically(Path(request["hlo"]), text.encode())
-    said = {"traffic": traffic_of(text, topology), "received": received(text)}
-    return row | said | {"checks": check(step, Program(text))}
+    program = Program(text)
+    said = {"traffic": traffic_of(program, topology), "received": received(program)}
+    return row | said | {"checks": check(step, program)}
 
 
 if __name__ == "__main__":

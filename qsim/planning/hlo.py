@@ -11,13 +11,13 @@ from typing import NamedTuple
 
 from qsim.named_sites import ROUNDING
 
-INSTRUCTION = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
-COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
-_TARGET = re.compile(r'custom_call_target="(\w+)"')
+_INSTRUCTION = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_TARGET = re.compile(r'custom_call_target="([\w$.]+)"')
 _CALLED = re.compile(r"calls=%?([\w.\-]+)")
 _NAME = re.compile(r'op_name="([^"]*)"')
 _TYPE = re.compile(r"\b(pred|[a-z]+\d+\w*)\[")
-OPERAND = re.compile(r"%([\w.\-]+)")
+_OPERAND = re.compile(r"%([\w.\-]+)")
 _TAG = re.compile(rf"([\w.]+)/{ROUNDING}\.(\d+)(?:/|$)")
 _PRODUCTS = ("dot", "convolution", "__cublas$gemm", "__cublas$lt$matmul")
 BY_SUM = "all-gather by all-reduce"
@@ -38,19 +38,31 @@ _SIGNATURES = {"bf16": ("and", "reduce-precision"), "fp16": ("subtract", "round-
 
 
 class Instruction(NamedTuple):
-    """opcode: of a custom call its target.  types: element types of the result, several of a tuple.
+    """kind: type of the result, as it is written.  attributes: what stands behind the operands.
 
-    scope: the names that it was traced under.  root_of: the computation whose result it is.  calls: the one that a
-    fusion computes.
+    target: of a custom call.  scope: the names that it was traced under.  computation: the one that it stands in, and
+    is_root whether it is its result.
     """
 
     name: str
     opcode: str
-    types: tuple[str, ...]
+    kind: str
     operands: tuple[str, ...]
+    attributes: str
+    target: str
     scope: str
-    root_of: str | None
-    calls: str | None
+    computation: str
+    is_root: bool
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """Element types of the result, several of a tuple."""
+        return tuple(_TYPE.findall(self.kind))
+
+    @property
+    def fused(self) -> str:
+        """The computation that a fusion is of."""
+        return _first(_CALLED, self.attributes)
 
 
 class Product(NamedTuple):
@@ -74,20 +86,28 @@ class Program:
     def _read(self) -> Iterator[Instruction]:
         computation = ""
         for line in self.text.splitlines():
-            if begun := COMPUTATION.match(line):
-                computation = begun[1]
-            elif found := INSTRUCTION.match(line):
+            if begun := _COMPUTATION.match(line):
+                computation = begun[2]
+            elif found := _INSTRUCTION.match(line):
                 root, name, kind, opcode, rest = found.groups()
-                scope, called, target = _NAME.search(rest), _CALLED.search(rest), _TARGET.search(rest)
+                operands, _, attributes = rest.partition("), ")
                 yield Instruction(
                     name=name,
-                    opcode=target[1] if target else opcode,
-                    types=tuple(_TYPE.findall(kind)),
-                    operands=tuple(OPERAND.findall(rest.split(", metadata=")[0].split("), ")[0])),
-                    scope=scope[1] if scope else "",
-                    root_of=computation if root else None,
-                    calls=called[1] if called else None,
+                    opcode=opcode,
+                    kind=kind,
+                    operands=tuple(_OPERAND.findall(operands)),
+                    attributes=attributes,
+                    target=_first(_TARGET, attributes),
+                    scope=_first(_NAME, attributes),
+                    computation=computation,
+                    is_root=bool(root),
                 )
+
+    @cached_property
+    def entry(self) -> str:
+        """Name of the computation that the program begins with."""
+        begun = (_COMPUTATION.match(line) for line in self.text.splitlines() if line.startswith("ENTRY "))
+        return next(found[2] for found in begun if found)
 
     @cached_property
     def scopes(self) -> frozenset[str]:
@@ -110,7 +130,7 @@ class Program:
         return tuple(
             Product(tuple(types[name][0] for name in one.operands[:2]), one.types[0], one.scope)
             for one in self.instructions
-            if one.opcode in _PRODUCTS
+            if (one.target or one.opcode) in _PRODUCTS
         )
 
     @cached_property
@@ -120,10 +140,10 @@ class Program:
         A sum of arrays that are zero but for what one device writes into them is a gathering, as a TPU's compiler
         makes some; it is named so.
         """
-        writing = {one.root_of for one in self.instructions if one.root_of and one.opcode == _WRITTEN_INTO}
-        written = {one.name for one in self.instructions if one.opcode == _WRITTEN_INTO or one.calls in writing}
+        writing = {one.computation for one in self.instructions if one.is_root and one.opcode == _WRITTEN_INTO}
+        written = {one.name for one in self.instructions if one.opcode == _WRITTEN_INTO or one.fused in writing}
         for one in self.instructions:  # an operand stands before what reads it
-            if one.opcode in _PASSING and one.operands and written.issuperset(one.operands):
+            if (one.target or one.opcode) in _PASSING and one.operands and written.issuperset(one.operands):
                 written.add(one.name)
         found: Counter[tuple[str, str]] = Counter()
         for one in self.instructions:
@@ -133,6 +153,11 @@ class Program:
             if operation in (*COLLECTIVES, BY_SUM):
                 found.update((operation, kind) for kind in _moved(one.types))
         return found
+
+
+def _first(pattern: re.Pattern[str], text: str) -> str:
+    found = pattern.search(text)
+    return found[1] if found else ""
 
 
 def _moved(types: tuple[str, ...]) -> set[str]:

@@ -12,12 +12,10 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from qsim.planning.hlo import COLLECTIVES, COMPUTATION, INSTRUCTION, OPERAND
+from qsim.planning.hlo import COLLECTIVES, Instruction, Program
 
 _ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
-_FUSED = re.compile(r"calls=%?([\w.\-]+)")
 _BODY = re.compile(r"body=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"(?:to_apply|true_computation|false_computation)=%?([\w.\-]+)")
 _TIMES = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
@@ -33,37 +31,28 @@ class Traffic:
     bytes: int
 
 
-class _Line(NamedTuple):
-    name: str
-    kind: str
-    opcode: str
-    operands: tuple[str, ...]
-    rest: str
-    is_root: bool
-
-
-_Computation = dict[str, _Line]
+_Computation = dict[str, Instruction]
 _Computations = dict[str, _Computation]
 
 
-def traffic(text: str) -> Traffic:
-    """Of a whole optimised module for one GPU."""
-    computations, entry = _read(text)
+def traffic(program: Program) -> Traffic:
+    """Of one GPU."""
+    computations = _computations(program)
     moved = [
         (times, times * _moved(computations, lines, one))
-        for one, lines, times in _executed(computations, entry, 1)
+        for one, lines, times in _executed(computations, program.entry, 1)
         if one.opcode not in _FREE and not one.opcode.endswith("-done")
     ]
     return Traffic(kernels=sum(times for times, _ in moved), bytes=sum(size for _, size in moved))
 
 
-def received(text: str) -> Counter[str]:
+def received(program: Program) -> Counter[str]:
     """Bytes of what collectives give one device, by operation and element type.
 
     A TPU's program does not say how often its loops run: there a body counts once.
     """
     found: Counter[str] = Counter()
-    for one, _, times in _executed(*_read(text), 1):
+    for one, _, times in _executed(_computations(program), program.entry, 1):
         operation = one.opcode.removesuffix("-done")
         if operation in COLLECTIVES:
             for name in {array[0] for array in _ARRAY.findall(one.kind)}:
@@ -71,18 +60,12 @@ def received(text: str) -> Counter[str]:
     return found
 
 
-def _read(text: str) -> tuple[_Computations, str]:
+def _computations(program: Program) -> _Computations:
+    """Instructions by name, of each computation."""
     computations: _Computations = defaultdict(dict)
-    name = entry = ""
-    for line in text.splitlines():
-        if begun := COMPUTATION.match(line):
-            name = begun[1]
-            entry = name if line.startswith("ENTRY") else entry
-        elif found := INSTRUCTION.match(line):
-            root, of, kind, opcode, rest = found.groups()
-            operands = tuple(OPERAND.findall(rest.split(", metadata=")[0].split("), ")[0]))
-            computations[name][of] = _Line(of, kind, opcode, operands, rest, bool(root))
-    return computations, entry
+    for one in program.instructions:
+        computations[one.computation][one.name] = one
+    return computations
 
 
 def size_of(kind: str, only: str | None = None) -> int:
@@ -95,27 +78,24 @@ def size_of(kind: str, only: str | None = None) -> int:
     return bits // 8
 
 
-def _executed(computations: _Computations, name: str, times: int) -> Iterator[tuple[_Line, _Computation, int]]:
+def _executed(computations: _Computations, name: str, times: int) -> Iterator[tuple[Instruction, _Computation, int]]:
     """Every instruction that runs, the computation that it stands in, and how often it does."""
     for one in computations[name].values():
         if one.opcode == "while":
-            known = _TIMES.search(one.rest)
-            yield from _executed(computations, _named(_BODY, one), times * (int(known[1]) if known else 1))
+            known = _TIMES.search(one.attributes)
+            yield from _executed(
+                computations, _BODY.findall(one.attributes)[0], times * (int(known[1]) if known else 1)
+            )
         elif one.opcode in ("call", "conditional"):
-            for branch in _BRANCHES.findall(one.rest):
+            for branch in _BRANCHES.findall(one.attributes):
                 yield from _executed(computations, branch, times)
         else:
             yield one, computations[name], times
 
 
-def _named(pattern: re.Pattern[str], one: _Line) -> str:
-    found = pattern.search(one.rest)
-    return found[1] if found else ""
-
-
-def _moved(computations: _Computations, lines: _Computation, one: _Line) -> int:
+def _moved(computations: _Computations, lines: _Computation, one: Instruction) -> int:
     if one.opcode == "fusion":
-        body = computations[_named(_FUSED, one)]
+        body = computations[one.fused]
         return sum(_reads(body)) + sum(_writes(body))
     if one.opcode in _SLICING:
         return 2 * size_of(one.kind)
@@ -128,7 +108,7 @@ def _moved(computations: _Computations, lines: _Computation, one: _Line) -> int:
 
 def _reads(body: _Computation) -> Iterator[int]:
     """Of each operand of a fusion."""
-    users: dict[str, list[_Line]] = defaultdict(list)
+    users: dict[str, list[Instruction]] = defaultdict(list)
     for one in body.values():
         for name in set(one.operands):
             users[name].append(one)
@@ -141,7 +121,7 @@ def _reads(body: _Computation) -> Iterator[int]:
                 yield size_of(one.kind)
 
 
-def _only(using: Iterable[_Line], opcodes: tuple[str, ...], operand: _Line) -> bool:
+def _only(using: Iterable[Instruction], opcodes: tuple[str, ...], operand: Instruction) -> bool:
     """Whether an operand is but what such operations take a part of."""
     return all(user.opcode in opcodes and user.operands[0] == operand.name for user in using)
 

@@ -21,6 +21,7 @@ ENTRY %main (a: bf16[8,4], b: bf16[4,8]) -> f32[8,8] {
   %gather = (bf16[8,4]{1,0}, bf16[64,4]{1,0}) all-gather-start(%a), channel_id=1, dimensions={0}
   %word = u32[] all-reduce(u32[] %c), to_apply=%max
   %sum = f32[4]{0} all-reduce(%d), to_apply=%add
+  %library = (f32[8,8]{1,0}, s8[4096]{0}) custom-call(%a, %b), custom_call_target="__cublas$gemm"
   ROOT %conv = f32[8,8]{1,0} convolution(%a, %b), dim_labels=bf_io->bf
 }
 """
@@ -36,6 +37,7 @@ def test_products_have_types() -> None:
     operands = ("bf16", "bf16")
     assert Program(TEXT).products == (
         Product(operands, "f32", "jit(f)/qkv.fprop/dot_general"),
+        Product(operands, "f32", ""),
         Product(operands, "f32", ""),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from qsim.planning.hlo import Program
 from qsim.planning.traffic import Traffic, received, size_of, traffic
 
 TEXT = """
@@ -54,7 +55,7 @@ ENTRY %main (a: f32[4,8,16], b: bf16[16,16]) -> bf16[8,16] {
 def test_a_program_moves_what_is_counted_by_hand() -> None:
     """Of 8 x 16 values a layer: slice 512 in and 256 out; update 256 in, 256 out and 8 sums; two indices."""
     layer = (512 + 4 + 256) + (256 + 4 + 256 + 32)
-    assert traffic(TEXT) == Traffic(kernels=2 * 4 + 2, bytes=4 * layer + 2 * 256 + (256 + 512 + 256))
+    assert traffic(Program(TEXT)) == Traffic(kernels=2 * 4 + 2, bytes=4 * layer + 2 * 256 + (256 + 512 + 256))
 
 
 @pytest.mark.parametrize(
@@ -84,5 +85,5 @@ def test_what_collectives_give_is_counted_as_often_as_they_run() -> None:
   ROOT %y = """,
     )
     expected = {"all-gather bf16": 4 * 512, "all-to-all f32": 12, "all-to-all s32": 20}
-    assert received(text) == expected
-    assert received(TEXT) == {}
+    assert received(Program(text)) == expected
+    assert received(Program(TEXT)) == {}
