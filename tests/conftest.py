@@ -23,7 +23,7 @@ GOLDEN = (5**0.5 - 1) / 2
 
 # What JAX traces is millions of objects that live long: looking through them often is much of the time of tests that
 # compile steps.
-gc.set_threshold(10_000)
+gc.set_threshold(50_000, 20, 100)
 
 settings.register_profile(
     "deterministic",

@@ -18,7 +18,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array, populate_array
 
-from precision.backends.numba_.compilation import inner
+from precision.backends.numba_.inner_functions import inner
 
 VERSION = (0, 3)
 DTYPES = {  # XLA_FFI_DataType

@@ -24,8 +24,9 @@ import numpy as np
 from numba import prange, types
 
 from precision.backends.numba_.chain_steps import STEPS, StepBuilder
-from precision.backends.numba_.compilation import PRODUCT, Kernel, inner, kernel, made_inline, specialised
+from precision.backends.numba_.compilation import PRODUCT, Kernel, kernel, made_inline, specialised
 from precision.backends.numba_.few_rows import FEW, make_few_rows
+from precision.backends.numba_.inner_functions import inner
 from precision.backends.numba_.microkernels import (
     FLUSHING,
     IEEE,

@@ -6,7 +6,7 @@ import ast
 import hashlib
 import inspect
 from collections.abc import Callable
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -16,39 +16,11 @@ import numpy as np
 from numba import types
 from numba.core.ccallback import CFunc
 from numba.core.compiler_lock import global_compiler_lock
-from numba.core.registry import CPUDispatcher
 from numba.np.numpy_support import from_dtype
 
+from precision.backends.numba_.inner_functions import OPTIONS, inlined, inner
+
 _ROOT = Path(__file__).resolve().parents[2]
-_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-
-
-class _Inner(CPUDispatcher):
-    """A function that kernels call, without the wrappers for Python and C, a fifth of what a kernel takes to compile.
-
-    Called from Python, which Numba alone would answer with a fault, it is compiled once more, with them.
-    """
-
-    def __init__(self, function: Callable, **options: Any) -> None:
-        unwrapped = {"nopython": True, "boundscheck": None, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-        super().__init__(function, targetoptions=_OPTIONS | unwrapped | options)
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self._for_python(*arguments)
-
-    @cached_property
-    def _for_python(self) -> Callable:
-        return numba.njit(self.py_func, **_OPTIONS)
-
-
-def inner(function: Callable) -> Callable:
-    """Decorator: jitted for kernels to call."""
-    return _Inner(function)
-
-
-def inlined(function: Callable) -> Callable:
-    """Decorator: the same, and always inlined."""
-    return _Inner(function, forceinline=True)
 
 
 class _Words(ast.NodeTransformer):
@@ -132,8 +104,8 @@ class Kernel:
         self.function = function
         file = inspect.getfile(function)
         parallel = parallel or specialised(function, function.__name__ + "_parallel")
-        serial = numba.njit(function, cache=True, **_OPTIONS)
-        every = numba.njit(parallel, parallel=loops, cache=True, **_OPTIONS)
+        serial = numba.njit(function, cache=True, **OPTIONS)
+        every = numba.njit(parallel, parallel=loops, cache=True, **OPTIONS)
         self._serial, self._parallel = (_compiled_once(_stamped(one, file), signature) for one in (serial, every))
 
     def __call__(self, *arguments: Any, work: int | None = None) -> None:
@@ -196,7 +168,7 @@ def composed(
 
 def serial_kernel(function: Callable) -> Callable:
     """Decorator: a loop whose iterations depend on each other, compiled for one thread."""
-    return _stamped(numba.njit(function, cache=True, **_OPTIONS), inspect.getfile(function))
+    return _stamped(numba.njit(function, cache=True, **OPTIONS), inspect.getfile(function))
 
 
 def c_function(source: str, name: str, known: dict[str, Any], signature: Any, file: str) -> int:
@@ -207,7 +179,7 @@ def c_function(source: str, name: str, known: dict[str, Any], signature: Any, fi
     """
     namespace = known | {"__name__": __name__}
     exec(compile(source, __file__, "exec"), namespace)
-    function = CFunc(namespace[name], signature, {}, {**_OPTIONS, "nopython": True})
+    function = CFunc(namespace[name], signature, {}, {**OPTIONS, "nopython": True})
     function.enable_caching()
     _stamped(function, file).compile()
     address: Any = function.address

@@ -15,7 +15,8 @@ from numba import prange
 from precision.accumulator import Accumulator
 from precision.backends.numba_ import chains, fused, ordered_kernels
 from precision.backends.numba_.chains import CHAINS, add_flushing
-from precision.backends.numba_.compilation import PACKED_PRODUCT, Kernel, composed, inner, specialised
+from precision.backends.numba_.compilation import PACKED_PRODUCT, Kernel, composed, specialised
+from precision.backends.numba_.inner_functions import inner
 from precision.formats import FP32
 
 # what ``composed`` puts in the place of these

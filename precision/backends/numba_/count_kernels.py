@@ -10,8 +10,9 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from precision.backends.numba_.compilation import inner, kernel
+from precision.backends.numba_.compilation import kernel
 from precision.backends.numba_.foreign import Foreign, array
+from precision.backends.numba_.inner_functions import inner
 from precision.backends.numba_.tally_kernels import (
     KEYS,
     TABLES,

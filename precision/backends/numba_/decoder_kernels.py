@@ -12,7 +12,8 @@ import numpy as np
 from numba import prange
 
 from precision.backends.numba_ import layer_steps, scalars
-from precision.backends.numba_.compilation import Kernel, inner, kernel, specialised
+from precision.backends.numba_.compilation import Kernel, kernel, specialised
+from precision.backends.numba_.inner_functions import inner
 
 _add, _subtract, _multiply, _divide = scalars.add, scalars.subtract, scalars.multiply, scalars.divide
 _exp, _tanh = scalars.exp, scalars.tanh

@@ -11,7 +11,8 @@ from numba import prange
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from precision.backends.numba_ import layer_steps, scalars
-from precision.backends.numba_.compilation import inner, kernel
+from precision.backends.numba_.compilation import kernel
+from precision.backends.numba_.inner_functions import inner
 from precision.rounding_modes import Constants
 
 _add, _subtract, _multiply, _divide = scalars.add, scalars.subtract, scalars.multiply, scalars.divide

@@ -7,7 +7,8 @@ import numpy as np
 from numba import prange
 
 from precision.backends.numba_ import ordered_steps
-from precision.backends.numba_.compilation import inner, kernel
+from precision.backends.numba_.compilation import kernel
+from precision.backends.numba_.inner_functions import inner
 from precision.superaccumulator import LIMBS, START
 
 MOST = 64  # additions between two passes of carries: a limb has room for 127

@@ -14,7 +14,7 @@ from numba import prange
 
 from precision.accumulator import Accumulator
 from precision.backends.numba_ import scalars
-from precision.backends.numba_.compilation import inlined, inner, kernel
+from precision.backends.numba_.compilation import kernel
 from precision.backends.numba_.fused_vectors import (
     COLUMNS,
     ROWS,
@@ -25,6 +25,7 @@ from precision.backends.numba_.fused_vectors import (
     narrow_tile,
     wide_tile,
 )
+from precision.backends.numba_.inner_functions import inlined, inner
 from precision.format import Format
 from precision.formats import FP32
 

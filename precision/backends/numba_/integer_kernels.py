@@ -6,7 +6,8 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from precision.backends.numba_.compilation import inner, kernel
+from precision.backends.numba_.compilation import kernel
+from precision.backends.numba_.inner_functions import inner
 from precision.backends.numba_.integer_tiles import UNIT, join_columns, make_tile, word_at
 
 _LANES, _ROWS, _VECTORS = UNIT.lanes, UNIT.rows, UNIT.vectors

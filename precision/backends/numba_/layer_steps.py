@@ -11,7 +11,7 @@ import numpy as np
 
 from precision import rounding_words
 from precision.backends.numba_ import scalars
-from precision.backends.numba_.compilation import inner
+from precision.backends.numba_.inner_functions import inner
 from precision.format import CANONICAL_NAN
 from precision.formats import FP32
 

@@ -15,7 +15,8 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 from precision.accumulation_plan import Plan, plan_of
 from precision.accumulator import Accumulator
 from precision.backends.numba_ import ordered_steps
-from precision.backends.numba_.compilation import PRODUCT, inner, kernel, kernel_for, packed, serial_kernel
+from precision.backends.numba_.compilation import PRODUCT, kernel, kernel_for, packed, serial_kernel
+from precision.backends.numba_.inner_functions import inner
 from precision.format import Format
 from precision.rounding_modes import Constants
 from precision.superaccumulator import LIMBS

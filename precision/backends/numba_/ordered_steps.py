@@ -8,7 +8,8 @@ import numpy as np
 
 from precision import accumulation, soft_float, superaccumulator
 from precision.backends.numba_ import scalars
-from precision.backends.numba_.compilation import compile_words, inner
+from precision.backends.numba_.compilation import compile_words
+from precision.backends.numba_.inner_functions import inner
 
 _words = scalars.words
 for _module in (soft_float, superaccumulator, accumulation):

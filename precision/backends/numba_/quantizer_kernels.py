@@ -14,7 +14,8 @@ import numpy as np
 from numba import prange
 
 from precision.backends.numba_ import scalars
-from precision.backends.numba_.compilation import inlined, kernel
+from precision.backends.numba_.compilation import kernel
+from precision.backends.numba_.inner_functions import inlined
 
 _multiply, _divide, _product = scalars.multiply, scalars.divide, scalars.product
 _from_bits = scalars.from_bits

@@ -6,7 +6,8 @@ from __future__ import annotations
 import numpy as np
 
 from precision.backends.numba_ import layer_steps, quantizer_kernels
-from precision.backends.numba_.compilation import composed, inner
+from precision.backends.numba_.compilation import composed
+from precision.backends.numba_.inner_functions import inner
 from precision.backends.numba_.quantizer_kernels import Words
 from precision.backends.numba_.quantizers import LEAST_ROWS, PART
 

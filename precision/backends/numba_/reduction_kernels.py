@@ -7,7 +7,8 @@ import numpy as np
 from numba import prange
 
 from precision.backends.numba_ import layer_steps, scalars
-from precision.backends.numba_.compilation import inner, kernel
+from precision.backends.numba_.compilation import kernel
+from precision.backends.numba_.inner_functions import inner
 
 _add, _multiply, _flush = scalars.add, scalars.multiply, scalars.flush
 _rounded, _ROUNDING = layer_steps.rounded, layer_steps.ROUNDING

@@ -7,7 +7,8 @@ import numpy as np
 from numba import prange
 
 from precision.backends.numba_ import scalars
-from precision.backends.numba_.compilation import inlined, kernel
+from precision.backends.numba_.compilation import kernel
+from precision.backends.numba_.inner_functions import inlined
 from precision.format import CANONICAL_NAN
 
 _nearest = scalars.words["round_nearest_even"]

@@ -10,7 +10,8 @@ from numba import types
 from numba.extending import intrinsic
 
 from precision import bits, double, elementary
-from precision.backends.numba_.compilation import compile_words, inlined, inner
+from precision.backends.numba_.compilation import compile_words
+from precision.backends.numba_.inner_functions import inlined, inner
 from precision.formats import FP32
 from precision.ftz import make_ftz32
 from precision.nearest import make_narrow, make_same_range

@@ -12,7 +12,8 @@ from numba import prange
 
 from precision import block_scaling
 from precision.backends.numba_ import layer_steps, scalars
-from precision.backends.numba_.compilation import compile_words, inlined, kernel
+from precision.backends.numba_.compilation import compile_words, kernel
+from precision.backends.numba_.inner_functions import inlined
 
 _multiply, _product, _flush, _to_bits = scalars.multiply, scalars.product, scalars.flush, scalars.to_bits
 _from_bits, _rounded = scalars.from_bits, layer_steps.rounded

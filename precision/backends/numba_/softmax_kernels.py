@@ -7,7 +7,8 @@ import numpy as np
 from numba import prange
 
 from precision.backends.numba_ import layer_steps, scalars
-from precision.backends.numba_.compilation import inner, kernel
+from precision.backends.numba_.compilation import kernel
+from precision.backends.numba_.inner_functions import inner
 
 _subtract, _multiply, _divide = scalars.subtract, scalars.multiply, scalars.divide
 _exp, _log = scalars.exp, scalars.log

@@ -11,7 +11,8 @@ import numpy as np
 from numba import prange
 
 from precision.backends.numba_ import scalars
-from precision.backends.numba_.compilation import inner, kernel
+from precision.backends.numba_.compilation import kernel
+from precision.backends.numba_.inner_functions import inner
 from precision.significands import COLUMNS
 from precision.statistics import BLOCK, LANES
 
