@@ -149,7 +149,7 @@ class Step:
     def _tensors(self, ar: Calculator, update: Update, gradients: Tree) -> dict[str, Tree]:
         if ar.hardware:
             update, gradients = replace(update, after=ar.backend.widened(update.after)), ar.backend.widened(gradients)
-        quiet = Calculator(self.policy, self.executor, shards=ar.shards)
+        quiet = Calculator(self.policy, self.executor, shards=ar.shards, hardware=ar.hardware)
         return count_tensors(quiet, self.config.optimizer, update, gradients)
 
     def _run(self, speculative: bool, state: State, batch: tuple[Array, Array], scalars: Tree, keys: Any) -> Any:

@@ -66,45 +66,41 @@ def _in_rows(flags: Array) -> Array:
 
 def _flags(ar: Calculator, config: OptimizerConfig, name: str, w: Array, update: Update) -> list[Array]:
     """Of every element of a parameter, whether it counts, in that order."""
-    f, rate, decay = ar.float32, update.scalars["learning_rate"], decay_of(config, name)
+    f, rate, decay, bits = ar.float32, update.scalars["learning_rate"], decay_of(config, name), ar.backend.to_bits
     new, first, second = (update.after[part][name] for part in ("parameters", "first", "second"))
     direction = gradient_direction(ar, config, first, second, update.scalars)
     total = with_decay(ar, direction, w, decay)
     alone = f.subtract(w, f.multiply(f.multiply(w, f.scalar(decay)), rate))
     decayed = ar.updated({name: alone})[name]
-    moves = _is_finite(w) & (rate != 0)
-    updates, decays = moves & _is_not_zero(total), moves & _is_not_zero(w) & (decay != 0)
-    lost, shift = updates & _same_bits(w, new), f.multiply(total, rate)
+    moves = _is_finite(bits(w)) & (rate != 0)
+    updates, decays = moves & _is_not_zero(bits(total)), moves & _is_not_zero(bits(w)) & (decay != 0)
+    lost, shift = updates & (bits(w) == bits(new)), f.multiply(total, rate)
     return [
         updates,
         lost,
-        lost & _is_not_zero(direction),
+        lost & _is_not_zero(bits(direction)),
         decays,
-        decays & _same_bits(w, decayed),
+        decays & (bits(w) == bits(decayed)),
         *(updates & _lost_in(ar, fmt, w, shift) for fmt in FORMATS),
     ]
 
 
 def _lost_in(ar: Calculator, fmt: Format, w: Array, shift: Array) -> Array:
     """Where w kept in a format would not be moved by - shift."""
-    kept = ar.backend.round_to(w, fmt)
+    bits, kept = ar.backend.to_bits, ar.backend.round_to(w, fmt)
     moved = ar.backend.round_to(ar.float32.subtract(kept, shift), fmt)
-    return _is_finite(kept) & _same_bits(kept, moved)
+    return _is_finite(bits(kept)) & (bits(kept) == bits(moved))
 
 
 # By patterns: a device may take subnormal numbers for zero where it compares floats
 
 
-def _same_bits(a: Array, b: Array) -> Array:
-    return a.view(np.uint32) == b.view(np.uint32)
+def _is_not_zero(u: Array) -> Array:
+    return u & np.uint32(0x7FFFFFFF) != 0
 
 
-def _is_not_zero(x: Array) -> Array:
-    return x.view(np.uint32) & np.uint32(0x7FFFFFFF) != 0
-
-
-def _is_finite(x: Array) -> Array:
-    return x.view(np.uint32) & np.uint32(INFINITY) != np.uint32(INFINITY)
+def _is_finite(u: Array) -> Array:
+    return u & np.uint32(INFINITY) != np.uint32(INFINITY)
 
 
 # On the host

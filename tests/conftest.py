@@ -9,6 +9,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 
 import jax
 import numpy as np
@@ -77,11 +78,11 @@ def resident_bytes() -> int:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Compile the kernels of a step once, before several workers would each do so and write the same cache."""
+    """Compile the kernels of a step once, while workers collect, where each of them would do so."""
     config = session.config
     distributing = not hasattr(config, "workerinput") and bool(getattr(config.option, "numprocesses", None))
     if distributing:
-        warm_kernels()
+        Thread(target=warm_kernels, daemon=True).start()
 
 
 def warm_kernels() -> None:
