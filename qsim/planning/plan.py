@@ -83,7 +83,8 @@ class Plan:
             "utilisation": self.utilisation,
             "steps": config.steps,
             "statistics_every": work.statistics_interval(config.model),
-            "statistics_in_steps": work.statistics_in_steps(config.model),
+            # elsewhere no matrix unit takes part
+            "statistics_in_steps": work.statistics_in_steps(config.model) if chip.platform == "tpu" else None,
             "seconds_of_a_step": self.step_seconds,
             "days": self.days,
             "command": self.command,

@@ -52,13 +52,16 @@ def print_plan(plan: Plan, found: Mapping[str, Any] | None) -> None:
         f"\n{row['operations_of_a_step']:.4g} operations a step; at {plan.utilisation:g} of {chip.tflops:g} TFLOP/s "
         f"a device {plan.step_seconds:.2f} s, and {plan.days:.1f} days for {config.steps:,} steps"
     )
-    kept, every = row["statistics_in_steps"], row["statistics_every"]
-    print(
-        f"statistics take the operations of {kept:.1f} such steps; every {every} steps, {kept / every:.1%} of the run"
-    )
+    print(f"statistics {_statistics(row['statistics_in_steps'], row['statistics_every'])}")
     if found is not None:
         _print_compiled(found)
     print(plan.command)
+
+
+def _statistics(kept: float | None, every: int) -> str:
+    if kept is None:
+        return f"add to tables in memory, value by value, at a cost that is not counted; every {every} steps"
+    return f"take the operations of {kept:.1f} such steps; every {every} steps, {kept / every:.1%} of the run"
 
 
 def _print_compiled(found: Mapping[str, Any]) -> None:

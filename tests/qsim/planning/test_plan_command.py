@@ -45,6 +45,9 @@ def test_the_table(cli: Cli) -> None:
     for words in ("410m (derived: ", "409,266,176 parameters", "parameters ", "moments ", "days for 75,000 steps"):
         assert words in out
     assert "statistics take the operations of 26.4 such steps; every 500 steps, 5.3% of the run" in out
+    code, out, _ = cli("plan", "410m", "--machine", "h100-8")
+    assert code == 0
+    assert "statistics add to tables in memory, value by value, at a cost that is not counted; every 500 steps" in out
 
 
 @pytest.mark.parametrize("name", PRESETS)
