@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 import pytest
 from event_oracle import recount
@@ -14,7 +15,8 @@ from precision.statistics import EXPONENT_BINS, LOWEST_EXPONENT
 from qsim.config import OptimizerConfig
 from qsim.hashing import unstack
 from qsim.policy import POLICIES
-from qsim.tensor_counts import ends, sizes, tables, updates
+from qsim.sites import Calculator
+from qsim.tensor_counts import count_tensors, ends, sizes, tables, updates
 
 CONFIG = OptimizerConfig(weight_decay=0.1)
 
@@ -59,3 +61,17 @@ def test_updates_are_the_same_on_every_back_end(policy: str) -> None:
     assert sum(int(row.sum()) for row in first.values()) > 0
     for other in others:
         assert {name: row.tolist() for name, row in other.items()} == {k: row.tolist() for k, row in first.items()}
+
+
+@pytest.mark.parametrize("policy", ["fp16", "fp16-nomaster", "bf16-nomaster"])
+def test_updates_in_hardware_arithmetic_are_nearly_the_same(policy: str) -> None:
+    """What moved and what kept its bits is compared, not computed; only what 16 bits would have lost is near."""
+    native = POLICIES[policy].with_(name=f"native-{policy}", accumulator="native")
+    update = drawn_update(POLICIES[policy], CONFIG)
+    quiet = Calculator(native, "jax", hardware=True)
+    expected = updates(tensors_counted(POLICIES[policy], CONFIG, update, update.before, "numpy"))
+    found = updates(jax.jit(lambda: count_tensors(quiet, CONFIG, update, update.before))())
+    assert found.keys() == expected.keys()
+    for name, row in found.items():
+        assert row[:3].tolist() == expected[name][:3].tolist()
+        assert np.abs(row - expected[name]).max() <= 0.02 * row[0]
