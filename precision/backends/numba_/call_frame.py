@@ -92,14 +92,15 @@ def _make_load(kind: Any, bits: int) -> Any:
     @intrinsic
     def load(_context: Any, address: Any) -> Any:  # noqa: ARG001
         def build(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-            return builder.load(builder.inttoptr(args[0], ir.IntType(bits).as_pointer()))
+            found = builder.load(builder.inttoptr(args[0], ir.IntType(bits).as_pointer()))
+            return found if bits == kind.bitwidth else builder.zext(found, ir.IntType(kind.bitwidth))
 
         return kind(types.int64), build
 
     return load
 
 
-_load32, _load64 = _make_load(types.int32, 32), _make_load(types.int64, 64)
+_load8, _load32, _load64 = _make_load(types.int64, 8), _make_load(types.int32, 32), _make_load(types.int64, 64)
 
 
 @intrinsic
@@ -136,13 +137,15 @@ def _create_error(_context: Any, function: Any, message: Any, code: Any) -> Any:
 
 @intrinsic(prefer_literal=True)
 def text(_context: Any, literal: Any) -> Any:
-    """Address of a constant C string."""
+    """Address of a constant C string, or of several one after another."""
     if not isinstance(literal, types.StringLiteral):
         return None
     value = literal.literal_value
 
-    def build(context: Any, builder: Any, _signature: Any, _args: Any) -> Any:
-        return builder.ptrtoint(context.insert_const_string(builder.module, value), ir.IntType(64))
+    def build(_context: Any, builder: Any, _signature: Any, _args: Any) -> Any:
+        # Numba's own constants are named by what they hold, which a zero inside would end
+        held = cgutils.global_constant(builder, "text", cgutils.make_bytearray(value.encode() + b"\0"))
+        return builder.ptrtoint(held, ir.IntType(64))
 
     return types.int64(literal), build
 
@@ -153,17 +156,39 @@ def view(_context: Any, address: Any, shape: Any, dtype: Any) -> Any:  # noqa: A
     kind = types.Array(dtype.dtype, len(shape), "C")
 
     def build(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        found = make_array(kind)(context, builder)
-        sizes = cgutils.unpack_tuple(builder, args[1])
-        itemsize = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(kind.dtype)))
-        strides = [itemsize]
-        for size in reversed(sizes[1:]):
-            strides.insert(0, builder.mul(size, strides[0]))
-        data = builder.inttoptr(args[0], found.data.type)
-        populate_array(found, data=data, shape=sizes, strides=strides, itemsize=itemsize, meminfo=None)
-        return found._getvalue()
+        return _row_major(context, builder, kind, args[0], cgutils.unpack_tuple(builder, args[1]))
 
     return kind(types.int64, shape, dtype), build
+
+
+@intrinsic(prefer_literal=True)
+def array(_context: Any, buffer: Any, dtype: Any, rank: Any) -> Any:  # noqa: ARG001
+    """The array that a buffer of that dtype and rank holds."""
+    if not isinstance(rank, types.IntegerLiteral):
+        return None
+    kind, word = types.Array(dtype.dtype, rank.literal_value, "C"), ir.IntType(64)
+
+    def build(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        def word_at(address: Any, offset: int) -> Any:
+            return builder.load(builder.inttoptr(builder.add(address, word(offset)), word.as_pointer()))
+
+        dimensions = word_at(args[0], _DIMENSIONS)
+        sizes = [word_at(dimensions, 8 * axis) for axis in range(kind.ndim)]
+        return _row_major(context, builder, kind, word_at(args[0], _DATA), sizes)
+
+    return kind(types.int64, dtype, rank), build
+
+
+def _row_major(context: Any, builder: Any, kind: Any, address: Any, sizes: list[Any]) -> Any:
+    """The array of those sizes at an address, as LLVM has it."""
+    found = make_array(kind)(context, builder)
+    itemsize = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(kind.dtype)))
+    strides = [itemsize]
+    for size in reversed(sizes[1:]):
+        strides.insert(0, builder.mul(size, strides[0]))
+    data = builder.inttoptr(address, found.data.type)
+    populate_array(found, data=data, shape=sizes, strides=strides, itemsize=itemsize, meminfo=None)
+    return found._getvalue()
 
 
 @intrinsic
@@ -219,12 +244,6 @@ def error(frame, message):
 
 
 @inner
-def buffer_counts(frame):
-    """Number of operands, of results."""
-    return _load64(frame + _OPERANDS + _SIZE), _load64(frame + _RESULTS + _SIZE)
-
-
-@inner
 def operand(frame, i):
     return _load64(_load64(frame + _OPERANDS + _BUFFERS) + 8 * i)
 
@@ -235,26 +254,73 @@ def result(frame, i):
 
 
 @inner
-def is_array(buffer, dtype, rank):
+def _buffer(frame, i, operands):
+    """Operands, of which there are so many, then results."""
+    return operand(frame, i) if i < operands else result(frame, i - operands)
+
+
+@inner
+def _is_array(buffer, dtype, rank):
     return _load32(buffer + _DTYPE) == dtype and _load64(buffer + _RANK) == rank
 
 
 @inner
-def dimension(buffer, axis):
+def _dimension(buffer, axis):
     return _load64(_load64(buffer + _DIMENSIONS) + 8 * axis)
 
 
 @inner
-def data(buffer):
-    return _load64(buffer + _DATA)
+def begin(operand, result, size):
+    """The operand's bytes into the result, but where XLA gave both one place."""
+    source, target = _load64(operand + _DATA), _load64(result + _DATA)
+    if source != target:
+        copy(source, target, size)
 
 
 @inner
-def has_words(frame):
+def _has_words(frame):
     """Whether there is one attribute, an array of int64."""
     if _load64(frame + _ATTRIBUTE_COUNT) != 1 or _load32(_load64(frame + _ATTRIBUTE_TYPES)) != _ARRAY:
         return False
     return _load32(_load64(_load64(frame + _ATTRIBUTE_VALUES)) + _ARRAY_DTYPE) == _INT64
+
+
+@inner
+def misfit(frame, facts):
+    """Number of the first check, from 1, that the frame does not pass; 0 where it passes all.
+
+    facts: address of bytes: how many operands, how many results; of each of them dtype and rank, and of each of its
+    axes the array and the axis of it that is as long.  Checked in that order, the words after the numbers of arrays.
+    """
+    operands, results = _load8(facts), _load8(facts + 1)
+    if _load64(frame + _OPERANDS + _SIZE) != operands or _load64(frame + _RESULTS + _SIZE) != results:
+        return 1
+    if not _has_words(frame):
+        return 2
+    number, facts = 2, facts + 2
+    for i in range(operands + results):
+        buffer, rank = _buffer(frame, i, operands), _load8(facts + 1)
+        number += 1
+        if not _is_array(buffer, _load8(facts), rank):
+            return number
+        for axis in range(rank):
+            facts += 2
+            number += 1
+            like = _buffer(frame, _load8(facts), operands)
+            if _dimension(buffer, axis) != _dimension(like, _load8(facts + 1)):
+                return number
+        facts += 2
+    return 0
+
+
+@inner
+def sentence(sentences, number):
+    """Address of the C string of that number, from 1, among those that stand one after another."""
+    for _ in range(number - 1):
+        while _load8(sentences) != 0:
+            sentences += 1
+        sentences += 1
+    return sentences
 
 
 @inner

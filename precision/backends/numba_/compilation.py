@@ -18,7 +18,7 @@ from numba.core.ccallback import CFunc
 from numba.core.compiler_lock import global_compiler_lock
 from numba.np.numpy_support import from_dtype
 
-from precision.backends.numba_.inner_functions import OPTIONS, inlined, inner
+from precision.backends.numba_.inner_functions import OPTIONS, CallerCompiler, inlined, inner
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -179,7 +179,7 @@ def c_function(source: str, name: str, known: dict[str, Any], signature: Any, fi
     """
     namespace = known | {"__name__": __name__}
     exec(compile(source, __file__, "exec"), namespace)
-    function = CFunc(namespace[name], signature, {}, {**OPTIONS, "nopython": True})
+    function = CFunc(namespace[name], signature, {}, {**OPTIONS, "nopython": True}, CallerCompiler)
     function.enable_caching()
     _stamped(function, file).compile()
     address: Any = function.address

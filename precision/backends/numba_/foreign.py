@@ -31,8 +31,8 @@ _EXPOSED: dict[str, Any] = {
     **{
         name: getattr(call_frame, name)
         for name in (
-            "asks_for_version", "buffer_counts", "copy", "data", "dimension", "error", "has_words", "is_array",
-            "operand", "result", "tell_version", "text", "view", "words",
+            "array", "asks_for_version", "begin", "error", "misfit", "operand", "result", "sentence", "tell_version",
+            "text", "view", "words",
         )
     },
 }  # fmt: skip
@@ -156,68 +156,37 @@ def threads_can_be_shared() -> bool:
 
 def _lines(foreign: Foreign, parallel: bool) -> list[str]:
     """The handler: checks, then the kernel in the default floating-point environment."""
-    operands, results = len(foreign.operands), len(foreign.results)
-    inputs = operands - foreign.starts
+    inputs, name = len(foreign.operands) - foreign.starts, foreign.kernel.function.__name__
     arrays = [("operand", i, one) for i, one in enumerate(foreign.operands)]
     arrays += [("result", i, one) for i, one in enumerate(foreign.results)]
-    arguments = [f"operand{i}" for i in range(inputs)] + [f"result{i}" for i in range(results)]
+    given = [f"operand{i}" for i in range(inputs)] + [f"result{i}" for i in range(len(foreign.results))]
     return [
         "if asks_for_version(frame):",
         "    tell_version(frame)",
         "    return 0",
-        f"if buffer_counts(frame) != ({operands}, {results}):",
-        f"    {_refusal(foreign, f'takes {operands} operands and gives {results} results')}",
-        "if not has_words(frame):",
-        f"    {_refusal(foreign, 'takes one attribute, an array of int64')}",
-        *_checks(foreign, arrays),
+        f"number = misfit(frame, text({_facts(foreign)!r}))",
+        "if number != 0:",
+        f"    return error(frame, sentence(text({_sentences(foreign, arrays)!r}), number))",
         "control = get_control()",
         "frame = set_control(DEFAULT, frame)",
         *([f"default_in_workers(empty({_MANY_THREADS}, int64))"] if parallel else []),
-        *[f"{kind}{i} = {_view(kind, i, one)}" for kind, i, one in arrays],
-        *_copies(foreign),
+        *[f"{kind}{i} = array({_at(kind, i)}, {one.dtype.name}, {len(one.axes)})" for kind, i, one in arrays],
+        *[
+            f"begin({_at('operand', inputs + i)}, {_at('result', i)}, result{i}.nbytes)"
+            for i in range(foreign.starts)
+        ],
         "address, size = words(frame)",
         "parameters = view(address, (size,), int64)",
         "failed = False",
         "try:",
-        f"    kernel({', '.join(arguments)}, parameters)",
+        f"    kernel({', '.join(given)}, parameters)",
         "except Exception:",
         "    failed = True",
         "set_control(control, frame)",
         "if failed:",
-        f"    {_refusal(foreign, 'failed')}",
+        f"    return error(frame, text({f'kernel {name} failed'!r}))",
         "return 0",
     ]
-
-
-def _refusal(foreign: Foreign, sentence: str) -> str:
-    return f"return error(frame, text({f'kernel {foreign.kernel.function.__name__} {sentence}'!r}))"
-
-
-def _checks(foreign: Foreign, arrays: list[tuple[str, int, Array]]) -> list[str]:
-    """Dtypes, ranks and sizes; a letter is given its size where it stands first."""
-    lines, sized = [], set()
-    for kind, i, one in arrays:
-        place = f"{kind}{i}"
-        lines += [
-            f"{place}_at = {_at(kind, i)}",
-            f"if not is_array({place}_at, int64({call_frame.DTYPES[one.dtype]}), int64({len(one.axes)})):",
-            f"    {_refusal(foreign, f'wants {one.dtype} of rank {len(one.axes)} as {kind} {i}')}",
-        ]
-        for axis, letter in enumerate(one.axes):
-            size = f"dimension({place}_at, int64({axis}))"
-            if letter in sized:
-                lines += [
-                    f"if {size} != {letter}:",
-                    f"    {_refusal(foreign, f'wants axes {one.axes} as {kind} {i}, {letter} as before')}",
-                ]
-            else:
-                lines.append(f"{letter} = {size}")
-                sized.add(letter)
-    return lines
-
-
-def _view(kind: str, i: int, one: Array) -> str:
-    return f"view(data({_at(kind, i)}), ({''.join(f'{x}, ' for x in one.axes)}), {one.dtype.name})"
 
 
 def _at(kind: str, i: int) -> str:
@@ -225,15 +194,22 @@ def _at(kind: str, i: int) -> str:
     return f"{kind}(frame, int64({i}))"
 
 
-def _copies(foreign: Foreign) -> list[str]:
-    """Starts into results, but where XLA gave both one place."""
-    inputs = len(foreign.operands) - foreign.starts
-    lines = []
-    for i in range(foreign.starts):
-        places = f"data({_at('operand', inputs + i)}), data({_at('result', i)})"
-        lines += [
-            f"source, target = {places}",
-            "if source != target:",
-            f"    copy(source, target, int64(result{i}.nbytes))",
-        ]
-    return lines
+def _facts(foreign: Foreign) -> str:
+    """What ``call_frame.misfit`` reads: a letter's size is that where it stands first."""
+    first: dict[str, tuple[int, int]] = {}
+    numbers = [len(foreign.operands), len(foreign.results)]
+    for i, one in enumerate((*foreign.operands, *foreign.results)):
+        numbers += [call_frame.DTYPES[one.dtype], len(one.axes)]
+        for axis, letter in enumerate(one.axes):
+            numbers += first.setdefault(letter, (i, axis))
+    return "".join(map(chr, numbers))
+
+
+def _sentences(foreign: Foreign, arrays: Sequence[tuple[str, int, Array]]) -> str:
+    """What is wrong where a check fails, of each, in the order of the checks."""
+    operands, results = len(foreign.operands), len(foreign.results)
+    found = [f"takes {operands} operands and gives {results} results", "takes one attribute, an array of int64"]
+    for kind, i, one in arrays:
+        found.append(f"wants {one.dtype} of rank {len(one.axes)} as {kind} {i}")
+        found += [f"wants axes {one.axes} as {kind} {i}, {letter} as before" for letter in one.axes]
+    return "\0".join(f"kernel {foreign.kernel.function.__name__} {sentence}" for sentence in found)

@@ -1,8 +1,9 @@
-"""Functions that kernels call: compiled with the kernel that calls them, and by themselves not at all.
+"""Functions that kernels call, and functions that call kernels: each piece of code is optimised once.
 
 Numba optimises every jitted function by itself and makes machine code of it, then links what it optimised into each
 caller and optimises that again.  A function that only kernels call needs neither: a kernel is optimised with all that
-is linked into it, and machine code of what kernels inline nobody runs.
+is linked into it, and machine code of what kernels inline nobody runs.  What calls a kernel, which is optimised by
+then, and does little else is left as it was lowered.
 """
 
 from __future__ import annotations
@@ -26,13 +27,17 @@ class _Environments:
         """No machine code holds a place for it."""
 
 
-class _Linked(JITCodeLibrary):
-    """Code as it was lowered, for callers to link."""
-
-    codegen = _Environments()
+class _Lowered(JITCodeLibrary):
+    """Code as it was lowered, and what is linked into it."""
 
     def _optimize_final_module(self) -> None:
         pass
+
+
+class _Linked(_Lowered):
+    """The same for callers to link."""
+
+    codegen = _Environments()
 
     def _finalize_final_module(self) -> None:
         self._finalize_dynamic_globals()
@@ -48,6 +53,14 @@ class _Linked(JITCodeLibrary):
 class _LinkedCompiler(Compiler):
     def __init__(self, typingctx: Any, targetctx: Any, library: Any, *rest: Any) -> None:
         super().__init__(typingctx, targetctx, library or _Linked(targetctx.codegen(), "inner"), *rest)
+
+
+class CallerCompiler(Compiler):
+    """Numba's ``pipeline_class`` of a function that calls a kernel and does little else."""
+
+    def __init__(self, typingctx: Any, targetctx: Any, library: Any, *rest: Any) -> None:
+        super().__init__(typingctx, targetctx, library or _Lowered(targetctx.codegen(), "caller"), *rest)
+        self.state.library.enable_object_caching()
 
 
 class _Inner(CPUDispatcher):
