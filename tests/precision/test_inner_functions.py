@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import numpy as np
+from bits_assertions import assert_same_bits
 from numba import types
 
 from precision.backends.numba_.compilation import kernel
@@ -37,15 +38,15 @@ def second(x, out):
 def test_kernels_that_share_them_have_their_bits() -> None:
     out, expected = np.empty_like(X), X + X + np.float32(1)
     first(X, out)
-    assert np.array_equal(out, expected)
+    assert_same_bits(out, expected)
     second(X, out)
-    assert np.array_equal(out, expected + expected)
+    assert_same_bits(out, expected + expected)
 
 
 def test_they_are_compiled_with_their_kernel_alone() -> None:
     """Compiled here, as a kernel that comes from the cache compiles nothing."""
-    twice.compile((types.float32,))  # type: ignore[attr-defined]
-    found = twice.overloads[(types.float32,)]  # type: ignore[attr-defined]
+    twice.compile((types.float32,))
+    found = twice.overloads[(types.float32,)]
     assert found.library.get_pointer_to_function(found.fndesc.llvm_func_name) == 0
 
 

@@ -65,7 +65,8 @@ def test_updates_are_the_same_on_every_back_end(policy: str) -> None:
 
 @pytest.mark.parametrize("policy", ["fp16", "fp16-nomaster", "bf16-nomaster"])
 def test_updates_in_hardware_arithmetic_are_nearly_the_same(policy: str) -> None:
-    """What moved and what kept its bits is compared, not computed; only what 16 bits would have lost is near."""
+    """What moved, what kept its bits and what decays is compared; of what decay or 16 bits would have lost, which is
+    computed, an element on the edge may fall to the other side."""
     native = POLICIES[policy].with_(name=f"native-{policy}", accumulator="native")
     update = drawn_update(POLICIES[policy], CONFIG)
     quiet = Calculator(native, "jax", hardware=True)
@@ -73,5 +74,5 @@ def test_updates_in_hardware_arithmetic_are_nearly_the_same(policy: str) -> None
     found = updates(jax.jit(lambda: count_tensors(quiet, CONFIG, update, update.before))())
     assert found.keys() == expected.keys()
     for name, row in found.items():
-        assert row[:3].tolist() == expected[name][:3].tolist()
-        assert np.abs(row - expected[name]).max() <= 0.02 * row[0]
+        assert row[:4].tolist() == expected[name][:4].tolist()
+        assert np.abs(row - expected[name]).max() <= 1

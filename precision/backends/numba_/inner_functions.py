@@ -78,11 +78,11 @@ class _Inner(CPUDispatcher):
         return numba.njit(self.py_func, **OPTIONS)
 
 
-def inner(function: Callable) -> Callable:
+def inner(function: Callable) -> _Inner:
     """Decorator: jitted for kernels to call."""
     return _Inner(function)
 
 
-def inlined(function: Callable) -> Callable:
+def inlined(function: Callable) -> _Inner:
     """Decorator: the same, and always inlined."""
     return _Inner(function, forceinline=True)
